@@ -1,0 +1,115 @@
+"""Checks of single setting values, and whether an address can be reached from other machines."""
+
+import ipaddress
+import re
+import socket
+from urllib.parse import urlsplit, urlunsplit
+
+_UNITS = {
+    "": 1, "b": 1,
+    "k": 1 << 10, "kb": 1 << 10, "kib": 1 << 10,
+    "m": 1 << 20, "mb": 1 << 20, "mib": 1 << 20,
+    "g": 1 << 30, "gb": 1 << 30, "gib": 1 << 30,
+    "t": 1 << 40, "tb": 1 << 40, "tib": 1 << 40,
+}  # fmt: skip
+
+
+class SettingError(Exception):
+    """A setting is wrong; the message names it, where it came from, and what would be right."""
+
+
+def parse_number(raw: object, *, whole: bool, size: bool) -> int | float | None:
+    """The number in `raw`, or None. With `size`, text may end in a unit: `8 MiB`, `64k`."""
+    if isinstance(raw, bool):
+        return None
+    if isinstance(raw, int | float):
+        return (int(raw) if raw == int(raw) else None) if whole else float(raw)
+    if not isinstance(raw, str):
+        return None
+    match = re.fullmatch(r"([+-]?\d[\d_]*(?:\.\d+)?)\s*([a-zA-Z]*)", raw.strip())
+    if match is None or (match[2] and not size) or match[2].lower() not in _UNITS:
+        return None
+    number = float(match[1].replace("_", "")) if "." in match[1] else int(match[1].replace("_", ""))
+    number *= _UNITS[match[2].lower()]
+    if not whole:
+        return float(number)
+    return int(number) if number == int(number) else None
+
+
+def check_text(rule: str, text: str) -> str:
+    """What a text setting should have been, or "" where it is right."""
+    match rule:
+        case "aet":
+            right = 0 < len(text) <= 16 and text == text.strip() and text.isascii() and text.isprintable()
+            return "" if right and "\\" not in text else "an AE title: 1 to 16 printable ASCII characters"
+        case "dsn":
+            return "" if text.startswith(("postgresql://", "postgres://")) else "a URL that begins with postgresql://"
+        case "url":
+            parts = urlsplit(text)
+            right = parts.scheme in {"http", "https"} and bool(parts.netloc) and not (parts.query or parts.fragment)
+            return "" if right else "a URL that begins with http:// or https://, without a query"
+        case "root":
+            return "" if re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text) else "a path such as /dicom-web"
+        case "objects":
+            return _check_objects(text)
+        case "networks":
+            return (
+                "" if all(map(_is_network, _items(text))) else "a comma-separated list of networks such as 10.0.0.0/8"
+            )
+        case "origins":
+            right = text == "*" or all(re.fullmatch(r"https?://[^/\s]+", item) for item in _items(text))
+            return "" if right else "`*` or a comma-separated list of origins such as https://viewer.example.org"
+        case _:
+            return ""
+
+
+def _check_objects(text: str) -> str:
+    if text.startswith("s3://"):
+        return "" if re.match(r"s3://[a-z0-9][a-z0-9.-]{1,62}(/|$)", text) else "s3://bucket/prefix with a bucket name"
+    return "a directory or s3://bucket/prefix" if "://" in text or not text.strip() else ""
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def mask_secret(text: str) -> str:
+    """A URL without its password, or stars for any other secret."""
+    parts = urlsplit(text)
+    if not parts.scheme or not parts.netloc:
+        return "*****"
+    user, at, rest = parts.netloc.rpartition("@")
+    query = re.sub(r"(?i)(password|secret)=[^&]*", r"\1=*****", parts.query)
+    if at and ":" in user:
+        user = user.split(":", 1)[0] + ":*****"
+    return urlunsplit(parts._replace(netloc=user + at + rest, query=query))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nothing but this machine can reach `host`: every address of the name lies in the loopback network.
+
+    Raises SettingError for a name that has no address.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise SettingError(f"host: {host!r} has no address on this machine ({error.strerror})") from error
+    return all(ipaddress.ip_address(str(item[4][0]).split("%")[0]).is_loopback for item in found)
+
+
+def check_exposure(host: str, *, insecure: bool) -> None:
+    """Refuse an address that others can reach while nobody has to log in; raises SettingError."""
+    if not insecure and not is_loopback(host):
+        raise SettingError(
+            f"host {host} can be reached from other machines, and there is no login yet: everyone who reaches it could"
+            " read and delete every study. Listen on 127.0.0.1 behind a proxy that authenticates,"
+            " or say --insecure (ANOR_INSECURE=true) where the network itself is the protection."
+        )

@@ -1,0 +1,277 @@
+"""What can be set, once: the table from which flags, `anor config`, documentation and child processes derive.
+
+Import the names from `storage.settings`, which also loads and validates.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, UnionType
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+PREFIX: Final = "ANOR_"
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a setting means and which values it takes; kept in the field's metadata."""
+
+    section: str
+    help: str
+    unit: Literal["", "bytes", "seconds", "milliseconds"] = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    check: str = ""
+    secret: bool = False
+
+
+def _about(
+    section: str,
+    text: str,
+    *,
+    unit: Literal["", "bytes", "seconds", "milliseconds"] = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    check: str = "",
+    secret: bool = False,
+) -> Mapping[str, About]:
+    return MappingProxyType({"about": About(section, text, unit, minimum, maximum, check, secret)})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The effective settings of one process. Build it with `load_settings`, which validates; sizes are in bytes."""
+
+    data: Path = field(
+        default=Path("anor-data"),
+        metadata=_about("Server", "Directory of the embedded PostgreSQL, the local object store and spool files."),
+    )
+    host: str = field(
+        default="127.0.0.1",
+        metadata=_about("Server", "Address that HTTP and DIMSE listen on; beyond loopback only with `insecure`."),
+    )
+    http_port: int = field(
+        default=8042, metadata=_about("Server", "TCP port for HTTP; 0 takes a free one.", minimum=0, maximum=65535)
+    )
+    dimse_port: int = field(
+        default=4242, metadata=_about("Server", "TCP port for DIMSE; 0 takes a free one.", minimum=0, maximum=65535)
+    )
+    aet: str = field(default="ANOR", metadata=_about("Server", "Our application entity title.", check="aet"))
+    workers: int = field(
+        default_factory=lambda: len(os.sched_getaffinity(0)),
+        metadata=_about("Server", "HTTP worker processes on the one port (default: one per core).", minimum=1),
+    )
+    insecure: bool = field(
+        default=False,
+        metadata=_about("Server", "Allow to listen beyond loopback although nobody has to log in."),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = field(
+        default="info", metadata=_about("Server", "Least severity that is logged.")
+    )
+    shutdown_timeout: int = field(
+        default=60,
+        metadata=_about("Server", "How long requests in flight may take after SIGTERM.", unit="seconds", minimum=1),
+    )
+
+    database_url: str | None = field(
+        default=None,
+        metadata=_about("Database", "PostgreSQL 15 or later (default: the embedded one).", check="dsn", secret=True),
+    )
+    database_pool: int = field(
+        default=8, metadata=_about("Database", "Connections per process at most.", minimum=1, maximum=1000)
+    )
+    database_statement_cache: int = field(
+        default=1024,
+        metadata=_about("Database", "Prepared statements kept per connection; 0 behind pgbouncer.", minimum=0),
+    )
+    database_timeout: float = field(
+        default=30.0, metadata=_about("Database", "Longest time of one statement.", unit="seconds", minimum=0.1)
+    )
+
+    objects: str | None = field(
+        default=None,
+        metadata=_about("Objects", "`s3://bucket/prefix` or a directory (default: DATA/objects).", check="objects"),
+    )
+    s3_endpoint: str | None = field(
+        default=None, metadata=_about("Objects", "URL of the S3 service; unset means AWS.", check="url")
+    )
+    s3_region: str | None = field(default=None, metadata=_about("Objects", "S3 region."))
+    s3_access_key: str | None = field(
+        default=None, metadata=_about("Objects", "S3 access key id (default: the usual AWS sources).")
+    )
+    s3_secret_key: str | None = field(default=None, metadata=_about("Objects", "S3 secret key.", secret=True))
+    s3_addressing: Literal["path", "virtual"] = field(
+        default="path", metadata=_about("Objects", "Bucket in the path, or in the host name.")
+    )
+    s3_sse: str | None = field(
+        default=None, metadata=_about("Objects", "Server-side encryption: `AES256`, `aws:kms` or `aws:kms:KEY-ID`.")
+    )
+    s3_connect_timeout: float = field(
+        default=5.0, metadata=_about("Objects", "Connecting to S3.", unit="seconds", minimum=0.1)
+    )
+    s3_read_timeout: float = field(
+        default=30.0, metadata=_about("Objects", "One request to S3.", unit="seconds", minimum=0.1)
+    )
+    s3_retries: int = field(default=3, metadata=_about("Objects", "Retries of an S3 request.", minimum=0, maximum=100))
+    s3_multipart_size: int = field(
+        default=16 * MIB,
+        metadata=_about("Objects", "Objects above this are uploaded in parts of it.", unit="bytes", minimum=5 * MIB),
+    )
+
+    dicomweb_root: str = field(
+        default="/dicom-web", metadata=_about("Web", "Path under which DICOMweb is served.", check="root")
+    )
+    public_url: str | None = field(
+        default=None,
+        metadata=_about("Web", "Scheme, host and path under which clients reach us, for URLs in answers.", check="url"),
+    )
+    trusted_proxies: str = field(
+        default="",
+        metadata=_about("Web", "Proxies whose forwarded headers count: comma-separated networks.", check="networks"),
+    )
+    cors_origins: str = field(
+        default="",
+        metadata=_about("Web", "Origins that browsers may call from: comma-separated, or `*`.", check="origins"),
+    )
+    cache_bytes: int = field(
+        default=64 * MIB,
+        metadata=_about("Web", "Memory per process for prepared answers.", unit="bytes", minimum=0),
+    )
+    qido_default_limit: int = field(
+        default=1000, metadata=_about("Web", "Results of a search without `limit`.", minimum=1)
+    )
+    qido_max_limit: int = field(default=10_000, metadata=_about("Web", "Results of a search at most.", minimum=1))
+    max_frames_per_request: int = field(
+        default=1000, metadata=_about("Web", "Frames in one request at most.", minimum=1)
+    )
+
+    duplicates: Literal["reject", "keep-first", "replace"] = field(
+        default="reject",
+        metadata=_about("Ingest", "What becomes of an instance that is stored already with other bytes."),
+    )
+    spool_memory: int = field(
+        default=8 * MIB,
+        metadata=_about("Ingest", "An instance above this is spooled to disk.", unit="bytes", minimum=64 * KIB),
+    )
+    max_body: int = field(
+        default=64 * GIB,
+        metadata=_about("Ingest", "Body of one request; 0 is unlimited.", unit="bytes", minimum=0),
+    )
+    max_instance: int = field(default=16 * GIB, metadata=_about("Ingest", "One instance.", unit="bytes", minimum=KIB))
+    max_parts: int = field(default=10_000, metadata=_about("Ingest", "Parts of one multipart body.", minimum=1))
+    max_depth: int = field(default=32, metadata=_about("Ingest", "Nesting of sequences.", minimum=1, maximum=200))
+    max_elements: int = field(
+        default=200_000, metadata=_about("Ingest", "Data elements outside functional groups.", minimum=1)
+    )
+    max_fg_elements: int = field(
+        default=20_000_000, metadata=_about("Ingest", "Data elements in functional groups.", minimum=1)
+    )
+    max_inflated: int = field(
+        default=4 * GIB, metadata=_about("Ingest", "A deflated dataset, inflated.", unit="bytes", minimum=KIB)
+    )
+    max_inflate_ratio: int = field(
+        default=200, metadata=_about("Ingest", "Inflated to deflated size of a dataset.", minimum=2)
+    )
+    bulk_threshold: int = field(
+        default=KIB,
+        metadata=_about("Ingest", "Binary values above this are served as bulk data.", unit="bytes", minimum=0),
+    )
+    metadata_inline_max: int = field(
+        default=8 * MIB,
+        metadata=_about(
+            "Ingest", "Compressed metadata above this is an object, not a column.", unit="bytes", minimum=KIB
+        ),
+    )
+    commit_batch: int = field(
+        default=200, metadata=_about("Ingest", "Instances that one transaction writes at most.", minimum=1)
+    )
+    commit_delay_ms: float = field(
+        default=2.0,
+        metadata=_about(
+            "Ingest", "How long a busy collector waits for company.", unit="milliseconds", minimum=0, maximum=1000
+        ),
+    )
+    intent_lease_s: int = field(
+        default=900, metadata=_about("Ingest", "Time that a store may take.", unit="seconds", minimum=1)
+    )
+    sweep_quarantine_s: int = field(
+        default=86_400,
+        metadata=_about("Ingest", "Wait before an abandoned object is deleted.", unit="seconds", minimum=0),
+    )
+    tomb_grace_s: int = field(
+        default=86_400,
+        metadata=_about("Ingest", "Wait before a deleted instance's object is removed.", unit="seconds", minimum=0),
+    )
+
+    @property
+    def objects_location(self) -> str:
+        """The `objects` setting with its default filled in."""
+        return self.objects if self.objects is not None else str(self.data / "objects")
+
+    def to_env(self) -> dict[str, str]:
+        """The whole value as environment variables: what a child process reads back with `from_env`."""
+        return {
+            variable(name): as_text(value)
+            for name, value in ((setting.name, getattr(self, setting.name)) for setting in table())
+            if value is not None
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table of settings."""
+
+    name: str
+    type: Any
+    about: About
+    default: Any
+
+    @property
+    def optional(self) -> bool:
+        """Whether the setting may be unset."""
+        return isinstance(self.type, UnionType)
+
+    @property
+    def base_type(self) -> Any:
+        """The type without `None`."""
+        return next(arg for arg in get_args(self.type) if arg is not type(None)) if self.optional else self.type
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of a setting that has a closed set of them."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _read_table() -> tuple[Setting, ...]:
+    hints = get_type_hints(Settings)
+    rows = []
+    for each in dataclasses.fields(Settings):
+        default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        rows.append(Setting(each.name, hints[each.name], each.metadata["about"], default))
+    return tuple(rows)
+
+
+_TABLE: Final = _read_table()
+
+
+def table() -> tuple[Setting, ...]:
+    """Every setting, in the order of the documentation."""
+    return _TABLE
+
+
+def as_text(value: object) -> str:
+    """The value as an environment variable or a flag spells it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
