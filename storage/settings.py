@@ -30,8 +30,6 @@ __all__ = [
 
 CONFIG_VARIABLE: Final = "ANOR_CONFIG"
 DEFAULT_FILE: Final = "anor.toml"
-# Variables with the prefix that are no settings: they say where the settings or the PostgreSQL binaries are.
-OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "ANOR_POSTGRES_BIN", "ANOR_POSTGRES_RUN_AS"})
 
 
 def find_toml(flag: Path | None, env: Mapping[str, str]) -> Path | None:
@@ -102,7 +100,7 @@ def _from_toml(path: Path) -> Iterator[tuple[str, object]]:
 def unknown_variables(env: Mapping[str, str]) -> dict[str, str]:
     """Variables with our prefix that look like a misspelt setting -> the setting that may be meant."""
     known = [variable(setting.name) for setting in table()]
-    strange = (name for name in env if name.startswith(PREFIX) and name not in known and name not in OTHER_VARIABLES)
+    strange = (name for name in env if name.startswith(PREFIX) and name not in known and name != CONFIG_VARIABLE)
     near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.8) for name in strange}
     return {name: matches[0] for name, matches in near.items() if matches}
 

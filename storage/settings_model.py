@@ -94,6 +94,13 @@ class Settings:
         default=30.0, metadata=_about("Database", "Longest time of one statement.", unit="seconds", minimum=0.1)
     )
 
+    postgres_bin: Path | None = field(
+        default=None,
+        metadata=_about(
+            "Database", "Directory of the PostgreSQL programs for the embedded server (default: the wheel's)."
+        ),
+    )
+
     objects: str | None = field(
         default=None,
         metadata=_about("Objects", "`s3://bucket/prefix` or a directory (default: DATA/objects).", check="objects"),
