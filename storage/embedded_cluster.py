@@ -192,6 +192,7 @@ def tuning(major: int, connections: int, memory: int) -> Mapping[str, str]:
         "checkpoint_completion_target": "0.9",
         "autovacuum_naptime": "30s",
         "idle_in_transaction_session_timeout": "60s",
+        "max_logical_replication_workers": "0",
         # No patient data in the log: no statements, no parameters, no DETAIL lines, which show key values.
         "log_min_messages": "warning",
         "log_min_error_statement": "panic",
