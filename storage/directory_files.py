@@ -1,0 +1,190 @@
+"""The blocking file operations of the directory store: each runs in one of its threads.
+
+Paths are plain strings: building pathlib objects costs more than some of the system calls here.
+"""
+# ruff: noqa: PTH108, PTH116, PTH120
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from dicomweb.errors import ArchiveError, Unavailable
+from storage.objects import Chunk
+
+T = TypeVar("T")
+
+_IOV_MAX: Final = 1024
+_COPY_STEP: Final = 1 << 26
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
+
+
+def write_object(directory: str, spool: str, path: str, chunks: Sequence[Chunk], size: int) -> None:
+    """Write the chunks (`size` bytes together) to a new file `path` in `directory`, durable on return."""
+    fd, temporary = _open_temporary(directory, spool)
+    try:
+        written = _write_all(fd, chunks)
+        if written != size:
+            raise ValueError(f"{written} bytes given, {size} announced")
+        _publish(fd, temporary, path)
+    finally:
+        os.close(fd)
+        if temporary is not None:
+            unlink_quietly(temporary)
+
+
+def adopt_file(directory: str, spool: str, path: str, source: str, size: int) -> None:
+    """Give the file `source` the name `path`, durable on return; copied only from another file system."""
+    fd = os.open(source, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        held = os.fstat(fd)
+        if held.st_size != size or not stat.S_ISREG(held.st_mode):
+            raise ValueError(f"the file has {held.st_size} bytes, {size} announced")
+        if held.st_dev == os.stat(directory).st_dev:
+            os.fchmod(fd, 0o600)
+            _publish(fd, source, path)
+        else:
+            _copy(fd, size, directory, spool, path)
+    finally:
+        os.close(fd)
+    unlink_quietly(source)
+
+
+def _copy(source: int, size: int, directory: str, spool: str, path: str) -> None:
+    fd, temporary = _open_temporary(directory, spool)
+    try:
+        done = 0
+        while done < size:
+            sent = os.sendfile(fd, source, done, min(size - done, _COPY_STEP))
+            if sent == 0:
+                raise ValueError(f"the file became shorter than {size} bytes")
+            done += sent
+        _publish(fd, temporary, path)
+    finally:
+        os.close(fd)
+        if temporary is not None:
+            unlink_quietly(temporary)
+
+
+def _open_temporary(directory: str, spool: str) -> tuple[int, str | None]:
+    """An unnamed file, or a named one in the spool directory where the file system has no O_TMPFILE."""
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), None
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+    name = f"{spool}/put-{secrets.token_hex(16)}"
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # tells the clean-up of another process that the file is in use
+    return fd, name
+
+
+def _publish(fd: int, source: str | None, path: str) -> None:
+    """Give the finished file its name, then make bytes and name durable.
+
+    Name before fsync is safe because no index row points at the key before `put` returned: after a power cut a key may
+    hold anything, and the sweeper removes it by its intent. The fsync of the file then commits the name in the same
+    journal transaction; the fsync of the directory, which portable code owes, finds nothing left but a disk flush.
+    Measured on ext4 with 2 busy cores, median puts/s of 9-11 interleaved rounds, 16 directories, 5 KB at concurrency 8:
+    fsync before a rename 3,470, this order 4,470; puts that wait for one shared fsync of the directory 3,670, so they
+    do not. With one writer, or 530 KB, the orders are equal within the noise. An unnamed file (O_TMPFILE) costs what a
+    named one does and leaves nothing behind when the process dies; a link, unlike a rename, never replaces.
+    """
+    # With src_dir_fd (ignored for absolute paths) Python calls linkat(AT_SYMLINK_FOLLOW), which /proc/self/fd needs.
+    os.link(source or f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+    try:
+        os.fsync(fd)
+        sync_directory(os.path.dirname(path))
+    except OSError:
+        unlink_quietly(path)
+        raise
+
+
+def _write_all(fd: int, chunks: Sequence[Chunk]) -> int:
+    """Write all chunks without joining them; the number of bytes."""
+    written = 0
+    waiting = [memoryview(chunk).cast("B") for chunk in chunks if len(chunk)]
+    start = 0
+    while start < len(waiting):
+        done = os.writev(fd, waiting[start : start + _IOV_MAX])
+        written += done
+        while start < len(waiting) and done >= len(waiting[start]):
+            done -= len(waiting[start])
+            start += 1
+        if done:
+            waiting[start] = waiting[start][done:]
+    return written
+
+
+def make_directory(directory: str, base: str) -> None:
+    """Make `directory` and what is missing between it and `base`, and make them durable.
+
+    Parents are synced also when the directory is there: another process may have made it and not come so far.
+    """
+    parent = os.path.dirname(directory)
+    if parent != base and not (base == "/" and os.path.isdir(parent)):  # noqa: PTH112
+        make_directory(parent, base)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)  # noqa: PTH102
+    sync_directory(parent)
+
+
+def sync_directory(directory: str) -> None:
+    """Fsync of a directory: names made or removed in it are durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def unlink_quietly(path: str) -> None:
+    """Remove a file whose removal matters to nobody but the disk."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def identity(directory: str) -> tuple[int, int]:
+    """What tells a directory from another one mounted or made in its place."""
+    held = os.stat(directory)
+    return held.st_dev, held.st_ino
+
+
+def remove_stale(spool: str, age: float) -> None:
+    """Remove what processes that died left in the spool directory: untouched for `age` seconds and locked by nobody."""
+    oldest = time.time() - age
+    with os.scandir(spool) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if not entry.is_file(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_mtime > oldest:
+                    continue
+                fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+                finally:
+                    os.close(fd)
+
+
+def guarded(work: Callable[[], T], doing: str) -> T:
+    """Run `work`; an OSError becomes one of ours, with `doing` ("write", "read") in its message."""
+    try:
+        return work()
+    except OSError as error:
+        raise translated(error, doing) from error
+
+
+def translated(error: OSError, doing: str) -> ArchiveError:
+    """Our error for an error of the operating system."""
+    reason = os.strerror(error.errno or 0)
+    if isinstance(error, FileExistsError):
+        return Unavailable("the object store has an object under that key already; it was left as it is")
+    if error.errno in _FULL:
+        return Unavailable(f"the object store is full: cannot {doing} ({reason})")
+    return Unavailable(f"the object store cannot {doing}: {reason}")
