@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Self, TextIO
 from urllib.parse import quote
@@ -35,12 +35,25 @@ from storage.embedded_cluster import (
 from storage.process import choose_identity, hand_over, owner_of, prepare_child
 from storage.settings_model import Settings
 
-__all__ = ["EmbeddedError", "EmbeddedPostgres", "InUse", "NotRunning", "attach", "connections_for", "database"]
+__all__ = [
+    "EmbeddedError",
+    "EmbeddedPostgres",
+    "InUse",
+    "NotRunning",
+    "attach",
+    "connections_for",
+    "database",
+    "database_url",
+]
 
 SOCKET_NAME: Final = ".s.PGSQL.5432"
 SOCKET_PATH_LIMIT: Final = 107  # bytes in sockaddr_un.sun_path, without the final zero
 LOG_LIMIT: Final = 8 << 20
 POLL: Final = 0.004
+
+
+def _nothing() -> None:
+    """The default of `meanwhile`."""
 
 
 class InUse(EmbeddedError):
@@ -92,10 +105,11 @@ class EmbeddedPostgres:
         """The postmaster's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
-    def start(self, timeout: float = 60.0) -> Self:
+    def start(self, timeout: float = 60.0, meanwhile: Callable[[], None] = _nothing) -> Self:
         """Create the cluster where there is none, start the server, and return when it accepts connections.
 
-        Raises InUse where another process owns the directory, EmbeddedError where the server cannot run.
+        `meanwhile` runs once in this thread while a child process works. Raises InUse where another process owns
+        the directory, EmbeddedError where the server cannot run.
         """
         self.base.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _take_ownership(self.base)
@@ -105,14 +119,15 @@ class EmbeddedPostgres:
             existing = int(version.read_text().strip()) if version.is_file() else None
             programs = find_programs(existing, self._wanted_programs)
             if existing is None:
-                create_cluster(self.base, programs, identity)
+                create_cluster(self.base, programs, identity, meanwhile)
+                meanwhile = _nothing
             else:
                 _retire_orphan(self.data, timeout)
                 if self.data.stat().st_uid != owner_of(identity)[0]:
                     hand_over(identity, [self.data, *self.data.rglob("*")])
             self._identity = identity
             self._programs = programs
-            self._launch(timeout)
+            self._launch(timeout, meanwhile)
         except BaseException:
             self.stop()
             raise
@@ -129,7 +144,7 @@ class EmbeddedPostgres:
         """Shut down cleanly (open transactions are rolled back) and give up the directory."""
         process, self._process = self._process, None
         if process is not None:
-            _end(process, timeout)
+            _end(process, timeout, signal.SIGQUIT if self._throwaway else signal.SIGINT)
         if self._lock is not None:
             (self.base / "endpoint.json").unlink(missing_ok=True)
             self._lock.close()
@@ -141,7 +156,7 @@ class EmbeddedPostgres:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    def _launch(self, timeout: float) -> None:
+    def _launch(self, timeout: float, meanwhile: Callable[[], None] = _nothing) -> None:
         """Start the server; while backends of a killed one still hold its shared memory, try again."""
         sockets = socket_directory(self.base)
         sockets.mkdir(exist_ok=True, mode=0o700)
@@ -168,9 +183,11 @@ class EmbeddedPostgres:
                     env=program_environment(),
                     preexec_fn=prepare_child(self._identity, signal.SIGINT),
                 )
+            meanwhile()
             if self._await_ready(self._process, deadline):
                 break
             said = self.log.read_bytes()[begin:].decode("utf-8", "replace").strip()
+            meanwhile = _nothing
             if "shared memory" not in said or time.monotonic() > deadline:
                 raise EmbeddedError(
                     f"PostgreSQL does not start (exit {self._process.returncode}); {self.log} ends:\n{said[-2000:]}"
@@ -223,6 +240,11 @@ def attach(base: Path) -> str:
         except BlockingIOError:
             return _dsn(base, ROLE, DATABASE, "password")
     raise NotRunning(f"the owner of {base} has ended without a clean stop: start `anor serve` again")
+
+
+def database_url(settings: Settings) -> str:
+    """Where this process finds the database: the configured one, else the embedded one, which has to run."""
+    return settings.database_url if settings.database_url is not None else attach(settings.data / "postgres")
 
 
 @contextlib.contextmanager
@@ -329,9 +351,9 @@ def _shared_memory_used(lines: list[str]) -> bool:
     return any(row.split()[1] == segment and row.split()[6] != "0" for row in table)
 
 
-def _end(process: subprocess.Popen[bytes], timeout: float) -> None:
-    for how, patience in ((signal.SIGINT, timeout), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)):
+def _end(process: subprocess.Popen[bytes], timeout: float, how: signal.Signals) -> None:
+    for each, patience in ((how, timeout), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)):
         if process.poll() is None:
-            process.send_signal(how)
+            process.send_signal(each)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience)

@@ -8,7 +8,8 @@ import secrets
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -86,11 +87,11 @@ def program_environment() -> dict[str, str]:
     return kept | {"TZ": "UTC", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
 
-def create_cluster(base: Path, programs: Programs, identity: RunAs) -> None:
+def create_cluster(base: Path, programs: Programs, identity: RunAs, meanwhile: Callable[[], None]) -> None:
     """Make `base/data` with the role and the database; it appears only when it is complete and on disk.
 
     Two random passwords are kept beside it, readable by the owner alone: `password` of the role that the archive uses
-    (no superuser), `admin-password` of the superuser.
+    (no superuser), `admin-password` of the superuser. `meanwhile` runs while initdb does.
     """
     new = base / "data.new"
     shutil.rmtree(new, ignore_errors=True)
@@ -106,7 +107,7 @@ def create_cluster(base: Path, programs: Programs, identity: RunAs) -> None:
     # Comparison by code point with Unicode case rules, the same on every machine: no index depends on glibc's version.
     arguments += ["--locale-provider=builtin", "--locale=C.UTF-8"] if programs.major >= 17 else ["--locale=C.UTF-8"]
     try:
-        _run(programs, identity, "initdb", arguments)
+        _run(programs, identity, "initdb", arguments, meanwhile=meanwhile)
         statements = (
             f"create role {ROLE} login password '{passwords['password']}'\ncreate database {DATABASE} owner {ROLE}\n"
         )
@@ -122,19 +123,36 @@ def create_cluster(base: Path, programs: Programs, identity: RunAs) -> None:
     sync_filesystem(base)
 
 
-def _run(programs: Programs, identity: RunAs, name: str, arguments: list[str], stdin: str = "") -> None:
-    done = subprocess.run(
-        [programs.directory / name, *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env=program_environment(),
-        check=False,
-        preexec_fn=prepare_child(identity, signal.SIGKILL),
-    )
-    if done.returncode:
-        raise EmbeddedError(f"{name} failed ({done.returncode}): {(done.stdout + done.stderr).strip()[-2000:]}")
+def _run(
+    programs: Programs,
+    identity: RunAs,
+    name: str,
+    arguments: list[str],
+    stdin: str = "",
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    with (
+        tempfile.TemporaryFile("w+") as output,  # not a pipe: nobody reads while `meanwhile` runs
+        subprocess.Popen(
+            [programs.directory / name, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            text=True,
+            cwd="/",
+            env=program_environment(),
+            preexec_fn=prepare_child(identity, signal.SIGKILL),
+        ) as process,
+    ):
+        try:
+            meanwhile()
+            process.communicate(stdin)
+        except BaseException:
+            process.kill()
+            raise
+        if process.returncode:
+            output.seek(0)
+            raise EmbeddedError(f"{name} failed ({process.returncode}): {output.read().strip()[-2000:]}")
 
 
 def write_private(path: Path, text: str) -> None:

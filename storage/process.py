@@ -54,6 +54,7 @@ def prepare_child(identity: RunAs, on_parent_death: signal.Signals) -> Callable[
     parent = os.getpid()
 
     def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a supervisor blocks the signals that it waits for
         os.setsid()  # Ctrl-C reaches the supervisor alone, which then stops its children in order
         _become(identity)
         die_with_parent(parent, on_parent_death)  # after the change of identity, which resets it
