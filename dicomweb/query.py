@@ -1,0 +1,335 @@
+"""The one search language: QIDO-RS parameters and C-FIND identifiers both become a Query (PS3.4 C.2.2.2, PS3.18 8.3.4).
+
+Matches are joined by AND. Matches whose paths share a sequence must hold in the same item of it (PS3.4 C.2.2.2.6). A
+match on a multi-valued attribute holds when one of the stored values does. Text is compared as it stands, except that
+Person Names are folded on both sides (dicomweb.fold): PS3.4 C.2.2.2.4 leaves their case to the archive.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from dicomweb import tags
+from dicomweb.errors import BadQuery
+from dicomweb.tags import Level
+from dicomweb.temporal import period
+from dicomweb.uids import checked_uid, is_uid
+
+Kind = Literal["exact", "list", "wildcard", "range", "universal"]
+Path = tuple[str, ...]
+
+MAX_VALUES = 1000
+MAX_VALUE_LENGTH = 1024
+MAX_KEYS = 100
+MAX_FIELDS = 1000
+MAX_DEPTH = 8
+MAX_OFFSET = 1_000_000
+
+WILDCARD_VRS = frozenset(["AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"])
+# Several values in one key: any of them may match. None of these VRs can hold a backslash inside a value.
+LIST_VRS = frozenset(
+    ["AE", "AS", "AT", "CS", "DS", "FD", "FL", "IS", "LO", "SH", "SL", "SS", "SV", "UI", "UL", "US", "UV"]
+)
+# Multiple Value Matching (PS3.4 C.2.2.2.8): each of them must match.
+EVERY_VALUE_VRS = frozenset(["AE", "AS", "AT", "CS", "LO", "PN", "SH", "UC"])
+_COMMA_VRS = frozenset(("UI", "CS"))  # a comma cannot be part of their values
+_NEVER_MATCHED = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ"])
+_LEADING_BLANKS_COUNT = frozenset(["LT", "ST", "UT"])
+
+FUZZY_UNSUPPORTED = "The fuzzymatching parameter is not supported. Only literal matching has been performed."
+EMPTY_VALUE_UNSUPPORTED = (
+    "The emptyvaluematching parameter is not supported. Empty Value Matching has not been performed."
+)
+TIMEZONE_UNSUPPORTED = "Offsets from UTC are not applied. Dates and times are compared as they were stored."
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One condition. `path`: upper-hex tags from the outermost sequence inwards.
+
+    `values` by kind: exact = (value,); list = two or more, any of which may match; wildcard = (pattern,) with `*` and
+    `?`; range = (low, high), both inclusive, "" for an open end, compared as bytes (see dicomweb.temporal); universal
+    = ().
+    """
+
+    path: Path
+    vr: str
+    kind: Kind
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to search for.
+
+    `study` and `series` come from the resource. `matches` holds no universal ones: those are in `fields`.
+    `fields` are the attributes to return besides the level's own set, no lower level's among them; every attribute that
+    is matched is one of them. `warnings` are texts for Warning headers.
+    """
+
+    level: Level
+    study: str | None = None
+    series: str | None = None
+    matches: tuple[Match, ...] = ()
+    fields: tuple[Path, ...] = ()
+    all_fields: bool = False
+    fuzzy: bool = False
+    limit: int = 100
+    offset: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A matching key as it came: the attribute, the name that the client gave it, and its raw values (repeats kept)."""
+
+    path: Path
+    name: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How keys are read. `commas`: a comma separates list values (QIDO-RS); `every_value`: Multiple Value Matching."""
+
+    commas: bool = False
+    every_value: bool = False
+
+
+def parse_path(name: str) -> Path | None:
+    """`RequestAttributesSequence.00401001` -> its tags; None when a component is no keyword or tag, or no sequence."""
+    components = name.split(".")
+    if len(components) > MAX_DEPTH:
+        return None
+    path = tuple(tag for component in components if (tag := tags.tag_named(component)) is not None)
+    if len(path) != len(components):
+        return None
+    # Private sequences are not in the dictionary: UN may be one.
+    return path if all(tags.vr_of(tag) in ("SQ", "UN") for tag in path[:-1]) else None
+
+
+# ------------------------------------------------------------------------------------------------------- values
+
+_INTEGER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
+_DECIMAL = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_AGE = re.compile(r"\d{3}[DWMY]", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f\ud800-\udfff]")
+_INTEGER_VRS = frozenset(["IS", "SL", "SS", "SV", "UL", "US", "UV"])
+_DECIMAL_VRS = frozenset(["DS", "FD", "FL"])
+
+
+def _canonical(vr: str, value: str) -> str | None:
+    """One value in the form in which it is compared; None when the VR does not allow it."""
+    if vr == "UI":
+        return value if is_uid(value) else None
+    if vr in _INTEGER_VRS:
+        return str(int(value)) if _INTEGER.fullmatch(value) else None
+    if vr in _DECIMAL_VRS:
+        return value if len(value) <= 32 and _DECIMAL.fullmatch(value) else None
+    if vr == "AT":
+        return tags.tag_named(value.strip("()").replace(",", ""))
+    if vr == "AS":
+        return value if _AGE.fullmatch(value) else None
+    if vr == "PN":
+        # Trailing empty components and groups say nothing (PS3.5 6.2.1).
+        return "=".join(group.rstrip("^ ") for group in value.split("=")).rstrip("=")
+    return value
+
+
+def _clean(key: Key, vr: str) -> list[str]:
+    """The raw values without padding; those that match everything are left out."""
+    cleaned: list[str] = []
+    for text in key.texts:
+        if len(text) > MAX_VALUE_LENGTH and vr not in LIST_VRS:
+            raise _bad(key, f"has a value longer than {MAX_VALUE_LENGTH} characters")
+        value = text.rstrip("\0 ")
+        value = value if vr in _LEADING_BLANKS_COUNT else value.lstrip(" ")
+        if _CONTROL.search(value):
+            raise _bad(key, "has a value with control characters")
+        if value.strip("* "):
+            cleaned.append(value)
+    return cleaned
+
+
+def _bad(key: Key, problem: str) -> BadQuery:
+    return BadQuery(f"query parameter {key.name} {problem}", attribute=key.name)
+
+
+def matches_of(key: Key, options: Options = Options()) -> tuple[tuple[Match, ...], bool]:
+    """The conditions that a key stands for, and whether it named an offset from UTC.
+
+    One condition; with Multiple Value Matching one for each value. BadQuery names the key, never its value.
+    """
+    vr = tags.vr_of(key.path[-1])
+    texts = _clean(key, vr)
+    if not texts:
+        return (Match(key.path, vr, "universal", ()),), False
+    if vr in _NEVER_MATCHED:
+        raise _bad(key, "cannot be matched with a value")
+    if vr in ("DA", "TM", "DT"):
+        return _temporal(key, vr, texts)
+    if options.every_value and vr in EVERY_VALUE_VRS and any("\\" in text for text in texts):
+        values = _split(key, vr, texts, options)
+        if any(_is_pattern(vr, value) for value in values):
+            raise _bad(key, "combines several values with wildcards")
+        return tuple(Match(key.path, vr, "exact", (value,)) for value in values), False
+    if vr in LIST_VRS:
+        values = _split(key, vr, texts, options)
+    else:
+        if len(texts) > 1:
+            raise _bad(key, "is given more than once")
+        values = _canonical_values(key, vr, texts)
+    return (_text_match(key, vr, values),), False
+
+
+def _text_match(key: Key, vr: str, values: tuple[str, ...]) -> Match:
+    if not values:  # nothing but separators
+        return Match(key.path, vr, "universal", ())
+    if len(values) == 1:
+        if _is_pattern(vr, values[0]):
+            return Match(key.path, vr, "wildcard", (re.sub(r"\*+", "*", values[0]),))
+        return Match(key.path, vr, "exact", values)
+    if any(_is_pattern(vr, value) for value in values):
+        raise _bad(key, "combines several values with wildcards")
+    return Match(key.path, vr, "list", values)
+
+
+def _is_pattern(vr: str, value: str) -> bool:
+    return vr in WILDCARD_VRS and ("*" in value or "?" in value)
+
+
+def _split(key: Key, vr: str, texts: Sequence[str], options: Options) -> tuple[str, ...]:
+    separators = r"[\\,]" if options.commas and vr in _COMMA_VRS else r"\\"
+    values = [value.strip("\0 ") for text in texts for value in re.split(separators, text)]
+    if len(values) > MAX_VALUES:
+        raise _bad(key, f"lists more than {MAX_VALUES} values")
+    return _canonical_values(key, vr, [value for value in values if value])
+
+
+def _canonical_values(key: Key, vr: str, values: Iterable[str]) -> tuple[str, ...]:
+    canonical: dict[str, None] = {}
+    for value in values:
+        if len(value) > MAX_VALUE_LENGTH:
+            raise _bad(key, f"has a value longer than {MAX_VALUE_LENGTH} characters")
+        text = _canonical(vr, value)
+        if text is None:
+            raise _bad(key, f"has a value that is not a {vr}")
+        if text:
+            canonical[text] = None
+    return tuple(canonical)
+
+
+def _temporal(key: Key, vr: str, texts: Sequence[str]) -> tuple[tuple[Match, ...], bool]:
+    if len(texts) > 1:
+        raise _bad(key, "is given more than once")
+    found = period(vr, texts[0])
+    if found is None:
+        raise _bad(key, f"is not a {vr} or a range of two in order (a, a-b, a- or -b)")
+    if not found.low and not found.high:
+        match = Match(key.path, vr, "universal", ())
+    elif vr == "DA" and found.low == found.high:
+        match = Match(key.path, vr, "exact", (found.low,))
+    else:
+        match = Match(key.path, vr, "range", (found.low, found.high))
+    return (match,), found.offset
+
+
+# ------------------------------------------------------------------------------------------------------- levels
+
+_ORDER = {level: index for index, level in enumerate(Level)}
+_COMPUTED_LEVELS = {
+    "00080061": Level.STUDY,
+    "00080062": Level.STUDY,
+    "00201200": Level.PATIENT,
+    "00201202": Level.PATIENT,
+    "00201204": Level.PATIENT,
+    "00201206": Level.STUDY,
+    "00201208": Level.STUDY,
+    "00201209": Level.SERIES,
+    # What every level has of its own: RetrieveAETitle, InstanceAvailability, RetrieveURL.
+    "00080054": Level.PATIENT,
+    "00080056": Level.PATIENT,
+    "00081190": Level.PATIENT,
+}
+_MATCHABLE_COMPUTED = frozenset(("00080061", "00080062"))
+# Viewers ask studies for the modality of their series; the study's own attribute for it is another one.
+_STUDY_LEVEL_OF = {"00080060": "00080061", "00080016": "00080062"}
+_CHARACTER_SET, _TIMEZONE = "00080005", "00080201"
+
+
+def level_of_key(tag: str) -> Level:
+    """The level that owns the attribute, the computed ones included."""
+    return _COMPUTED_LEVELS.get(tag) or tags.level_of(tag)
+
+
+def _at_level(level: Level, path: Path) -> Path | None:
+    """The path as the level has it: itself, its study-level stand-in, or None when it belongs to a lower level."""
+    if _ORDER[level_of_key(path[0])] <= _ORDER[level]:
+        return path
+    if level is Level.STUDY and len(path) == 1 and path[0] in _STUDY_LEVEL_OF:
+        return (_STUDY_LEVEL_OF[path[0]],)
+    return None
+
+
+@dataclass(slots=True)
+class _Builder:
+    level: Level
+    options: Options
+    matches: dict[Match, None] = field(default_factory=dict)
+    fields: dict[Path, None] = field(default_factory=dict)
+    warnings: dict[str, None] = field(default_factory=dict)
+
+    def add_key(self, key: Key) -> None:
+        if key.path == (_CHARACTER_SET,):  # how the identifier is encoded; never matched (PS3.4 C.2.2.2)
+            return
+        found, offset = matches_of(key, self.options)
+        wanted = [match for match in found if match.kind != "universal"]
+        path = _at_level(self.level, key.path)
+        if path is not None:
+            self.fields[path] = None
+        if not wanted:
+            return
+        if path == (_TIMEZONE,):
+            self.warnings[TIMEZONE_UNSUPPORTED] = None
+            return
+        tag = key.path[0]
+        unknown = tag[:4] in ("0000", "0002") or (tag in _COMPUTED_LEVELS and tag not in _MATCHABLE_COMPUTED)
+        if path is None or unknown:
+            # Like an unsupported optional key of C-FIND (PS3.4 C.4.1.1.4, 0xFF01): answered without it, and said so.
+            text = f"The match parameter {key.name} is not supported for this search. It has been ignored."
+            self.warnings[text] = None
+            return
+        if offset:
+            self.warnings[TIMEZONE_UNSUPPORTED] = None
+        for match in wanted:
+            self.matches[Match(path, match.vr, match.kind, match.values)] = None
+
+    def add_field(self, path: Path) -> None:
+        # "Instance Level Attributes contained in includefield parameters shall not be returned" (PS3.18 10.6.3.3).
+        at_level = _at_level(self.level, path)
+        if at_level is not None:
+            self.fields[at_level] = None
+
+
+def assemble(base: Query, keys: Iterable[Key], *, fields: Iterable[Path] = (), options: Options = Options()) -> Query:
+    """`base` with the matches and fields that the keys and `fields` stand for at its level.
+
+    Keys of upper levels are relational matches. Keys of lower levels, and computed ones that cannot be searched, are
+    left out with a warning; Modality and SOPClassUID of a study mean ModalitiesInStudy and SOPClassesInStudy.
+    BadQuery and BadRequest name what is wrong.
+    """
+    if base.study is not None:
+        checked_uid(base.study, "StudyInstanceUID")
+    if base.series is not None:
+        checked_uid(base.series, "SeriesInstanceUID")
+    builder = _Builder(base.level, options, warnings=dict.fromkeys(base.warnings))
+    for key in keys:
+        builder.add_key(key)
+    for path in fields:
+        builder.add_field(path)
+    if len(builder.matches) > MAX_KEYS:
+        raise BadQuery(f"the query has more than {MAX_KEYS} match parameters")
+    if len(builder.fields) > MAX_FIELDS:
+        raise BadQuery(f"the query includes more than {MAX_FIELDS} fields", attribute="includefield")
+    return replace(base, matches=tuple(builder.matches), fields=tuple(builder.fields), warnings=tuple(builder.warnings))
