@@ -1,0 +1,225 @@
+"""`python -m tests.bench`: run the whole benchmark, or a piece of it."""
+
+import os
+import random
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import archives, data, floors, footprint, ingest, load, manifest, peer, read, static
+from .archives import Archive
+from .manifest import Manifest
+from .report import Report, machine, read_rows, say
+
+_QUICK = data.Sizes(ct_studies=4, ct_instances=50, small_studies=60, small_instances=20)
+_NEARLY_EMPTY = 3  # CT studies of 200 instances
+
+app = typer.Typer(
+    help="Anor and Orthanc side by side. infra/docs/benchmark.md tells how to read the result.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the flags before the command say."""
+
+    work: Path
+    data: Path
+    results: Path
+    repeats: int
+    seconds: int
+    only: re.Pattern[str]
+    peers: tuple[peer.Index, ...]
+    running: tuple[Archive, ...]
+    quick: bool
+    with_anor: bool
+
+    def manifest(self) -> Manifest:
+        """The data to work with; generated when there are none."""
+        if not self.data.exists():
+            say(f"making data in {self.data}")
+            return data.generate(self.data, _QUICK if self.quick else data.Sizes())
+        return manifest.load(self.data)
+
+    def wants(self, test: str) -> bool:
+        """Whether `--only` selects the test."""
+        return bool(self.only.search(test))
+
+    def report(self, servers: Sequence[Archive]) -> Report:
+        """A report whose rows go to the results file."""
+        return Report(servers, self.repeats, self.results)
+
+
+@app.callback()
+def options(  # noqa: PLR0917 - one parameter per flag
+    context: typer.Context,
+    work: Annotated[
+        Path, typer.Option(help="Where archives, the peer and results go: on the disk to be measured.")
+    ] = Path("/var/tmp/anor-bench"),
+    data_folder: Annotated[Path | None, typer.Option("--data", help="DICOM data to use. [default: WORK/data]")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON lines are added here. [default: WORK/results.jsonl]")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds per test; medians are reported.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Length of one wrk run.")] = 2,
+    only: Annotated[str, typer.Option(help="Tests whose name this regular expression finds.")] = "",
+    peers: Annotated[str, typer.Option(help="Orthanc's indexes to compare with, or an empty text.")] = "sqlite,pg",
+    running: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Use a running server: anor|sqlite|pg=http:PORT[,dimse:PORT][,pid:N…][,aet:NAME]. Repeatable."
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Little data and one round: does it run at all?")] = False,
+    with_anor: Annotated[bool, typer.Option("--anor/--no-anor", help="Without Anor: only the peers' figures.")] = True,
+) -> None:
+    """Flags of all commands; they come before the command."""
+    work = work / "quick" if quick else work
+    work.mkdir(parents=True, exist_ok=True)
+    indexes: list[peer.Index] = [index for index in ("sqlite", "pg") if index in peers.split(",")]
+    context.obj = Options(
+        work=work,
+        data=data_folder or work / "data",
+        results=out or work / "results.jsonl",
+        repeats=1 if quick else repeats,
+        seconds=1 if quick else seconds,
+        only=re.compile(only),
+        peers=tuple(indexes),
+        running=tuple(archives.parse(text) for text in running or ()),
+        quick=quick,
+        with_anor=with_anor,
+    )
+
+
+@contextmanager
+def _servers(chosen: Options, state: str, *, keep_peers: bool) -> Iterator[list[Archive]]:
+    """Anor over an empty directory, and the peers; or the servers that run already."""
+    if chosen.running:
+        yield list(chosen.running)
+        return
+    with ExitStack() as stack:
+        started: list[Archive] = []
+        if chosen.with_anor:
+            started.append(stack.enter_context(archives.anor(chosen.work / state / "anor", fresh=True)).archive)
+        if chosen.peers:
+            place = _peer(chosen)
+            for index in chosen.peers:
+                server = peer.orthanc(place, chosen.work, index, state, fresh=not keep_peers)
+                started.append(stack.enter_context(server))
+                say(f"{index}: Orthanc {peer.version(started[-1])}")
+        yield started
+
+
+def _peer(chosen: Options) -> peer.Peer:
+    """One chroot for quick and full runs."""
+    return peer.prepare(chosen.work.parent if chosen.quick else chosen.work)
+
+
+@app.command("data")
+def make_data(context: typer.Context) -> None:
+    """Make the data again (2.5 GB)."""
+    chosen: Options = context.obj
+    made = data.generate(chosen.data, _QUICK if chosen.quick else data.Sizes())
+    say(f"{made.count()} instances in {made.root}")
+
+
+@app.command("peer")
+def make_peer(context: typer.Context) -> None:
+    """Set Orthanc up and start it once."""
+    chosen: Options = context.obj
+    with _servers(replace(chosen, with_anor=False), "trial", keep_peers=False) as servers:
+        say(f"{len(servers)} peers start and answer")
+    shutil.rmtree(chosen.work / "trial", ignore_errors=True)
+
+
+@app.command("load")
+def fill(context: typer.Context) -> None:
+    """Fill the archives with all data and stop: the peers' copy is kept for later runs of `read`."""
+    chosen: Options = context.obj
+    content = chosen.manifest()
+    with _servers(chosen, "filled", keep_peers=True) as servers:
+        for archive in servers:
+            load.fill(archive, content)
+
+
+@app.command("ingest")
+def store(context: typer.Context) -> None:
+    """Storing into empty archives."""
+    chosen: Options = context.obj
+    content = chosen.manifest()
+    with _servers(chosen, "empty", keep_peers=False) as servers:
+        report = chosen.report(servers)
+        ingest.run(report, content, chosen.wants, chosen.repeats)
+    _verdict(report)
+
+
+@app.command("read")
+def get(context: typer.Context) -> None:
+    """Reading from full archives, and whole series against nginx."""
+    chosen: Options = context.obj
+    content = chosen.manifest()
+    with _servers(chosen, "filled", keep_peers=True) as servers:
+        for archive in servers:
+            load.fill(archive, content)
+        report = chosen.report(servers)
+        if chosen.wants(floors.FIRST):
+            read.first_touch(report, content)
+        read.run(report, read.full_tests(content), chosen.wants, chosen.seconds)
+        if chosen.wants(floors.STATIC) and servers[0].name == "anor":
+            report.rows += static.run(servers[0], content, chosen.work, chosen.repeats, chosen.results).rows
+    _verdict(report)
+
+
+@app.command("small")
+def nearly_empty(context: typer.Context) -> None:
+    """Frames from nearly empty archives, where Orthanc's SQLite is at its best."""
+    chosen: Options = context.obj
+    content = chosen.manifest().part(_NEARLY_EMPTY, 0)
+    with _servers(replace(chosen, peers=("sqlite",)), "small", keep_peers=False) as servers:
+        for archive in servers:
+            load.fill(archive, content)
+        report = chosen.report(servers)
+        chosen_tests = read.frame_tests(content, random.Random(3), (1, 8), floors.NEARLY_EMPTY)
+        read.run(report, chosen_tests, chosen.wants, chosen.seconds)
+    _verdict(report)
+
+
+@app.command("footprint")
+def cost(context: typer.Context) -> None:
+    """Anor's start times, idle memory, and growth under 200 MiB objects."""
+    chosen: Options = context.obj
+    _verdict(footprint.run(chosen.work, chosen.results, chosen.repeats))
+
+
+@app.command("floors")
+def judge(context: typer.Context, results: Path | None = None) -> None:
+    """The table of floors for a results file; the exit code says whether all are reached."""
+    chosen: Options = context.obj
+    raise typer.Exit(0 if floors.show(floors.judge(read_rows(results or chosen.results))) else 1)
+
+
+@app.command("run")
+def everything(context: typer.Context) -> None:
+    """All of it, into a new results file; about three quarters of an hour on two cores."""
+    chosen: Options = context.obj
+    chosen.results.unlink(missing_ok=True)
+    say(machine(chosen.work))
+    for piece in (store, nearly_empty, get, cost):
+        say(f"\n== {piece.__name__}")
+        piece(context)
+    judge(context)
+
+
+def _verdict(report: Report) -> None:
+    floors.show(floors.judge(report.rows), all_floors=False)
+
+
+if __name__ == "__main__":
+    os.umask(0o022)  # nginx's and PostgreSQL's accounts must enter the work folder
+    app()
