@@ -1,0 +1,86 @@
+"""Which presentation contexts are accepted (PS3.8 9.3.3.2): storage classes that belong to a patient, any encoding."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from pydicom._uid_dict import UID_dictionary  # the only list of all registered UIDs
+from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
+
+VERIFICATION: Final = "1.2.840.10008.1.1"
+PATIENT_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
+STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+
+IMPLICIT_LE: Final = "1.2.840.10008.1.2"
+EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
+DEFLATED_LE: Final = "1.2.840.10008.1.2.1.99"
+EXPLICIT_BE: Final = "1.2.840.10008.1.2.2"
+
+# Not in pynetdicom's list: retired classes that old modalities and archives still send, and those of DICOS and DICONDE.
+# Objects without a patient (hanging protocols, implant templates, colour palettes) have no study to be stored in.
+_MORE_STORAGE: Final = frozenset(
+    "1.2.840.10008.5.1.4.1.1." + tail
+    for tail in (
+        *("3", "5", "6", "8", "9", "9.1", "10", "11", "12.3", "77.1", "77.2"),
+        *("88.1", "88.2", "88.3", "88.4", "129"),
+        *("501.1", "501.2.1", "501.2.2", "501.3", "501.4", "501.5", "501.6", "601.1", "601.2"),
+    )
+) | {"1.2.840.10008.5.1.1.29", "1.2.840.10008.5.1.1.30", "1.2.840.10008.5.1.4.34.1"}
+_NO_PATIENT: Final = ("1.2.840.10008.5.1.4.38.", "1.2.840.10008.5.1.4.39.", "1.2.840.10008.5.1.4.43.")
+STORAGE_CLASSES: Final = _MORE_STORAGE | frozenset(
+    str(context.abstract_syntax)
+    for context in AllStoragePresentationContexts
+    if not str(context.abstract_syntax).startswith(_NO_PATIENT)
+)
+
+# MIME, XML and Papyrus never became encodings on a network; ST 2110 is for live streams; a JPIP object holds no pixels.
+_NOT_STORED: Final = frozenset(
+    f"1.2.840.10008.1.{tail}"
+    for tail in ("2.6.1", "2.6.2", "20", "2.7.1", "2.7.2", "2.7.3", "2.4.94", "2.4.95", "2.4.204", "2.4.205")
+)
+TRANSFER_SYNTAXES: Final = (
+    frozenset(uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax") - _NOT_STORED
+)
+# Among native encodings the explicit ones are read without guessing a VR.
+_NATIVE: Final = {EXPLICIT_LE: 0, DEFLATED_LE: 1, IMPLICIT_LE: 2, EXPLICIT_BE: 3}
+# Queries are small: nothing to deflate, and nothing that could inflate.
+_MESSAGE: Final = (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)
+
+
+def _storage_syntaxes(proposals: list[list[str]]) -> list[str]:
+    """The encodings that can be stored out of those proposed for one class, best first.
+
+    Compressed ones come first, in the sender's order, when the sender named one first: that is how the object lies
+    there.
+    """
+    known = [
+        uid for uid in dict.fromkeys(uid for syntaxes in proposals for uid in syntaxes) if uid in TRANSFER_SYNTAXES
+    ]
+    native = sorted((uid for uid in known if uid in _NATIVE), key=_NATIVE.__getitem__)
+    compressed = [uid for uid in known if uid not in _NATIVE]
+    if any(syntaxes and syntaxes[0] in compressed for syntaxes in proposals):
+        return compressed + native
+    return native + compressed
+
+
+def acceptable(requested: Iterable[PresentationContext]) -> list[PresentationContext]:
+    """What this archive supports out of what a peer requests: one context per abstract syntax.
+
+    Built from the request, as the full list (200 classes with 50 encodings each) would be copied for every association.
+    """
+    proposed: dict[str, list[list[str]]] = {}
+    for context in requested:
+        proposed.setdefault(str(context.abstract_syntax), []).append([str(uid) for uid in context.transfer_syntax])
+    supported = []
+    for abstract, proposals in proposed.items():
+        if abstract in STORAGE_CLASSES:
+            usable = _storage_syntaxes(proposals)
+        elif abstract in (VERIFICATION, PATIENT_ROOT_FIND, STUDY_ROOT_FIND):
+            usable = [uid for uid in _MESSAGE if any(uid in syntaxes for syntaxes in proposals)]
+        else:
+            continue
+        if usable:
+            context = PresentationContext()
+            context.abstract_syntax = abstract
+            context.transfer_syntax = list(usable)
+            supported.append(context)
+    return supported

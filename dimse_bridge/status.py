@@ -1,0 +1,83 @@
+"""Domain errors as DIMSE status codes: the one table of this side (HTTP has its own in `api`)."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from dicomweb.errors import (
+    ArchiveError,
+    BadDicom,
+    BadRequest,
+    Conflict,
+    CorruptObject,
+    Forbidden,
+    IdentityMismatch,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
+
+SUCCESS: Final = 0x0000
+PROCESSING_FAILURE: Final = 0x0110
+SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
+NOT_AUTHORISED: Final = 0x0124
+OUT_OF_RESOURCES: Final = 0xA700
+MISMATCH: Final = 0xA900
+CANNOT_UNDERSTAND: Final = 0xC000
+DUPLICATE: Final = 0xC111  # 0x0111 belongs to N-CREATE; senders of C-STORE handle the Cxxx range (PS3.4 B.2.3)
+CANCELLED: Final = 0xFE00
+PENDING: Final = 0xFF00
+PENDING_PARTIAL: Final = 0xFF01  # an optional key was not supported for matching
+
+MAX_COMMENT = 64  # Error Comment (0000,0902) is an LO
+
+# PS3.4 table B.2-1 (C-STORE), first match wins.
+_STORE: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
+    (Conflict, DUPLICATE),
+    (IdentityMismatch, MISMATCH),
+    (BadDicom, CANNOT_UNDERSTAND),
+    (TooLarge, OUT_OF_RESOURCES),
+    (Unavailable, OUT_OF_RESOURCES),
+    (Forbidden, NOT_AUTHORISED),
+)
+# PS3.4 table C.4-1 (C-FIND).
+_FIND: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
+    (IdentityMismatch, MISMATCH),
+    (BadRequest, CANNOT_UNDERSTAND),
+    (BadDicom, CANNOT_UNDERSTAND),
+    (NotFound, SUCCESS),
+    (TooLarge, OUT_OF_RESOURCES),
+    (Unavailable, OUT_OF_RESOURCES),
+    (CorruptObject, OUT_OF_RESOURCES),
+    (Forbidden, NOT_AUTHORISED),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a DIMSE response says: the code and, for failures, why in at most 64 characters."""
+
+    code: int
+    comment: str = ""
+
+
+def comment(text: str) -> str:
+    """`text` as an Error Comment: printable ASCII, no backslash (it separates values), 64 characters at most."""
+    plain = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)
+    return plain if len(plain) <= MAX_COMMENT else plain[: MAX_COMMENT - 3] + "..."
+
+
+def of_store(error: BaseException) -> Status:
+    """The answer to a C-STORE that raised `error`; what is no domain error says nothing of itself."""
+    return _of(error, _STORE)
+
+
+def of_find(error: BaseException) -> Status:
+    """The answer to a C-FIND that raised `error`."""
+    return _of(error, _FIND)
+
+
+def _of(error: BaseException, table: tuple[tuple[type[ArchiveError], int], ...]) -> Status:
+    for kind, code in table:
+        if isinstance(error, kind):
+            return Status(code, comment(error.message))
+    return Status(PROCESSING_FAILURE, "internal error")
