@@ -1,0 +1,131 @@
+"""One HTTP request and its answer, as the hot routes see it: the ASGI triple with lazily parsed parts.
+
+Hot handlers are `async def name(http: Exchange) -> None`. They read `http.path`, `http.query()`, `http.header()`, call one service and
+answer once with `responses.send_bytes` or `responses.send_stream`. An ArchiveError that leaves the handler becomes a problem document.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from dicomweb.errors import BadQuery
+from storage.access import Access
+from storage.settings import Settings
+
+if TYPE_CHECKING:
+    from api.deps import PublicAddress
+    from api.metrics import Metrics
+    from api.routing import Operation
+    from api.uploads import MemoryBudget
+    from storage.archive import Archive
+
+MAX_PARAMETERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every request of this process shares; `document` gives the OpenAPI document."""
+
+    settings: Settings
+    archive: "Archive"
+    address: "PublicAddress"
+    metrics: "Metrics"
+    uploads: "MemoryBudget"
+    document: Callable[[], dict[str, Any]]
+
+
+class Exchange:
+    """`extra` are headers that every answer to this request carries (CORS, request id); `status` is 0 until the answer has begun."""
+
+    __slots__ = (
+        "_headers",
+        "access",
+        "extra",
+        "method",
+        "operation",
+        "path",
+        "receive",
+        "request_id",
+        "scope",
+        "send",
+        "services",
+        "status",
+    )
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        services: Services,
+        access: Access,
+        operation: "Operation",
+        path: dict[str, str],
+        request_id: str,
+        extra: list[tuple[bytes, bytes]],
+    ) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.method: str = scope["method"]
+        self.services = services
+        self.access = access
+        self.operation = operation
+        self.path = path
+        self.request_id = request_id
+        self.extra = extra
+        self.status = 0
+        self._headers: dict[bytes, bytes] | None = None
+
+    def header(self, name: bytes) -> str | None:
+        """The value of a request header (lower-case name); repeated fields are joined by a comma (RFC 9110 5.3)."""
+        headers = self._headers
+        if headers is None:
+            headers = self._headers = {}
+            for key, value in self.scope["headers"]:
+                headers[key] = headers[key] + b", " + value if key in headers else value
+        found = headers.get(name)
+        return None if found is None else found.decode("latin-1")
+
+    def query(self) -> list[tuple[str, str]]:
+        """The decoded query parameters in their order, repeated ones kept."""
+        raw: bytes = self.scope["query_string"]
+        if not raw:
+            return []
+        try:
+            return parse_qsl(
+                raw.decode("latin-1"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
+            )
+        except UnicodeDecodeError:
+            raise BadQuery("the query string is not UTF-8") from None
+        except ValueError:
+            raise BadQuery(f"more than {MAX_PARAMETERS} query parameters") from None
+
+    def query_value(self, name: str) -> str | None:
+        """The first value of one query parameter."""
+        return next((value for key, value in self.query() if key == name), None) if self.scope["query_string"] else None
+
+    @property
+    def archive(self) -> "Archive":
+        """The archive of this process."""
+        return self.services.archive
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this process."""
+        return self.services.settings
+
+    @property
+    def root_url(self) -> str:
+        """The absolute DICOMweb root for URLs in answers, without a slash at its end; see `deps.PublicAddress`."""
+        return self.services.address.base(self.scope) + self.services.settings.dicomweb_root
+
+    @property
+    def peer(self) -> str:
+        """The address of the TCP peer, for provenance."""
+        client = self.scope.get("client")
+        return client[0] if client else ""

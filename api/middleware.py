@@ -1,0 +1,175 @@
+"""The front door: every request passes here once, before anything is parsed or looked up.
+
+One ASGI callable instead of a stack, because each layer of a stack costs a hot route 5-10 microseconds. In this order: request identifier,
+header limits, CORS, the route table, the caller's right, then the handler; what the handler raises is answered by the one error table.
+"""
+
+import itertools
+import os
+import time
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.deps import access_of, allowed_origins
+from api.errors import HEADERS_TOO_LARGE, METHOD_NOT_ALLOWED, HttpRefusal, problem_of
+from api.exchange import Exchange, Services
+from api.logs import log_access, log_crash
+from api.responses import Header, send_bytes, send_problem
+from api.routing import PUBLIC, Answer, Operation, RouteTree, split_path
+from dicomweb.errors import ArchiveError, BadRequest, NotFound
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 32 * 1024
+_EXPOSED = b"Content-Range, Content-Length, Content-Location, ETag, Location, Warning, X-Request-Id"
+_METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
+_PREFLIGHT_AGE = b"7200"
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
+
+
+async def _nothing(http: Exchange) -> None:
+    await send_bytes(http, 204, [])
+
+
+# Stands in where no declared operation answers: unknown paths, refused headers, OPTIONS.
+_UNROUTED = Operation("GET", "(none)", PUBLIC, "", "No route", "", handler=_nothing, answers=(Answer(204, "Nothing"),))
+
+
+class FrontDoor:
+    """Takes HTTP requests; `inner` is FastAPI's stack, which serves the operations that are not hot."""
+
+    def __init__(self, tree: RouteTree, services: Services, inner: ASGIApp) -> None:
+        self._tree = tree
+        self._services = services
+        self._inner = inner
+        self._origins = allowed_origins(services.settings.cors_origins)
+        self._any_origin = b"*" in self._origins
+        self._prefix = os.urandom(5).hex()
+        self._count = itertools.count(1)
+        self._log_access = services.settings.log_level == "debug"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens inside."""
+        began = time.perf_counter()
+        request_id = f"{self._prefix}-{next(self._count):x}"
+        extra: list[Header] = [(b"x-request-id", request_id.encode())]
+        http = Exchange(
+            scope,
+            receive,
+            send,
+            services=self._services,
+            access=access_of(scope),
+            operation=_UNROUTED,
+            path={},
+            request_id=request_id,
+            extra=extra,
+        )
+        try:
+            await self._serve(http)
+        except (ArchiveError, HttpRefusal) as error:
+            await self._fail(http, error)
+        except Exception as error:  # noqa: BLE001 - the last place: it must be answered and must not say what it was
+            log_crash(request_id, http.operation.path, error)
+            await self._fail(http, error)
+        finally:
+            self._finished(http, time.perf_counter() - began)
+
+    async def _serve(self, http: Exchange) -> None:
+        scope = http.scope
+        origin = _check_headers(scope["headers"])
+        if origin is not None and self._origins:
+            self._allow_origin(origin, http.extra)
+        method = http.method
+        if method == "OPTIONS":
+            await self._options(http)
+            return
+        found = self._tree.find(method, scope["path"])
+        operation = found.operation
+        if operation is None:
+            if found.allowed:
+                allow = ", ".join((*found.allowed, "OPTIONS")).encode()
+                raise HttpRefusal(METHOD_NOT_ALLOWED, "the path has other methods", headers=((b"allow", allow),))
+            raise NotFound("nothing is served under this path")
+        http.operation = operation
+        http.path = found.parameters
+        if operation.scope is not PUBLIC:
+            http.access.require(operation.scope)
+        if operation.hot:
+            await operation.handler(http)
+        else:
+            await self._cold(http)
+
+    async def _cold(self, http: Exchange) -> None:
+        """Through FastAPI; its answer gets the headers that every answer has."""
+        scope = http.scope
+        scope["path"] = "/" + "/".join(split_path(scope["path"]))
+        scope["anor"] = http
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                http.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff"), *http.extra]
+            await http.send(message)
+
+        await self._inner(scope, http.receive, send)
+
+    def _allow_origin(self, origin: bytes, extra: list[Header]) -> None:
+        """CORS (Fetch standard): never with credentials, so that `*` is safe; the header varies by origin else."""
+        if self._any_origin:
+            extra.append((b"access-control-allow-origin", b"*"))
+        else:
+            extra.append((b"vary", b"Origin"))
+            if origin not in self._origins:
+                return
+            extra.append((b"access-control-allow-origin", origin))
+        extra.append((b"access-control-expose-headers", _EXPOSED))
+
+    async def _options(self, http: Exchange) -> None:
+        """OPTIONS never needs a right: a preflight carries none (dicomweb.md: viewers' most common failure)."""
+        found = self._tree.find("OPTIONS", http.scope["path"])
+        if not found.allowed and http.scope["path"] not in {"*", "/"}:
+            raise NotFound("nothing is served under this path")
+        headers: list[Header] = [(b"allow", ", ".join((*found.allowed, "OPTIONS")).encode())]
+        wanted = http.header(b"access-control-request-method")
+        if wanted is not None and any(name == b"access-control-allow-origin" for name, _ in http.extra):
+            asked = http.header(b"access-control-request-headers") or "Accept, Authorization, Content-Type, Range"
+            headers.append((b"access-control-allow-methods", _METHODS))
+            headers.append((b"access-control-allow-headers", asked.encode("latin-1")))
+            headers.append((b"access-control-max-age", _PREFLIGHT_AGE))
+        await send_bytes(http, 204, headers)
+
+    async def _fail(self, http: Exchange, error: Exception) -> None:
+        if http.status:
+            return  # the answer has begun: ending here makes the server cut the connection
+        await send_problem(http, problem_of(error))
+
+    def _finished(self, http: Exchange, seconds: float) -> None:
+        method = http.method if http.method in _KNOWN_METHODS else "other"
+        self._services.metrics.request(http.operation.path, method, http.status, seconds)
+        if self._log_access:
+            log_access(http.request_id, http.operation.path, method, http.status, seconds)
+
+
+def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """Refuse header floods and a body that is framed twice (RFC 9112 6.1: smuggling); gives the Origin."""
+    count = size = 0
+    origin = None
+    framing = 0
+    for name, value in headers:
+        count += 1
+        size += len(name) + len(value)
+        if name == b"origin":
+            origin = value
+        elif name == b"content-length":
+            framing |= 1
+        elif name == b"transfer-encoding":
+            framing |= 2
+    if count > MAX_HEADERS or size > MAX_HEADER_BYTES:
+        raise HttpRefusal(
+            HEADERS_TOO_LARGE,
+            f"at most {MAX_HEADERS} header fields of {MAX_HEADER_BYTES} bytes together",
+            headers=((b"connection", b"close"),),
+        )
+    if framing == 3:
+        raise BadRequest("a request has Content-Length or Transfer-Encoding, not both")
+    return origin

@@ -1,0 +1,152 @@
+"""The OpenAPI 3.1 document, made from the route table alone."""
+
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from api.errors import row_of
+from api.examples import IDENTIFIERS
+from api.routing import PUBLIC, Answer, Content, Operation, split_path
+from dicomweb.errors import ArchiveError, Forbidden
+
+_PROBLEM = "application/problem+json"
+_TEXTS = {
+    "study": "Study Instance UID",
+    "series": "Series Instance UID",
+    "instance": "SOP Instance UID",
+    "frames": "frame numbers from 1, separated by commas",
+    "path": "tag, then item index and tag for nested values, separated by slashes",
+    "file": "name of the file",
+}
+
+
+def product_version() -> str:
+    """The installed version; a source tree that was never installed has none."""
+    try:
+        return version("anor")
+    except PackageNotFoundError:
+        return "0"
+
+
+def document(operations: Iterable[Operation], root: str, server: str | None) -> dict[str, Any]:
+    """The whole document; `root` is the DICOMweb root, `server` the configured public URL."""
+    paths: dict[str, dict[str, Any]] = {}
+    tags: dict[str, None] = {}
+    for operation in operations:
+        path = operation.at(root).replace(":path}", "}")
+        paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, path)
+        tags.setdefault(operation.tag)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Anor",
+            "version": product_version(),
+            "summary": "DICOM archive: QIDO-RS, WADO-RS and STOW-RS, and the first of Orthanc's REST routes.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": server or "/"}],
+        "tags": [{"name": name} for name in tags],
+        "paths": paths,
+        "components": {"schemas": {"Problem": _problem_schema()}},
+    }
+
+
+def _operation(operation: Operation, path: str) -> dict[str, Any]:
+    name = f"{operation.method.lower()} {path}".replace("/", " ").replace("{", "").replace("}", "")
+    result: dict[str, Any] = {
+        "operationId": "_".join(name.replace("-", " ").replace(".", " ").split()),
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "description": operation.description,
+        "x-scope": operation.scope,
+        "parameters": [
+            *_path_parameters(path),
+            *(_parameter(operation, index) for index in range(len(operation.parameters))),
+        ],
+        "responses": _responses(operation),
+    }
+    if operation.body:
+        result["requestBody"] = {"required": True, "content": _contents(operation.body)}
+    return result
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = [segment[1:-1] for segment in split_path(path) if segment.startswith("{")]
+    return [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": _TEXTS[name],
+            "schema": {"type": "string"},
+            "example": IDENTIFIERS[name],
+        }
+        for name in dict.fromkeys(names)
+    ]
+
+
+def _parameter(operation: Operation, index: int) -> dict[str, Any]:
+    parameter = operation.parameters[index]
+    return {
+        "name": parameter.name,
+        "in": parameter.where,
+        "required": parameter.required,
+        "description": parameter.summary,
+        "schema": {"type": "string"},
+        "example": parameter.example,
+    }
+
+
+def _contents(contents: Iterable[Content]) -> dict[str, Any]:
+    return {content.media_type: {"schema": _schema(content), "example": content.example} for content in contents}
+
+
+def _schema(content: Content) -> dict[str, Any]:
+    if not content.media_type.endswith("json"):
+        return {"type": "string"} | ({} if content.media_type.startswith("text/") else {"format": "binary"})
+    return {"type": "array"} if isinstance(content.example, list) else {"type": "object"}
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for answer in operation.answers:
+        responses[str(answer.status)] = _answer(answer)
+    errors: tuple[type[ArchiveError], ...] = (
+        operation.errors if operation.scope is PUBLIC else (*operation.errors, Forbidden)
+    )
+    for error in errors:
+        status = str(row_of(error).status)
+        if status in responses:
+            responses[status]["description"] += f" `{error.slug}`"
+            continue
+        problem: dict[str, Any] = {"description": f"`{error.slug}`"}
+        kind = "application/json" if operation.orthanc else _PROBLEM
+        schema = {"type": "object"} if operation.orthanc else {"$ref": "#/components/schemas/Problem"}
+        problem["content"] = {kind: {"schema": schema}}
+        responses[status] = problem
+    return responses
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    result: dict[str, Any] = {"description": answer.summary}
+    if answer.contents:
+        result["content"] = _contents(answer.contents)
+    return result
+
+
+def _problem_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "description": "RFC 9457. `slug` is stable and listed in the documentation of errors.",
+        "required": ["type", "title", "status", "detail", "slug", "request"],
+        "properties": {
+            "type": text,
+            "title": text,
+            "status": {"type": "integer"},
+            "detail": text,
+            "slug": text,
+            "request": text,
+            "attribute": text,
+        },
+    }

@@ -1,0 +1,144 @@
+"""Answers as raw ASGI messages: the one place that starts a response on a hot route.
+
+granian takes `bytes` only at full speed (any other buffer is copied item by item, thirty times slower), and it tells nobody when the client
+has gone: a stream therefore watches for `http.disconnect` itself. Ending without the last body message makes the server cut the
+connection, so that a client never takes a broken answer for a whole one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from api.errors import Problem, orthanc_json, problem_json
+from api.exchange import Exchange
+from api.logs import log_cut
+from dicomweb.errors import BadRequest
+
+Header = tuple[bytes, bytes]
+Body = bytes | Sequence[bytes]
+
+DICOM_JSON: Header = (b"content-type", b"application/dicom+json")
+JSON: Header = (b"content-type", b"application/json")
+# Versioned URLs name bytes that never change; every other URL is asked again, and answered 304 by its ETag.
+CACHE_IMMUTABLE: Header = (b"cache-control", b"private, max-age=31536000, immutable")
+CACHE_REVALIDATE: Header = (b"cache-control", b"private, no-cache")
+# One message up to here; beyond it the pieces go out one after the other, so that nothing is held twice.
+_JOIN_LIMIT = 1 << 20
+# No content-type may be guessed by a browser: the archive serves bytes that strangers wrote.
+_NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
+
+
+def cache_control(version: str | None, current: str) -> Header:
+    """The caching rule of an instance-level resource asked with `?v=version` whose content is `current`."""
+    return CACHE_IMMUTABLE if version is not None and version == current else CACHE_REVALIDATE
+
+
+def etag_matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether If-None-Match names `etag` (quoted, as sent): the weak comparison of RFC 9110 13.1.2."""
+    if if_none_match is None:
+        return False
+    if if_none_match.strip() == "*":
+        return True
+    wanted = etag.removeprefix("W/")
+    return any(tag.strip().removeprefix("W/") == wanted for tag in if_none_match.split(","))
+
+
+async def send_bytes(http: Exchange, status: int, headers: Sequence[Header], body: Body = b"") -> None:
+    """Answer once with a body that is known whole: `bytes`, or pieces of `bytes` that are sent in order. HEAD gets the headers only."""
+    pieces: Sequence[bytes] = (body,) if isinstance(body, bytes) else body
+    size = sum(map(len, pieces))
+    fields = [*headers, _NOSNIFF, *http.extra]
+    if status not in (204, 304):
+        fields.append((b"content-length", b"%d" % size))
+    http.status = status
+    send = http.send
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    if http.method == "HEAD":
+        await send({"type": "http.response.body", "body": b""})
+    elif len(pieces) == 1:
+        await send({"type": "http.response.body", "body": pieces[0]})
+    elif size <= _JOIN_LIMIT:
+        await send({"type": "http.response.body", "body": b"".join(pieces)})
+    else:
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def send_not_modified(http: Exchange, headers: Sequence[Header]) -> None:
+    """304 with the headers (ETag, Cache-Control) that the full answer would carry."""
+    await send_bytes(http, 304, headers)
+
+
+async def send_stream(
+    http: Exchange, status: int, headers: Sequence[Header], length: int | None, chunks: AsyncIterator[bytes]
+) -> None:
+    """Answer with chunks as they come; `length` is their exact total where it is known.
+
+    The first chunk is awaited before the status goes out, so that an error up to there still becomes a proper answer. A later error, or
+    a total that differs from `length`, cuts the connection.
+    """
+    fields = [*headers, _NOSNIFF, *http.extra]
+    if length is not None:
+        fields.append((b"content-length", b"%d" % length))
+    if http.method == "HEAD":
+        http.status = status
+        await http.send({"type": "http.response.start", "status": status, "headers": fields})
+        await http.send({"type": "http.response.body", "body": b""})
+        return
+    first = await anext(chunks, b"")
+    http.status = status
+    await http.send({"type": "http.response.start", "status": status, "headers": fields})
+    if await _send_chunks(http, first, chunks):
+        await http.send({"type": "http.response.body", "body": b""})
+
+
+async def _send_chunks(http: Exchange, first: bytes, chunks: AsyncIterator[bytes]) -> bool:
+    """Send until the end (True), or until the client has gone or the source fails (False)."""
+    gone = asyncio.ensure_future(_disconnected(http))
+    try:
+        await http.send({"type": "http.response.body", "body": first, "more_body": True})
+        async for chunk in chunks:
+            if gone.done():
+                return False
+            await http.send({"type": "http.response.body", "body": chunk, "more_body": True})
+    except Exception as error:  # noqa: BLE001 - the status has gone out: all that is left is to cut the connection
+        log_cut(http.request_id, http.operation.path, error)
+        return False
+    finally:
+        gone.cancel()
+        closer = getattr(chunks, "aclose", None)
+        if closer is not None:
+            await closer()
+    return True
+
+
+async def _disconnected(http: Exchange) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def send_problem(http: Exchange, problem: Problem) -> None:
+    """The error as a problem document, or as Orthanc's JSON on Orthanc's routes."""
+    if http.operation.orthanc:
+        body, kind = orthanc_json(problem, http.method, http.scope["path"]), b"application/json"
+    else:
+        body, kind = problem_json(problem, http.request_id), b"application/problem+json"
+    await send_bytes(
+        http, problem.status, [(b"content-type", kind), (b"cache-control", b"no-store"), *problem.headers], body
+    )
+
+
+async def read_small_body(http: Exchange, limit: int) -> bytes:
+    """The whole request body, at most `limit` bytes; BadRequest beyond that or when the client leaves."""
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await http.receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the request body ended early")
+        pieces.append(message["body"])
+        size += len(message["body"])
+        if size > limit:
+            raise BadRequest(f"the request body exceeds {limit} bytes")
+        if not message.get("more_body", False):
+            return b"".join(pieces)

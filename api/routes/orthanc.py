@@ -1,0 +1,185 @@
+"""The first of Orthanc's REST routes: POST /instances, GET /statistics, GET /system. Errors have Orthanc's own JSON here."""
+
+from typing import Any
+
+import orjson
+
+from api.examples import DICOM
+from api.exchange import Exchange
+from api.identity import identity_of
+from api.responses import JSON, send_bytes
+from api.routing import Answer, Content, Operation, Parameter
+from api.uploads import Body, BodyReader, Gunzipped, Upload
+from dicomweb.errors import BadDicom, BadRequest, Conflict, TooLarge, Unavailable, UnsupportedMediaType
+from dicomweb.uids import OrthancIds
+from storage.ingest import Provenance
+
+_MIB = 1 << 20
+_ZIP = b"PK\x03\x04"
+# What Orthanc's clients compare before they use a feature: we answer as the version whose routes these follow.
+_API_VERSION = 31
+_ORTHANC_VERSION = "1.12.11"
+
+
+async def upload(http: Exchange) -> None:
+    """Store one DICOM file. An identical one, and one that the policy refuses, is `AlreadyStored` as in Orthanc."""
+    with BodyReader(http, http.settings.max_body) as reader:
+        entry = await _receive(http, _decoded(http, reader))
+    spooled = await entry.spool.finish()
+    try:
+        stored = await http.archive.ingest.store(http.access, spooled, Provenance("rest", http.peer))
+    except Conflict as error:
+        identity = identity_of(error, spooled)
+        if identity is None:
+            raise
+        ids, status = identity.orthanc, "AlreadyStored"
+    else:
+        ids, status = stored.orthanc, "Success" if stored.status in {"stored", "replaced"} else "AlreadyStored"
+    finally:
+        entry.memory.release()
+    await send_bytes(http, 200, [JSON], _upload_answer(ids, status))
+
+
+def _decoded(http: Exchange, reader: BodyReader) -> Body:
+    settings = http.settings
+    match (http.header(b"content-encoding") or "identity").strip().lower():
+        case "identity":
+            return reader
+        case "gzip":
+            return Gunzipped(reader, limit=settings.max_instance, ratio=settings.max_inflate_ratio)
+        case _:
+            raise UnsupportedMediaType("Content-Encoding may be gzip", attribute="Content-Encoding")
+
+
+async def _receive(http: Exchange, body: Body) -> Upload:
+    """The body in a spool; the first bytes tell what it is, because Orthanc's clients seldom send a Content-Type."""
+    if (http.header(b"content-type") or "").lower().startswith("multipart/"):
+        raise UnsupportedMediaType("send the DICOM file as the body itself", attribute="Content-Type")
+    entry = Upload(http)
+    try:
+        while (chunk := await body.read()) is not None:
+            if entry.spool.size == 0 and chunk.startswith(_ZIP):
+                raise UnsupportedMediaType("ZIP archives are not taken here; `anor import` reads them")
+            await entry.spool.write(chunk)
+        if entry.spool.size == 0:
+            raise BadDicom("Cannot parse an invalid DICOM file (size: 0 bytes)")
+    except BaseException:
+        entry.drop()
+        raise
+    return entry
+
+
+def _upload_answer(ids: OrthancIds, status: str) -> bytes:
+    return orjson.dumps(
+        {
+            "ID": ids.instance,
+            "ParentPatient": ids.patient,
+            "ParentSeries": ids.series,
+            "ParentStudy": ids.study,
+            "Path": f"/instances/{ids.instance}",
+            "Status": status,
+        },
+        option=orjson.OPT_INDENT_2,
+    )
+
+
+async def statistics(http: Exchange) -> None:
+    """Counts of resources and bytes of stored files; Orthanc spells the bytes as text."""
+    counts = await http.archive.statistics(http.access)
+    answer: dict[str, Any] = {
+        "CountInstances": counts.instances,
+        "CountPatients": counts.patients,
+        "CountSeries": counts.series,
+        "CountStudies": counts.studies,
+        "TotalDiskSize": str(counts.bytes),
+        "TotalDiskSizeMB": counts.bytes // _MIB,
+        "TotalUncompressedSize": str(counts.bytes),
+        "TotalUncompressedSizeMB": counts.bytes // _MIB,
+    }
+    await send_bytes(http, 200, [JSON], orjson.dumps(answer, option=orjson.OPT_INDENT_2))
+
+
+async def system(http: Exchange) -> None:
+    """Who answers: what Orthanc's clients ask first."""
+    settings = http.settings
+    answer: dict[str, Any] = {
+        "ApiVersion": _API_VERSION,
+        "CheckRevisions": False,
+        "DicomAet": settings.aet,
+        "DicomPort": settings.dimse_port,
+        "HttpPort": settings.http_port,
+        "Name": "Anor",
+        "OverwriteInstances": settings.duplicates == "replace",
+        "PluginsEnabled": False,
+        "Version": _ORTHANC_VERSION,
+    }
+    await send_bytes(http, 200, [JSON], orjson.dumps(answer, option=orjson.OPT_INDENT_2))
+
+
+_UPLOADED = {
+    "ID": "66c8e41e-ac3a9029-0b85e42a-8195ee0a-92c2e62e",
+    "ParentPatient": "f2f0c0b4-5f3b1d2b-7bd0a7a4-95b4b2d2-0b0f1d6e",
+    "ParentSeries": "0d0f8b3c-6a1f9d7f-4a4e7a37-7c9c0f0a-8a0e7b55",
+    "ParentStudy": "9ad2b0da-a406c43c-6e0df76d-1204b86f-78d12c15",
+    "Path": "/instances/66c8e41e-ac3a9029-0b85e42a-8195ee0a-92c2e62e",
+    "Status": "Success",
+}
+_COUNTS = {
+    "CountInstances": 4000,
+    "CountPatients": 40,
+    "CountSeries": 40,
+    "CountStudies": 40,
+    "TotalDiskSize": "2120000000",
+    "TotalDiskSizeMB": 2021,
+    "TotalUncompressedSize": "2120000000",
+    "TotalUncompressedSizeMB": 2021,
+}
+_SYSTEM = {
+    "ApiVersion": _API_VERSION,
+    "DicomAet": "ANOR",
+    "DicomPort": 4242,
+    "HttpPort": 8042,
+    "Name": "Anor",
+    "Version": _ORTHANC_VERSION,
+}
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/instances",
+        "dicom.write",
+        "Orthanc",
+        "Upload a DICOM file",
+        "The body is the file, whatever its Content-Type; gzip is taken with Content-Encoding. "
+        "`AlreadyStored` is the answer for a file that is stored, and for other bytes under a stored SOP Instance UID.",
+        upload,
+        (Answer(200, "Stored, or stored already.", (Content("application/json", _UPLOADED),)),),
+        (Parameter("Content-Encoding", "header", "`gzip` for a compressed body", "gzip"),),
+        (Content(DICOM, "(the bytes of a DICOM file)"),),
+        (BadDicom, BadRequest, TooLarge, UnsupportedMediaType, Unavailable),
+        orthanc=True,
+    ),
+    Operation(
+        "GET",
+        "/statistics",
+        "system.read",
+        "Orthanc",
+        "Count resources and bytes",
+        "Resources at each level and the size of all stored files.",
+        statistics,
+        (Answer(200, "Counts.", (Content("application/json", _COUNTS),)),),
+        errors=(Unavailable,),
+        orthanc=True,
+    ),
+    Operation(
+        "GET",
+        "/system",
+        "system.read",
+        "Orthanc",
+        "Identify the server",
+        "Name, ports and the version of Orthanc's REST API that is followed.",
+        system,
+        (Answer(200, "The server.", (Content("application/json", _SYSTEM),)),),
+        orthanc=True,
+    ),
+)

@@ -1,0 +1,90 @@
+"""QIDO-RS: searches on the six resources (PS3.18 10.6)."""
+
+from api.examples import JSON_ACCEPT, STUDY_ROW, json_body
+from api.exchange import Exchange
+from api.responses import DICOM_JSON, JSON, Header, send_bytes
+from api.routing import Answer, HotHandler, Operation, Parameter
+from dicomweb import qido
+from dicomweb.errors import BadQuery, NotAcceptable, Unavailable
+from dicomweb.negotiation import parse_accept, plan_metadata
+from dicomweb.tags import Level
+from dicomweb.uids import checked_uid
+
+
+def _searcher(level: Level) -> HotHandler:
+    async def search(http: Exchange) -> None:
+        parameters = http.query()
+        accept_parameter = next((value for name, value in parameters if name == "accept"), None)
+        media_type = plan_metadata(parse_accept(http.header(b"accept"), accept_parameter))
+        study, series = http.path.get("study"), http.path.get("series")
+        if study is not None:
+            checked_uid(study, "study")
+        if series is not None:
+            checked_uid(series, "series")
+        settings = http.settings
+        limits = (settings.qido_max_limit, settings.qido_default_limit)
+        query = qido.parse(level, study, series, parameters, *limits)
+        root = http.root_url
+        found = await http.archive.search.run(http.access, query, root)
+        headers = [_warning(root, text) for text in query.warnings]
+        if found.more and (query.limit >= limits[0] or all(name != "limit" for name, _ in parameters)):
+            headers.append(_warning(root, qido.MORE_RESULTS))
+        if not found.rows:
+            await send_bytes(http, 204, headers)
+            return
+        headers.append(DICOM_JSON if media_type == "application/dicom+json" else JSON)
+        await send_bytes(http, 200, headers, b"[" + b",".join(found.rows) + b"]")
+
+    search.__name__ = f"search_{level}"
+    return search
+
+
+def _warning(root: str, text: str) -> Header:
+    """A Warning header, code 299 (PS3.18 8.3.4); texts that repeat a parameter hold no line ends (`qido` sees to it)."""
+    return (b"warning", qido.warning_header(root, text).encode("latin-1", "replace"))
+
+
+_DESCRIPTION = (
+    "Every attribute of the level matches, by keyword or tag, nested ones with a dot between: single values, wildcards `*` and `?`, ranges "
+    "`a-b`, UID lists separated by comma or backslash. Empty values match everything. The answer holds the attributes of PS3.18 10.6.3.3 and "
+    "those of `includefield`."
+)
+_PARAMETERS = (
+    Parameter("PatientName", "query", "any attribute of the level, by keyword or tag", "Doe*"),
+    Parameter("StudyDate", "query", "a range of dates", "20260101-20260131"),
+    Parameter(
+        "includefield", "query", "attributes to return: repeated or comma-separated; `all`", "00081030,PatientSex"
+    ),
+    Parameter("limit", "query", "number of results at most", "25"),
+    Parameter("offset", "query", "number of results to skip", "50"),
+    Parameter("fuzzymatching", "query", "`true` asks for fuzzy matching of names", "false"),
+    JSON_ACCEPT,
+)
+
+
+def _operation(path: str, level: Level, what: str) -> Operation:
+    return Operation(
+        "GET",
+        path,
+        "dicom.search",
+        "QIDO-RS",
+        f"Search for {what}",
+        _DESCRIPTION,
+        _searcher(level),
+        (
+            Answer(200, "Matches.", json_body([STUDY_ROW])),
+            Answer(204, "Nothing matches."),
+        ),
+        _PARAMETERS,
+        errors=(BadQuery, NotAcceptable, Unavailable),
+    )
+
+
+OPERATIONS = (
+    _operation("{root}/studies", Level.STUDY, "studies"),
+    _operation("{root}/series", Level.SERIES, "series in all studies"),
+    _operation("{root}/instances", Level.INSTANCE, "instances in all studies"),
+    _operation("{root}/studies/{study}/series", Level.SERIES, "series of a study"),
+    _operation("{root}/studies/{study}/instances", Level.INSTANCE, "instances of a study"),
+    _operation("{root}/studies/{study}/series/{series}/instances", Level.INSTANCE, "instances of a series"),
+)
