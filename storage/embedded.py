@@ -150,6 +150,13 @@ class EmbeddedPostgres:
             self._lock.close()
             self._lock = None
 
+    def leave(self) -> None:
+        """In a forked child: let go of what belongs to the parent, without touching the server."""
+        self._process = None
+        if self._lock is not None:
+            self._lock.close()  # the parent's descriptor keeps the lock
+            self._lock = None
+
     def __enter__(self) -> Self:
         return self.start()
 

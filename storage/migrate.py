@@ -146,17 +146,37 @@ async def migrate(
         await connection.close()
 
 
-async def pending(url: str, scripts: Scripts | None = None) -> tuple[int, int]:
-    """The database's version and the program's; raises MigrationError as `migrate` does, changes nothing."""
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a database says about itself: server version, our version in it, the one we need, its size in bytes."""
+
+    server: str
+    version: int
+    wanted: int
+    bytes: int
+
+
+async def facts(url: str, scripts: Scripts | None = None) -> ServerFacts:
+    """Ask without changing anything; raises MigrationError as `migrate` does."""
     scripts = scripts or load_scripts()
     connection = await _connect(url)
     try:
         _require_server(connection)
         done, _ = await _applied(connection)
         _require_known(scripts, done)
-        return len(done), scripts.version
+        row = await connection.fetchrow(
+            "SELECT current_setting('server_version') AS server, pg_database_size(current_database()) AS bytes"
+        )
+        assert row is not None
+        return ServerFacts(row["server"], len(done), scripts.version, row["bytes"])
     finally:
         await connection.close()
+
+
+async def pending(url: str, scripts: Scripts | None = None) -> tuple[int, int]:
+    """The database's version and the program's; raises MigrationError as `migrate` does, changes nothing."""
+    found = await facts(url, scripts)
+    return found.version, found.wanted
 
 
 async def _connect(url: str) -> Connection:

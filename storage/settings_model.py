@@ -74,6 +74,15 @@ class Settings:
     log_level: Literal["debug", "info", "warning", "error"] = field(
         default="info", metadata=_about("Server", "Least severity that is logged.")
     )
+    header_timeout: int = field(
+        default=30,
+        metadata=_about(
+            "Server",
+            "How long a connection may take to send a request's headers, and stay idle between requests.",
+            unit="seconds",
+            minimum=1,
+        ),
+    )
     shutdown_timeout: int = field(
         default=60,
         metadata=_about("Server", "How long requests in flight may take after SIGTERM.", unit="seconds", minimum=1),

@@ -1,0 +1,67 @@
+"""The flags that commands share, described by the table of settings, and how a command gets its settings."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from storage.settings import (
+    SettingError,
+    Settings,
+    find_toml,
+    load_settings,
+    table,
+    unknown_variables,
+    variable,
+)
+
+_HELP = {setting.name: setting.about.help for setting in table()}
+
+
+def _flag(name: str, *declarations: str, metavar: str | None = None) -> Any:
+    text = f"{_HELP[name]} [{variable(name)}]"
+    return typer.Option(*declarations, metavar=metavar, help=text, show_default=False)
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML file with settings (default: ANOR_CONFIG, else ./anor.toml)."),
+]
+Data = Annotated[Path | None, _flag("data", "--data", metavar="DIR")]
+Host = Annotated[str | None, _flag("host", "--host", metavar="ADDRESS")]
+HttpPort = Annotated[int | None, _flag("http_port", "--http-port", metavar="N")]
+DimsePort = Annotated[int | None, _flag("dimse_port", "--dimse-port", metavar="N")]
+Aet = Annotated[str | None, _flag("aet", "--aet", metavar="TITLE")]
+Workers = Annotated[int | None, _flag("workers", "--workers", metavar="N")]
+Insecure = Annotated[bool | None, _flag("insecure", "--insecure")]
+LogLevel = Annotated[str | None, _flag("log_level", "--log-level", metavar="LEVEL")]
+DatabaseUrl = Annotated[str | None, _flag("database_url", "--database-url", metavar="URL")]
+Objects = Annotated[str | None, _flag("objects", "--objects", metavar="PLACE")]
+
+
+def fail(message: object, status: int = 1) -> NoReturn:
+    """End the program with one line on standard error."""
+    print(f"anor: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def settings_from(config: Path | None, **flags: object) -> tuple[Settings, dict[str, str]]:
+    """Effective settings and their origins; a wrong one ends the program with status 2."""
+    try:
+        settings, origins = load_settings(flags, os.environ, find_toml(config, os.environ))
+    except SettingError as error:
+        fail(error, 2)
+    for name, meant in unknown_variables(os.environ).items():
+        print(f"anor: {name} is not a setting and is ignored; is {meant} meant?", file=sys.stderr)
+    return settings, origins
+
+
+def guarded(check: Callable[[], None]) -> None:
+    """Run a check of settings; a refusal ends the program with status 2."""
+    try:
+        check()
+    except SettingError as error:
+        fail(error, 2)

@@ -1,0 +1,277 @@
+"""The commands that serve: `anor serve`, `api`, `worker`, `dimse`."""
+
+import asyncio
+import dataclasses
+import http.client
+import ipaddress
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from api.cli_logging import configure_logging
+from api.cli_options import fail, guarded
+from api.supervisor import Part, StartError, Supervisor, raise_file_limit
+from dicomweb.errors import ArchiveError
+from storage.embedded import EmbeddedError, EmbeddedPostgres, connections_for, database_url
+from storage.settings import Settings, check_exposure
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+log = logging.getLogger("anor.serve")
+
+READY_TIMEOUT: Final = 60.0
+STATE_FILE: Final = "server.json"
+
+
+def run_all(settings: Settings) -> int:
+    """`anor serve`: the embedded database where none is given, migrations, HTTP, DIMSE and worker."""
+    begin = time.monotonic()
+    guarded(lambda: check_exposure(settings.host, insecure=settings.insecure))
+    _prepare(settings)
+    listener, settings = _bind(settings)
+    settings = _with_dimse_port(settings)
+    application = _Application(settings)
+    postgres = None
+    signal.signal(signal.SIGTERM, _interrupt)  # until the supervisor waits for signals itself
+    try:
+        if settings.database_url is None:
+            postgres = EmbeddedPostgres(
+                settings.data / "postgres",
+                connections=connections_for(settings),
+                programs=settings.postgres_bin,
+            ).start(meanwhile=application.build)
+        _migrate(database_url(settings))
+        parts = [
+            *_http_parts(application, listener, settings),
+            Part("DIMSE", lambda: _dimse(settings)),
+            Part("worker", lambda: _worker(settings)),
+        ]
+        supervisor = Supervisor(parts, postgres, (listener,), settings.shutdown_timeout)
+        return _supervise(supervisor, settings, begin)
+    except (EmbeddedError, ArchiveError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if postgres is not None:
+            postgres.stop()
+
+
+def run_api(settings: Settings) -> int:
+    """`anor api`: HTTP workers against a database that runs already."""
+    begin = time.monotonic()
+    guarded(lambda: check_exposure(settings.host, insecure=settings.insecure))
+    _prepare(settings)
+    _require_migrated(settings)
+    listener, settings = _bind(settings)
+    parts = _http_parts(_Application(settings), listener, settings)
+    return _supervise(Supervisor(parts, None, (listener,), settings.shutdown_timeout), settings, begin, alone=True)
+
+
+def run_worker(settings: Settings) -> int:
+    """`anor worker`: background work in this process."""
+    return _run_alone(settings, _worker)
+
+
+def run_dimse(settings: Settings) -> int:
+    """`anor dimse`: the DIMSE service in this process."""
+    guarded(lambda: check_exposure(settings.host, insecure=settings.insecure))
+    return _run_alone(settings, _dimse)
+
+
+def _run_alone(settings: Settings, run: Callable[[Settings], int]) -> int:
+    _prepare(settings)
+    _require_migrated(settings)
+    raise_file_limit()
+    try:
+        return run(settings)
+    except ArchiveError as error:
+        fail(error)
+
+
+def _prepare(settings: Settings) -> None:
+    configure_logging(settings.log_level)
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        fail(f"cannot make the data directory {settings.data}: {error.strerror}")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+class _Application:
+    """The ASGI application, built once before the workers are forked; the database may be starting meanwhile."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._app: FastAPI | None = None
+
+    def build(self) -> None:
+        """Import and build."""
+        if self._app is None:
+            from api.app import create_app
+
+            self._app = create_app(self._settings)
+
+    def serve(self, listener: socket.socket) -> int:
+        """One worker, in a child process."""
+        from api.server import serve_http
+
+        self.build()
+        assert self._app is not None
+        return serve_http(self._app, listener, self._settings)
+
+
+def _http_parts(application: _Application, listener: socket.socket, settings: Settings) -> list[Part]:
+    application.build()
+    import api.server  # noqa: F401 - imported before the fork, once for all workers
+
+    return [
+        Part(f"HTTP worker {n + 1}", lambda: application.serve(listener), listens=True) for n in range(settings.workers)
+    ]
+
+
+def _bind(settings: Settings) -> tuple[socket.socket, Settings]:
+    from api.server import ListenError, listen
+
+    try:
+        listener = listen(settings.host, settings.http_port)
+    except ListenError as error:
+        fail(error)
+    return listener, dataclasses.replace(settings, http_port=listener.getsockname()[1])
+
+
+def _with_dimse_port(settings: Settings) -> Settings:
+    """A port that is taken is said at once; 0 becomes a free one."""
+    from api.server import ListenError, listen
+
+    try:
+        probe = listen(settings.host, settings.dimse_port)
+    except ListenError as error:
+        fail(error)
+    with probe:
+        return dataclasses.replace(settings, dimse_port=probe.getsockname()[1])
+
+
+def _migrate(url: str) -> None:
+    from storage.migrate import MigrationError, migrate
+
+    try:
+        asyncio.run(migrate(url, report=log.info))
+    except MigrationError as error:
+        fail(error)
+
+
+def _require_migrated(settings: Settings) -> None:
+    from storage.migrate import MigrationError, pending
+
+    try:
+        have, want = asyncio.run(pending(database_url(settings)))
+    except (MigrationError, EmbeddedError) as error:
+        fail(error)
+    if have != want:
+        fail(f"the database is at version {have}, this program needs {want}: run `anor migrate` first")
+
+
+def _dimse(settings: Settings) -> int:
+    from dimse_bridge.scp import serve
+
+    serve(settings)
+    return 0
+
+
+def _worker(settings: Settings) -> int:
+    import uvloop
+
+    from storage.archive import open_archive
+    from storage.worker import run_worker as work
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        archive = await open_archive(settings)
+        try:
+            await work(archive, stop)
+        finally:
+            await archive.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    return 0
+
+
+def _supervise(supervisor: Supervisor, settings: Settings, begin: float, *, alone: bool = False) -> int:
+    """Start, announce, look after, stop; the exit status."""
+    state = settings.data / STATE_FILE
+    status = 0
+    supervisor.start()
+    try:
+        if supervisor.await_ready(lambda: _answers(settings), READY_TIMEOUT):
+            _announce(settings, state, time.monotonic() - begin, alone=alone)
+            supervisor.run()
+    except StartError as error:
+        print(f"anor: {error}", file=sys.stderr)
+        status = 1
+    finally:
+        state.unlink(missing_ok=True)
+        stopped = supervisor.stop()
+    return status if stopped else 1
+
+
+def _answers(settings: Settings) -> bool:
+    connection = http.client.HTTPConnection(_reachable(settings.host), settings.http_port, timeout=10)
+    try:
+        connection.request("GET", "/readyz", headers={"Connection": "close"})
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _reachable(host: str) -> str:
+    """An address to connect to, for one that may mean all interfaces."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "::1"
+    return host
+
+
+def _announce(settings: Settings, state: Path, seconds: float, *, alone: bool) -> None:
+    host = _reachable(settings.host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}"
+    said = {
+        "pid": os.getpid(),
+        "url": f"{url}/",
+        "dimse_port": 0 if alone else settings.dimse_port,
+        "aet": settings.aet,
+    }
+    temporary = state.with_suffix(".tmp")
+    temporary.write_text(json.dumps(said), "utf-8")
+    temporary.replace(state)
+    lines = [
+        f"Anor {version('anor')} is ready after {seconds:.1f} s; data in {settings.data}",
+        f"  start page  {url}/",
+        f"  DICOMweb    {url}{settings.dicomweb_root}",
+        f"  API         {url}/docs",
+    ]
+    if not alone:
+        lines.append(f"  DIMSE       {settings.aet} at {host} port {settings.dimse_port}")
+    if settings.insecure:
+        lines.append(f"  WARNING     everyone who reaches {settings.host} can read and delete every study (--insecure)")
+    print("\n".join(lines), flush=True)

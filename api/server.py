@@ -1,0 +1,90 @@
+"""HTTP: one listening socket that several granian workers share, each a process with one event loop.
+
+The supervisor binds the socket once. So a port that is taken is an error at start (SO_REUSEPORT, granian's own way,
+would silently share it with a second archive), a free port can be asked for (0), connections that wait survive the
+death of a worker, and an idle worker takes the next connection.
+"""
+
+import asyncio
+import signal
+import socket
+from typing import Final
+
+import uvloop
+from fastapi import FastAPI
+from granian._granian import SocketHolder
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from storage.settings import Settings
+
+BACKLOG: Final = 2048
+CONNECTIONS: Final = 4096  # per worker; those above wait in the backlog
+READ_BUFFER: Final = 1 << 20  # what one `receive` of a large body brings at most
+
+
+class ListenError(Exception):
+    """The address cannot be listened on; the message says why."""
+
+
+class _Server(Server):
+    """A granian worker inside this process, on a socket that exists already."""
+
+    def __init__(self, app: FastAPI, listener: socket.socket, settings: Settings) -> None:
+        super().__init__(
+            app,
+            interface=Interfaces.ASGI,
+            http=HTTPModes.http1,
+            websockets=False,
+            backlog=BACKLOG,
+            backpressure=CONNECTIONS,
+            http1_settings=HTTP1Settings(
+                # Also how long an idle connection is kept.
+                header_read_timeout=settings.header_timeout * 1000,
+                max_buffer_size=READ_BUFFER,
+            ),
+            log_level=LogLevels.error,
+        )
+        self._listener = listener
+
+    def _init_shared_socket(self) -> None:
+        self._ssp = None
+        # The holder owns the descriptor from here on and closes it when the worker stops accepting.
+        # (granian's stub does not know the arguments.)
+        holder = SocketHolder(self._listener.detach(), False, BACKLOG)  # type: ignore[call-arg]
+        self._shd = holder  # type: ignore[assignment]
+        self._sfd = holder.get_fd()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind and listen; port 0 takes a free one. Raises ListenError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def serve_http(app: FastAPI, listener: socket.socket, settings: Settings) -> int:
+    """Serve until SIGTERM, then finish the requests in flight; returns the exit status of the process."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(app, listener, settings))
+
+
+async def _serve(app: FastAPI, listener: socket.socket, settings: Settings) -> int:
+    server = _Server(app, listener, settings)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    await server.serve()
+    return 1 if server.interrupt_children else 0  # the application could not start
