@@ -1,0 +1,139 @@
+"""What a series repeats: raw elements -> finished JSON, and whole runs of them -> finished JSON and deflate.
+
+A series repeats nearly all its elements byte for byte. An element that has been seen costs one dictionary lookup; elements that keep
+coming together become a run, which costs one comparison and brings its compressed form along. Nothing here changes what a scan
+yields, except that the compressed metadata may be put together from other pieces (it inflates to the same text).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from dicomweb.charset import Codecs
+from dicomweb.deflate import deflate
+from dicomweb.dictionary import Need, State
+
+# Elements larger than this are not kept: what is that large is hardly ever the same twice.
+MAX_RAW: Final = 16384
+_RUN_LEVEL = 9
+_RUNS_PER_ELEMENT = 4
+
+
+class Entry:
+    """One element: `raw` header and value, `text` the JSON member, `count` elements including nested ones.
+
+    `needs` are facts about the data set that the text rests on, `sets` what the element tells about those after it.
+    """
+
+    __slots__ = ("count", "key", "needs", "raw", "runs", "sets", "tag", "text")
+
+    def __init__(
+        self, raw: bytes, tag: int, key: str, text: bytes, count: int, needs: tuple[Need, ...], sets: State | None
+    ) -> None:
+        self.raw = raw
+        self.tag = tag
+        self.key = key
+        self.text = text
+        self.count = count
+        self.needs = needs
+        self.sets = sets
+        self.runs: list[Run] = []
+
+
+class Run:
+    """Several consecutive elements as one."""
+
+    __slots__ = ("_pieces", "count", "elements", "last", "needs", "raw", "sets", "size", "text")
+
+    def __init__(self, raw: bytes, entries: Sequence[Entry]) -> None:
+        self.raw = raw
+        self.size = len(raw)
+        self.elements = {entry.key: entry.text for entry in entries if entry.text}
+        self.text = b",".join(self.elements.values())
+        self.last = entries[-1].tag
+        self.count = sum(entry.count for entry in entries)
+        self.sets: State = {}
+        needs: dict[int, str | int | None] = {}
+        for entry in entries:
+            for key, value in entry.needs:
+                if key not in self.sets:
+                    needs[key] = value
+            if entry.sets:
+                self.sets.update(entry.sets)
+        self.needs: tuple[Need, ...] = tuple(needs.items())
+        self._pieces: dict[bytes, tuple[bytes, bytes]] = {}
+
+    def piece(self, lead: bytes) -> tuple[bytes, bytes]:
+        """(`lead` + text, the same deflated and flushed); `lead` is "{" or ","."""
+        known = self._pieces.get(lead)
+        if known is None:
+            text = lead + self.text
+            known = self._pieces[lead] = (text, deflate(text, _RUN_LEVEL).data)
+        return known
+
+
+class Context:
+    """The memo of one coding and character set."""
+
+    __slots__ = ("_limit", "_old", "_old_noted", "_size", "known", "noted")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self.known: dict[bytes, Entry] = {}
+        self.noted: set[int] = set()
+        self._old: dict[bytes, Entry] = {}
+        self._old_noted: set[int] = set()
+
+    def recall(self, raw: bytes) -> Entry | None:
+        """An entry that `known` lost to the change of generations."""
+        entry = self._old.get(raw)
+        if entry is not None:
+            self.keep(raw, entry)
+        return entry
+
+    def keep(self, key: bytes, entry: Entry) -> None:
+        """Remember. Two generations bound what is held: `limit` bytes of raw elements and about twice that of text."""
+        if self._size > self._limit:
+            self._old, self.known, self._size = self.known, {}, 0
+            self._old_noted, self.noted = self.noted, set()
+        self.known[key] = entry
+        self._size += len(entry.raw) + 400
+
+    def offer(self, raw: bytes, entries: list[Entry]) -> None:
+        """Elements that were all known and came one after the other; the second time they become a run."""
+        mark = hash(raw)
+        if mark not in self.noted and mark not in self._old_noted:
+            self.noted.add(mark)
+            return
+        runs = entries[0].runs
+        if all(run.raw != raw for run in runs):
+            runs.insert(0, Run(raw, entries))
+            self._size += 4 * len(raw)
+            del runs[_RUNS_PER_ELEMENT:]
+            runs.sort(key=lambda run: -run.size)
+
+
+class Memo:
+    """Shared by any number of scans with the same limits, from any thread: entries are complete when they are put in.
+
+    `limit` is about the bytes of raw elements held for each coding and character set; the whole is bounded by three times that.
+    """
+
+    __slots__ = ("_contexts", "_key", "_limit")
+
+    def __init__(self, limit: int = 4 << 20) -> None:
+        self._limit = limit
+        self._key: object = None
+        self._contexts: dict[tuple[bool, Codecs], Context] = {}
+
+    def context(self, explicit: bool, codecs: Codecs, key: object) -> Context:
+        """The memo for a coding and character set. Another `key` (the limits that fragments depend on) starts afresh."""
+        if key != self._key:
+            self._key = key
+            self._contexts = {}
+        context = self._contexts.get((explicit, codecs))
+        if context is None:
+            if len(self._contexts) >= 16:
+                self._contexts = {}
+            context = self._contexts[explicit, codecs] = Context(self._limit)
+        return context

@@ -1,0 +1,65 @@
+"""File meta information (PS3.10 7.1): the preamble and group 0002."""
+
+from dataclasses import dataclass
+from struct import Struct
+
+from dicomweb.errors import BadDicom
+from dicomweb.structure import Buffer, refuse
+from dicomweb.uids import is_uid
+from dicomweb.values import LONG_VRS, SHORT_VRS
+
+_U32 = Struct("<I").unpack_from
+_U16 = Struct("<H").unpack_from
+_START = 132
+_WANTED = {b"\x02\x00": "sop_class", b"\x03\x00": "sop_uid", b"\x10\x00": "transfer_syntax"}
+
+
+@dataclass(frozen=True, slots=True)
+class FileMeta:
+    """`size` is the offset of the first byte of the data set; UIDs that are absent are ""."""
+
+    transfer_syntax: str
+    sop_class: str
+    sop_uid: str
+    size: int
+    warnings: tuple[str, ...]
+
+
+def read_file_meta(buffer: Buffer) -> FileMeta:
+    """Group 0002. A group length that is absent or wrong is tolerated with a warning: the group ends where another one begins.
+
+    Raises BadDicom without preamble and "DICM", when an element does not fit, or when the transfer syntax is missing.
+    """
+    end = len(buffer)
+    if end < _START + 8 or buffer[128:132] != b"DICM":
+        raise BadDicom("not a DICOM file: no preamble and DICM prefix")
+    found: dict[str, str] = {}
+    pos, last, declared = _START, -1, -1
+    while pos < end and buffer[pos : pos + 2] == b"\x02\x00":
+        if pos + 8 > end:
+            raise BadDicom("the file meta information is cut")
+        element = _U16(buffer, pos + 2)[0]
+        tag = 0x00020000 | element
+        if element <= last:
+            refuse(tag, pos, "tags are not in ascending order")
+        last = element
+        vr = bytes(buffer[pos + 4 : pos + 6]).decode("latin-1")
+        if vr in SHORT_VRS:
+            start, length = pos + 8, _U16(buffer, pos + 6)[0]
+        elif vr in LONG_VRS and vr != "SQ" and pos + 12 <= end:
+            start, length = pos + 12, _U32(buffer, pos + 8)[0]
+        else:
+            refuse(tag, pos, "unknown VR in the file meta information")
+        if length > end - start:
+            refuse(tag, pos, "the value ends past the end of the file: the file is cut or a length is wrong")
+        raw = bytes(buffer[start : start + length]) if length <= 128 else b""
+        if element == 0 and vr == "UL" and length == 4:
+            declared = start + 4 + _U32(raw)[0]
+        elif name := _WANTED.get(bytes(buffer[pos + 2 : pos + 4])):
+            found[name] = raw.decode("latin-1").rstrip(" \0").strip()
+        pos = start + length
+    syntax = found.get("transfer_syntax", "")
+    if not is_uid(syntax):
+        raise BadDicom("the file meta information names no valid transfer syntax", attribute="TransferSyntaxUID")
+    warnings = () if declared == pos else ("the group length of the file meta information is wrong or missing",)
+    return FileMeta(syntax, found.get("sop_class", ""), found.get("sop_uid", ""), pos, warnings)
