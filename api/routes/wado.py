@@ -1,0 +1,216 @@
+"""WADO-RS: metadata and instances of studies, series and instances (PS3.18 10.4.1.1)."""
+
+import zlib
+from collections.abc import AsyncIterator, Sequence
+
+from api.examples import DICOM, JSON_ACCEPT, MULTIPART_DICOM, STUDY_ROW, json_body
+from api.exchange import Exchange
+from api.responses import (
+    CACHE_REVALIDATE,
+    Header,
+    cache_control,
+    etag_matches,
+    send_bytes,
+    send_not_modified,
+    send_stream,
+)
+from api.routing import Answer, Content, HotHandler, Operation, Parameter
+from dicomweb.errors import BadRequest, NotAcceptable, NotFound, Unavailable
+from dicomweb.multipart import Writer, content_length, part_headers
+from dicomweb.negotiation import RetrievePlan, parse_accept, plan_instances, plan_metadata
+from dicomweb.uids import checked_uid
+from storage.retrieve import Instance
+
+ACCEPT_INSTANCES = Parameter(
+    "Accept", "header", "multipart/related; type=application/dicom, or application/dicom", MULTIPART_DICOM
+)
+IF_NONE_MATCH = Parameter("If-None-Match", "header", "an ETag of an earlier answer", '"4f1c"')
+_VERSION_PARAMETER = Parameter("v", "query", "version of the bytes, for immutable caching", "4f1c2a9be07d3388")
+# Below this a single instance is read at once; above, it is streamed.
+WHOLE = 1 << 20
+
+
+def uids_of(http: Exchange) -> tuple[str, str | None, str | None]:
+    """Study, series and SOP Instance UID of the path, checked."""
+    path = http.path
+    series, sop = path.get("series"), path.get("instance")
+    return (
+        checked_uid(path["study"], "study"),
+        None if series is None else checked_uid(series, "series"),
+        None if sop is None else checked_uid(sop, "instance"),
+    )
+
+
+async def metadata(http: Exchange) -> None:
+    """The stored DICOM JSON, joined; for clients that take gzip without compressing anything."""
+    study, series, sop = uids_of(http)
+    media_type = plan_metadata(parse_accept(http.header(b"accept"), http.query_value("accept")))
+    gzip = accepts_gzip(http.header(b"accept-encoding"))
+    retrieve = http.archive.retrieve
+    condition = http.header(b"if-none-match")
+    if condition is not None:
+        tag = _metadata_etag(await retrieve.version(http.access, study, series, sop), gzip)
+        if etag_matches(condition, tag.decode()):
+            await send_not_modified(http, [(b"etag", tag), CACHE_REVALIDATE])
+            return
+    found = await retrieve.metadata(http.access, study, series, sop, gzip=gzip)
+    headers: list[Header] = [
+        (b"content-type", media_type.encode()),
+        (b"etag", _metadata_etag(found.version, gzip)),
+        (b"vary", b"Accept, Accept-Encoding"),
+        CACHE_REVALIDATE,
+    ]
+    if gzip:
+        headers.append((b"content-encoding", b"gzip"))
+    if found.body is not None:
+        await send_bytes(http, 200, headers, found.body)
+    else:
+        assert found.stream is not None
+        await send_stream(http, 200, headers, None, found.stream)
+
+
+def _metadata_etag(version: int, gzip: bool) -> bytes:
+    return b'"%x%s"' % (version, b"g" if gzip else b"")
+
+
+def accepts_gzip(header: str | None) -> bool:
+    """Whether Accept-Encoding takes gzip (RFC 9110 12.5.3)."""
+    if header is None:
+        return False
+    for item in header.lower().split(","):
+        coding, _, weight = item.partition(";")
+        if coding.strip() in ("gzip", "*", "x-gzip"):
+            return weight.replace(" ", "").removeprefix("q=").rstrip("0.") != "" if weight else True
+    return False
+
+
+async def retrieve_instances(http: Exchange) -> None:
+    """The files of a study or series, or one file."""
+    study, series, sop = uids_of(http)
+    ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
+    if sop is not None:
+        instance = await http.archive.retrieve.instance(http.access, study, series, sop)
+        plan = plan_instances(ranges, instance.transfer_syntax, single=True)
+        await _send_files(http, [instance], [plan], instance.version)
+        return
+    version, instances = await http.archive.retrieve.instances(http.access, study, series)
+    plans = {i.transfer_syntax: plan_instances(ranges, i.transfer_syntax) for i in instances}
+    await _send_files(http, instances, [plans[i.transfer_syntax] for i in instances], f"{version:x}")
+
+
+async def _send_files(
+    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], version: str
+) -> None:
+    signature = zlib.crc32(";".join(f"{p.multipart}{p.part_type}" for p in plans).encode())
+    tag = f'"{version}-{signature:08x}"'
+    cache = cache_control(http.query_value("v"), version) if len(instances) == 1 else CACHE_REVALIDATE
+    headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
+    if etag_matches(http.header(b"if-none-match"), tag):
+        await send_not_modified(http, headers)
+        return
+    retrieve = http.archive.retrieve
+    if not plans[0].multipart:
+        headers.append((b"content-type", plans[0].part_type.encode()))
+        instance = instances[0]
+        if plans[0].reencode != "none":
+            await send_stream(http, 200, headers, None, retrieve.as_explicit(instance))
+        elif instance.size <= WHOLE:
+            await send_bytes(http, 200, headers, await retrieve.read(instance, [(0, instance.size)]))
+        else:
+            await send_stream(http, 200, headers, instance.size, retrieve.file(instance))
+        return
+    boundary = f"anor-{version}"
+    headers.append((b"content-type", Writer(boundary).content_type(plans[0].media_type).encode()))
+    length = None
+    if all(plan.reencode == "none" for plan in plans):
+        length = content_length(boundary, ((_part(http, i, p), i.size) for i, p in zip(instances, plans, strict=True)))
+    await send_stream(http, 200, headers, length, _parts(http, instances, plans, boundary))
+
+
+def _part(http: Exchange, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str, str], ...]:
+    location = f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+    return part_headers(plan.media_type, plan.transfer_syntax, location)
+
+
+async def _parts(
+    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], boundary: str
+) -> AsyncIterator[bytes]:
+    """The multipart body. Files that leave as stored are read ahead; a rewritten one is made when its turn comes."""
+    writer = Writer(boundary)
+    retrieve = http.archive.retrieve
+    plan_of = dict(zip((i.sop for i in instances), plans, strict=True))
+    as_stored = [i for i in instances if plan_of[i.sop].reencode == "none"]
+    files = retrieve.files(as_stored)
+    try:
+        for instance in instances:
+            yield writer.part_head(_part(http, instance, plan_of[instance.sop]))
+            if plan_of[instance.sop].reencode != "none":
+                async for chunk in retrieve.as_explicit(instance):
+                    yield chunk
+                continue
+            _, body = await anext(files)
+            if isinstance(body, bytes):
+                yield body
+            else:
+                async for chunk in body:
+                    yield chunk
+        yield writer.tail()
+    finally:
+        await files.aclose()  # type: ignore[attr-defined]  # an async generator: its read-ahead must end with the answer
+
+
+_ERRORS = (BadRequest, NotFound, NotAcceptable, Unavailable)
+_METADATA = "Metadata of "
+_METADATA_TEXT = (
+    "The DICOM JSON Model of every instance, made once at ingest. Bulk data are referenced by URIs relative to the "
+    "series. Clients that accept gzip get the stored compression."
+)
+_INSTANCES_TEXT = (
+    "The files as stored, or as Explicit VR Little Endian where they are stored in a syntax that may not leave over "
+    "the web (Implicit VR Little Endian, Explicit VR Big Endian). 406 names what is available."
+)
+_DICOM_BODY = (Content(MULTIPART_DICOM, "--anor\r\nContent-Type: application/dicom; transfer-syntax=...\r\n\r\n..."),)
+
+
+def _metadata(path: str, what: str) -> Operation:
+    return Operation(
+        "GET",
+        f"{path}/metadata",
+        "dicom.metadata",
+        "WADO-RS",
+        f"Metadata of {what}",
+        _METADATA_TEXT,
+        metadata,
+        (Answer(200, "DICOM JSON.", json_body([STUDY_ROW])), Answer(304, "Not modified.")),
+        (JSON_ACCEPT, IF_NONE_MATCH),
+        errors=_ERRORS,
+    )
+
+
+def _instances(path: str, what: str, handler: HotHandler, *, single: bool = False) -> Operation:
+    bodies = (*_DICOM_BODY, Content(DICOM, "(the bytes of a DICOM file)")) if single else _DICOM_BODY
+    return Operation(
+        "GET",
+        path,
+        "dicom.read",
+        "WADO-RS",
+        f"Retrieve {what}",
+        _INSTANCES_TEXT,
+        handler,
+        (Answer(200, "DICOM files.", bodies), Answer(304, "Not modified.")),
+        (ACCEPT_INSTANCES, IF_NONE_MATCH, *((_VERSION_PARAMETER,) if single else ())),
+        errors=_ERRORS,
+    )
+
+
+_STUDY = "{root}/studies/{study}"
+_SERIES = _STUDY + "/series/{series}"
+_INSTANCE = _SERIES + "/instances/{instance}"
+OPERATIONS = (
+    _metadata(_STUDY, "a study"),
+    _metadata(_SERIES, "a series"),
+    _metadata(_INSTANCE, "an instance"),
+    _instances(_STUDY, "a study", retrieve_instances),
+    _instances(_SERIES, "a series", retrieve_instances),
+    _instances(_INSTANCE, "an instance", retrieve_instances, single=True),
+)

@@ -1,0 +1,114 @@
+"""Domain errors, mapped to HTTP in `api/errors.py` and to DIMSE in `dimse_bridge/status.py`.
+
+A message says what was wrong and names the attribute or parameter; it never repeats patient data.
+"""
+
+from typing import ClassVar
+
+
+class ArchiveError(Exception):
+    """Root of the tree. `failure_reason` is a PS3.4/PS3.18 status code (for example 0xC000) where one applies."""
+
+    slug: ClassVar[str] = "error"
+    default_reason: ClassVar[int | None] = None
+
+    def __init__(self, message: str, *, attribute: str | None = None, failure_reason: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.attribute = attribute
+        self.failure_reason = self.default_reason if failure_reason is None else failure_reason
+
+
+class NotFound(ArchiveError):
+    """The addressed resource does not exist, or the caller may not see it."""
+
+    slug = "not-found"
+
+
+class ObjectMissing(NotFound):
+    """An index row points at an object that the store does not have."""
+
+    slug = "object-missing"
+
+
+class BadRequest(ArchiveError):
+    """The message itself is malformed: multipart framing, header syntax, body length."""
+
+    slug = "bad-request"
+
+
+class BadQuery(BadRequest):
+    """A query parameter is unknown, malformed or out of range."""
+
+    slug = "bad-query"
+
+
+class BadDicom(ArchiveError):
+    """The bytes are not a DICOM file that can be stored (PS3.4 GG: 0xC000, cannot understand)."""
+
+    slug = "bad-dicom"
+    default_reason = 0xC000
+
+
+class IdentityMismatch(ArchiveError):
+    """The dataset's UIDs differ from where it was sent to, or from what is stored (0xA900)."""
+
+    slug = "identity-mismatch"
+    default_reason = 0xA900
+
+
+class Conflict(ArchiveError):
+    """The SOP Instance UID is stored already with other bytes (0x0111)."""
+
+    slug = "conflict"
+    default_reason = 0x0111
+
+
+class NotAcceptable(ArchiveError):
+    """Nothing that the client accepts can be served; the message names what is available."""
+
+    slug = "not-acceptable"
+
+
+class UnsupportedMediaType(ArchiveError):
+    """The request body is of a type that this resource does not take."""
+
+    slug = "unsupported-media-type"
+
+
+class RangeNotSatisfiable(ArchiveError):
+    """The Range header lies outside the representation; `size` is its length in bytes."""
+
+    slug = "range-not-satisfiable"
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message)
+        self.size = size
+
+
+class TooLarge(ArchiveError):
+    """A limit was exceeded: bytes, parts, elements, depth, frames (0xA700, out of resources)."""
+
+    slug = "too-large"
+    default_reason = 0xA700
+
+
+class Forbidden(ArchiveError):
+    """The caller lacks the scope that the operation declares (0x0124, not authorised)."""
+
+    slug = "forbidden"
+    default_reason = 0x0124
+
+
+class Unavailable(ArchiveError):
+    """The database or the object store is down, slow or full; a retry may succeed (0xA700)."""
+
+    slug = "unavailable"
+    default_reason = 0xA700
+
+
+class CorruptObject(ArchiveError):
+    """Stored bytes differ from what the index says; nothing of them is served."""
+
+    slug = "corrupt-object"
+    default_reason = 0x0110

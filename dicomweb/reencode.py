@@ -1,0 +1,62 @@
+"""Native syntaxes as Explicit VR Little Endian, the only one of them that may leave over the web (PS3.18 8.7.3).
+
+Only the header goes through pydicom; pixel data are passed on, or byte-swapped piece by piece. Every function takes
+bytes that the scanner accepted before, so that nesting and lengths are known to be sane.
+"""
+
+import struct
+import zlib
+from array import array
+from io import BytesIO
+
+from pydicom import dcmread
+from pydicom.filewriter import dcmwrite
+from pydicom.uid import ExplicitVRLittleEndian
+
+_SWAP_TYPE = {2: "H", 4: "I", 8: "Q"}
+_PIXEL_HEAD = struct.Struct("<HH2sHL")
+
+
+def header_as_explicit(head: bytes) -> bytes:
+    """A Part 10 file that ends before its pixel data (or has none), rewritten as Explicit VR Little Endian."""
+    dataset = dcmread(BytesIO(head))
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    out = BytesIO()
+    dcmwrite(out, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    return out.getvalue()
+
+
+def pixel_head(vr: str, length: int) -> bytes:
+    """The header of a native (7FE0,0010) element; `length` is even."""
+    return _PIXEL_HEAD.pack(0x7FE0, 0x0010, vr.encode(), 0, length)
+
+
+def word_size(vr: str) -> int:
+    """How many bytes of a big endian value are swapped together (PS3.5 7.3): 1 when none are."""
+    return 1 if vr == "OB" else {"OF": 4, "OL": 4, "OD": 8, "OV": 8}.get(vr, 2)
+
+
+def swapped(data: bytes, word: int) -> bytes:
+    """`data` with the bytes of each word reversed; its length is a multiple of `word`."""
+    if word == 1:
+        return data
+    words = array(_SWAP_TYPE[word], data)
+    words.byteswap()
+    return words.tobytes()
+
+
+class Inflater:
+    """A deflated dataset (PS3.5 A.5) inflated piece by piece."""
+
+    def __init__(self, piece: int = 1 << 20) -> None:
+        self._inflater = zlib.decompressobj(-15)
+        self._piece = piece
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """What `chunk` inflates to; the caller keeps chunks small (the scanner has bounded the ratio)."""
+        pieces = []
+        data = self._inflater.decompress(chunk, self._piece)
+        while data:
+            pieces.append(data)
+            data = self._inflater.decompress(self._inflater.unconsumed_tail, self._piece)
+        return pieces

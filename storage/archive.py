@@ -1,0 +1,93 @@
+"""The archive as one value: settings, database, objects, and the services that every front-end shares."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from storage.access import Access
+from storage.db import Database
+from storage.embedded import attach
+from storage.ingest import IngestService
+from storage.lifecycle import LifecycleService
+from storage.objects import ObjectStore, open_store
+from storage.retrieve import RetrieveService
+from storage.search import SearchService
+from storage.settings import Settings
+from storage.spool import Spool
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Totals of one tenant; `bytes` as stored, before compression by the store."""
+
+    patients: int
+    studies: int
+    series: int
+    instances: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An open archive. Cheap to pass around; close it once."""
+
+    settings: Settings
+    db: Database
+    objects: ObjectStore
+    ingest: IngestService
+    search: SearchService
+    retrieve: RetrieveService
+    lifecycle: LifecycleService
+
+    def new_spool(self) -> Spool:
+        """Where the bytes of one incoming instance go."""
+        settings = self.settings
+        return Spool(self.objects.spool_dir, memory_limit=settings.spool_memory, max_size=settings.max_instance)
+
+    async def statistics(self, access: Access) -> Statistics:
+        """Totals, from counts that the index keeps."""
+        access.require("system.read")
+        row = await self.db.fetch_row("statistics", access.tenant)
+        assert row is not None
+        return Statistics(**dict(row))
+
+    async def check(self) -> None:
+        """Raise Unavailable unless database and object store take writes."""
+        await self.db.fetch_value("ready")
+        await self.objects.check()
+
+    def counters(self) -> dict[str, float]:
+        """Totals of this process for the metrics, by name."""
+        counters = self.ingest.counters
+        found = {f"ingest_{name.replace('-', '_')}": float(n) for name, n in counters.outcomes.items()}
+        found |= {
+            f"scan_fallback_{name.replace(' ', '_').replace('-', '_')}": float(n)
+            for name, n in counters.fallbacks.items()
+        }
+        found["ingest_bytes"] = float(counters.bytes)
+        found["database_statements"] = float(self.db.statements)
+        return found
+
+    async def close(self) -> None:
+        """Close connections; requests in flight fail."""
+        await self.db.close()
+        await self.objects.close()
+
+
+async def open_archive(settings: Settings) -> Archive:
+    """Connect to the database and the object store that the settings name. Raises Unavailable."""
+    db = await Database.open(
+        settings.database_url or attach(settings.data / "postgres"),
+        size=settings.database_pool,
+        statement_cache=settings.database_statement_cache,
+        limit=settings.database_timeout,
+    )
+    objects = open_store(settings)
+    return Archive(
+        settings=settings,
+        db=db,
+        objects=objects,
+        ingest=IngestService(settings, db, objects),
+        search=SearchService(db, objects),
+        retrieve=RetrieveService(settings, db, objects),
+        lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
+    )

@@ -1,0 +1,72 @@
+"""Group commit: items that wait together are flushed together, one flush at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batcher(Generic[T, R]):
+    """Collects items from many tasks and hands them to `flush` in groups.
+
+    While one flush runs, later items wait; an item alone is flushed at once, so that an idle archive adds no delay.
+    Items with the same `key` never share a group. `flush` answers one result per item, an exception among them is
+    raised to that item's caller only.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[Sequence[T]], Awaitable[Sequence[R | BaseException]]],
+        *,
+        limit: int,
+        key: Callable[[T], Hashable],
+    ) -> None:
+        self._flush = flush
+        self._limit = limit
+        self._key = key
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._runner: asyncio.Task[None] | None = None
+
+    async def submit(self, item: T) -> R:
+        """Wait until `item` was flushed. A cancelled caller does not stop the flush."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return await future
+
+    def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
+        taken: list[tuple[T, asyncio.Future[R]]] = []
+        left: list[tuple[T, asyncio.Future[R]]] = []
+        keys: set[Hashable] = set()
+        for entry in self._waiting:
+            key = self._key(entry[0])
+            if len(taken) < self._limit and key not in keys:
+                keys.add(key)
+                taken.append(entry)
+            else:
+                left.append(entry)
+        self._waiting = left
+        return taken
+
+    async def _run(self) -> None:
+        try:
+            # One turn of the loop, so that what became ready together is flushed together.
+            await asyncio.sleep(0)
+            while self._waiting:
+                group = self._take()
+                try:
+                    results = await self._flush([item for item, _ in group])
+                except BaseException as error:  # noqa: BLE001 - the error belongs to the callers, who wait for exactly this
+                    results = [error] * len(group)
+                for (_, future), result in zip(group, results, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(result, BaseException):
+                        future.set_exception(result)
+                    else:
+                        future.set_result(result)
+        finally:
+            self._runner = None

@@ -1,0 +1,154 @@
+"""PostgreSQL: the pool, named SQL, and the one place where driver errors become ArchiveError."""
+
+import asyncio
+import functools
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+
+from dicomweb.errors import ArchiveError, Unavailable
+
+log = logging.getLogger(__name__)
+
+SQL_ROOT = Path(__file__).parent / "sql"
+_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+# Deadlock and serialization failure: the transaction did not happen, so it may simply be run again.
+_RETRYABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_MAX_TRIES = 5
+
+Record = asyncpg.Record
+T = TypeVar("T")
+
+
+@functools.cache
+def named_queries() -> dict[str, str]:
+    """Every statement of sql/queries/*.sql by the name on its `-- name:` line."""
+    queries: dict[str, str] = {}
+    for path in sorted((SQL_ROOT / "queries").glob("*.sql")):
+        parts = _NAME.split(path.read_text(encoding="utf-8"))
+        for name, text in zip(parts[1::2], parts[2::2], strict=True):
+            if name in queries:
+                raise ValueError(f"the query {name} is defined twice")
+            queries[name] = text.strip().rstrip(";")
+    return queries
+
+
+class ConnectionLost(Unavailable):
+    """The connection broke while a statement ran: whether it was committed is unknown."""
+
+
+def _translated(error: Exception) -> ArchiveError:
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return Unavailable("the database did not answer in time")
+    if isinstance(error, asyncpg.DiskFullError):
+        return Unavailable("the database's disk is full")
+    if isinstance(error, asyncpg.PostgresError) and not isinstance(
+        error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
+    ):
+        # The server's text may hold values of patient data: only the SQLSTATE leaves this module.
+        log.error("database error %s", error.sqlstate)
+        return Unavailable(f"the database refused the statement (SQLSTATE {error.sqlstate})")
+    return ConnectionLost("the database is not reachable")
+
+
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+
+class Database:
+    """A pool of connections.
+
+    All statements are autocommit and survive a pooler in transaction mode (with statement_cache=0).
+    """
+
+    def __init__(self, pool: asyncpg.Pool, limit: float) -> None:
+        self._pool = pool
+        self._timeout = limit
+        self._queries = named_queries()
+        self.statements = 0  # how many statements ran: tests count them per endpoint
+
+    @classmethod
+    async def open(cls, dsn: str, *, size: int = 8, statement_cache: int = 1024, limit: float = 30.0) -> "Database":
+        """Connect; `limit` seconds for each later statement. Raises Unavailable when the server does not answer."""
+        try:
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=size,
+                timeout=10,
+                command_timeout=limit,
+                statement_cache_size=statement_cache,
+                max_inactive_connection_lifetime=600,
+                server_settings={"application_name": "anor", "idle_in_transaction_session_timeout": "30s", "jit": "off"}
+                if statement_cache
+                else None,
+            )
+        except _DRIVER_ERRORS as error:
+            raise _translated(error) from error
+        return cls(pool, limit)
+
+    async def close(self) -> None:
+        """Close every connection; those in use are waited for briefly."""
+        try:
+            async with asyncio.timeout(5):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def _run(self, call: Callable[[Any], Awaitable[T]]) -> T:
+        for attempt in range(_MAX_TRIES):
+            try:
+                async with self._pool.acquire(timeout=self._timeout) as connection:
+                    self.statements += 1
+                    return await call(connection)
+            except _RETRYABLE as error:
+                if attempt == _MAX_TRIES - 1:
+                    raise _translated(error) from error
+                await asyncio.sleep(0.005 * 2**attempt)
+            except _DRIVER_ERRORS as error:
+                raise _translated(error) from error
+        raise AssertionError("unreachable")
+
+    def text(self, name: str) -> str:
+        """The statement of that name."""
+        return self._queries[name]
+
+    async def fetch(self, name: str, *args: object) -> list[Record]:
+        """All rows of a named statement."""
+        return await self.fetch_sql(self._queries[name], *args)
+
+    async def fetch_sql(self, sql: str, *args: object) -> list[Record]:
+        """All rows of a statement that was compiled elsewhere (search.py)."""
+        rows: list[Record] = await self._run(lambda c: c.fetch(sql, *args))
+        return rows
+
+    async def fetch_row(self, name: str, *args: object) -> Record | None:
+        """The first row, or None."""
+        sql = self._queries[name]
+        row: Record | None = await self._run(lambda c: c.fetchrow(sql, *args))
+        return row
+
+    async def fetch_value(self, name: str, *args: object) -> Any:
+        """The first column of the first row, or None."""
+        row = await self.fetch_row(name, *args)
+        return None if row is None else row[0]
+
+    async def execute(self, name: str, *args: object) -> None:
+        """Run a statement for its effect."""
+        sql = self._queries[name]
+        await self._run(lambda c: c.execute(sql, *args))
+
+    @asynccontextmanager
+    async def cursor(self, sql: str, args: Sequence[object], prefetch: int) -> AsyncIterator[AsyncIterator[Record]]:
+        """Stream a large result in one read-only transaction, `prefetch` rows at a time."""
+        try:
+            async with self._pool.acquire(timeout=self._timeout) as connection, connection.transaction(readonly=True):
+                self.statements += 1
+                yield connection.cursor(sql, *args, prefetch=prefetch).__aiter__()
+        except _DRIVER_ERRORS as error:
+            raise _translated(error) from error

@@ -1,0 +1,243 @@
+"""The one place where a Query becomes SQL: `$n` parameters only, never a value in the text."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from dicomweb.errors import BadQuery
+from dicomweb.fold import fold, fold_name, trigrams_of_pattern, wildcard_to_like
+from dicomweb.query import Match, Query
+from dicomweb.tags import Level, level_of
+
+Kind = Literal["text", "folded", "date", "time", "number", "array"]
+
+_TAG = re.compile(r"[0-9A-F]{8}", re.ASCII)
+_NUMBER = re.compile(r"[-+]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][-+]?\d{1,3})?", re.ASCII)
+_NUMERIC_VRS = frozenset({"DS", "IS", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV"})
+_DEEPEST_PATH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """An attribute with a column of its own; `letter` names its trigrams in study.grams."""
+
+    sql: str
+    kind: Kind
+    letter: str = ""
+
+
+COLUMNS: dict[str, Column] = {
+    "00100020": Column("t.patient_id", "text", "i"),
+    "00100010": Column("t.name_fold", "folded", "n"),
+    "00080020": Column("t.study_date", "date"),
+    "00080030": Column("t.study_time", "time"),
+    "00080050": Column("t.accession", "text", "a"),
+    "00080090": Column("t.referring_fold", "folded", "r"),
+    "00081030": Column("t.description_fold", "folded", "d"),
+    "00200010": Column("t.study_id", "text"),
+    "0020000D": Column("t.study_uid", "text"),
+    "00080061": Column("t.modalities", "array"),
+    "00080062": Column("t.sop_classes", "array"),
+    "00080060": Column("s.modality", "text"),
+    "0020000E": Column("s.series_uid", "text"),
+    "00200011": Column("s.series_number", "number"),
+    "00080018": Column("i.sop_uid", "text"),
+    "00080016": Column("i.sop_class", "text"),
+    "00083002": Column("i.transfer_syntax", "text"),
+    "00200013": Column("i.instance_number", "number"),
+    "00280008": Column("i.number_of_frames", "number"),
+    "00280010": Column("i.rows", "number"),
+    "00280011": Column("i.columns", "number"),
+}
+PATIENT_COLUMNS: dict[str, Column] = {
+    "00100020": Column("p.patient_id", "text"),
+    "00100021": Column("p.issuer", "text"),
+    "00100010": Column("p.name_fold", "folded"),
+    "00100030": Column("p.birth_date", "date"),
+}
+
+FROM: dict[Level, str] = {
+    Level.PATIENT: "patient p",
+    Level.STUDY: "study t",
+    Level.SERIES: "series s JOIN study t ON t.id = s.study",
+    Level.INSTANCE: "instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study",
+}
+_ALIAS: dict[Level, str] = {Level.PATIENT: "p", Level.STUDY: "t", Level.SERIES: "s", Level.INSTANCE: "i"}
+
+
+class Arguments:
+    """Collects the values of `$n` parameters."""
+
+    def __init__(self) -> None:
+        self.values: list[object] = []
+
+    def __call__(self, value: object, cast: str = "text") -> str:
+        """The parameter that stands for `value`."""
+        self.values.append(value)
+        return f"${len(self.values)}::{cast}"
+
+
+def element(tag: str, level: Level) -> str:
+    """SQL of the DICOM JSON element of an attribute that has no column, as seen from rows of `level`."""
+    if not _TAG.fullmatch(tag):
+        raise BadQuery("a tag is eight hexadecimal digits")
+    owner = level_of(tag)
+    if level is Level.PATIENT:
+        return f"p.attributes->'{tag}'"
+    if owner in (Level.PATIENT, Level.STUDY) or level is Level.STUDY:
+        return f"t.attributes->'{tag}'"
+    if owner is Level.SERIES or level is Level.SERIES:
+        return f"s.attributes->'{tag}'"
+    return f"CASE WHEN i.attributes ? '{tag}' THEN i.attributes->'{tag}' ELSE members_of(s.shared)->'{tag}' END"
+
+
+def where(query: Query, tenant: int, arguments: Arguments) -> str:
+    """The conditions of a query."""
+    alias = _ALIAS[query.level]
+    terms = [f"{alias}.tenant = {arguments(tenant, 'integer')}"]
+    if query.study is not None:
+        terms.append(f"t.study_uid = {arguments(query.study)}")
+    if query.series is not None:
+        terms.append(f"s.series_uid = {arguments(query.series)}")
+    by_study = query.study is not None or any(m.path == ("0020000D",) for m in query.matches)
+    if query.level in (Level.SERIES, Level.INSTANCE) and by_study:
+        # The planner cannot know that a study's rows share its tenant: with both, it starts from the unique index.
+        terms.append(f"t.tenant = {arguments(tenant, 'integer')}")
+    terms += [_match(match, query, arguments) for match in query.matches if match.kind != "universal"]
+    return " AND ".join(f"({term})" for term in terms)
+
+
+def _match(match: Match, query: Query, arguments: Arguments) -> str:
+    tag = match.path[0]
+    if len(match.path) == 1:
+        column = (PATIENT_COLUMNS if query.level is Level.PATIENT else COLUMNS).get(tag)
+        if column is not None:
+            return _column_match(column, match, query.fuzzy, arguments)
+    if len(match.path) > _DEEPEST_PATH:
+        raise BadQuery(f"attribute paths may be at most {_DEEPEST_PATH} levels deep")
+    return _element_match(element(tag, query.level), match.path[1:], match, arguments)
+
+
+def _element_match(sql: str, path: tuple[str, ...], match: Match, arguments: Arguments, depth: int = 0) -> str:
+    if path:
+        if not _TAG.fullmatch(path[0]):
+            raise BadQuery("a tag is eight hexadecimal digits")
+        inner = _element_match(f"item{depth}->'{path[0]}'", path[1:], match, arguments, depth + 1)
+        return f"EXISTS (SELECT FROM dicom_items({sql}) AS item{depth} WHERE {inner})"
+    return f"EXISTS (SELECT FROM dicom_values({sql}) AS v WHERE {_value_test(match, arguments)})"
+
+
+def _value_test(match: Match, arguments: Arguments) -> str:
+    folded = match.vr == "PN"
+    value = 'lower(v) COLLATE "C"' if folded else 'v COLLATE "C"'
+    prepare: Callable[[str], str] = str.lower if folded else str
+    match match.kind:
+        case "exact" | "list":
+            if match.vr in _NUMERIC_VRS:
+                return f"dicom_number(v) = ANY ({arguments(_numbers(match), 'numeric[]')})"
+            test = f"{value} = ANY ({arguments([prepare(x) for x in match.values], 'text[]')})"
+            if folded:
+                groups = [wildcard_to_like(prepare(x) + "=*") for x in match.values]
+                test = f"{test} OR {value} LIKE ANY ({arguments(groups, 'text[]')})"
+            return test
+        case "wildcard":
+            return f"{value} LIKE ANY ({arguments([wildcard_to_like(prepare(x)) for x in match.values], 'text[]')})"
+        case "range":
+            return _range(value, match.values, arguments)
+        case "universal":
+            return "true"
+        case _:
+            assert_never(match.kind)
+
+
+def _range(sql: str, values: tuple[str, ...], arguments: Arguments) -> str:
+    low, high = values
+    terms = [f"{sql} <> ''"]
+    if low:
+        terms.append(f"{sql} >= {arguments(low)}")
+    if high:
+        # "~" sorts behind every digit: 1030 as an upper bound covers 103059.999999 (PS3.4 C.2.2.2.5).
+        terms.append(f"{sql} <= {arguments(high + '~')}")
+    return " AND ".join(terms)
+
+
+def _numbers(match: Match) -> list[str]:
+    for value in match.values:
+        if not _NUMBER.fullmatch(value.strip()):
+            raise BadQuery(f"{'.'.join(match.path)} is matched with a number", attribute=match.path[-1])
+    return [value.strip() for value in match.values]
+
+
+def _column_match(column: Column, match: Match, fuzzy: bool, arguments: Arguments) -> str:
+    match column.kind:
+        case "number":
+            return f"{column.sql} = ANY ({arguments(_numbers(match), 'numeric[]')})"
+        case "array":
+            if match.kind == "wildcard":
+                likes = [wildcard_to_like(x) for x in match.values]
+                return f"EXISTS (SELECT FROM unnest({column.sql}) AS v WHERE v LIKE ANY ({arguments(likes, 'text[]')}))"
+            return f"{column.sql} && {arguments(list(match.values), 'text[]')}"
+        case "date" | "time" | "text" | "folded":
+            return _text_match(column, match, fuzzy, arguments)
+        case _:
+            assert_never(column.kind)
+
+
+def _text_match(column: Column, match: Match, fuzzy: bool, arguments: Arguments) -> str:
+    sql = column.sql
+    values = list(match.values)
+    if column.kind == "folded" and match.kind != "range":
+        values = [fold_name(x) if match.vr == "PN" else fold(x) for x in values]
+    match match.kind:
+        case "range":
+            return _range(sql, match.values, arguments)
+        case "wildcard":
+            tests = [_wildcard(column, value, arguments) for value in values]
+            return " OR ".join(f"({test})" for test in tests)
+        case "exact" | "list":
+            if column.kind == "folded" and match.vr == "PN":
+                if fuzzy:
+                    return " OR ".join(f"({_fuzzy(sql, value, arguments)})" for value in values)
+                return " OR ".join(f"({_name(sql, value, arguments)})" for value in values)
+            if column.kind == "time":
+                # A shorter TM means everything it leaves open: 10 matches 10:00 to 10:59:59.999999.
+                return " OR ".join(f"({_prefix(sql, value.replace(':', ''), arguments)})" for value in values)
+            if len(values) == 1:
+                return f"{sql} = {arguments(values[0])}"
+            return f"{sql} = ANY ({arguments(values, 'text[]')})"
+        case "universal":
+            return "true"
+        case _:
+            assert_never(match.kind)
+
+
+def _name(sql: str, value: str, arguments: Arguments) -> str:
+    # A person name is stored as its groups joined by "=": the query may give the first ones only (PS3.4 C.2.2.2.1).
+    return f"{sql} = {arguments(value)} OR ({_prefix(sql, value + '=', arguments)})"
+
+
+def _fuzzy(sql: str, value: str, arguments: Arguments) -> str:
+    words = [w for w in re.split(r"[\s^=,*?]+", value) if w]
+    tests = []
+    for word in words:
+        likes = [wildcard_to_like(p) for p in (f"{word}*", f"*^{word}*", f"* {word}*", f"*={word}*", f"*-{word}*")]
+        tests.append(f"{sql} LIKE ANY ({arguments(likes, 'text[]')})")
+    return " AND ".join(tests) or "true"
+
+
+def _prefix(sql: str, prefix: str, arguments: Arguments) -> str:
+    # Bounds instead of LIKE: the index serves them under any plan.
+    return f"{sql} >= {arguments(prefix)} AND {sql} < {arguments(prefix + chr(0x10FFFF))}"
+
+
+def _wildcard(column: Column, pattern: str, arguments: Arguments) -> str:
+    head = pattern[:-1]
+    if pattern.endswith("*") and head and "*" not in head and "?" not in head:
+        return _prefix(column.sql, head, arguments)
+    test = f"{column.sql} LIKE {arguments(wildcard_to_like(pattern))}"
+    if column.letter:
+        grams = trigrams_of_pattern(fold(pattern), column.letter)
+        if grams:
+            test = f"t.grams @> {arguments(sorted(grams), 'text[]')} AND {test}"
+    return test

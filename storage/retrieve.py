@@ -1,0 +1,361 @@
+"""What leaves the archive: metadata, instances, frames and bulk data, located by one statement and read by range."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dicomweb.bulk import BulkTable
+from dicomweb.deflate import DeflatedJson, GzipArray, gzip_array, plain_array
+from dicomweb.errors import CorruptObject, NotFound, TooLarge
+from dicomweb.frames import RECORD_SIZE, bit_span, is_fragmented, locate, realign
+from dicomweb.media import EXPLICIT_BE
+from dicomweb.reencode import Inflater, header_as_explicit, pixel_head, swapped, word_size
+from storage.access import Access
+from storage.cache import AnswerCache
+from storage.db import Database
+from storage.objects import ObjectStore
+from storage.rows import FLAG_DEFLATED
+from storage.settings import Settings
+
+Extent = tuple[int, int]
+
+_VERSION_BYTES = 8
+# Metadata of more instances than this is sent as it is read, and not cached.
+_METADATA_PAGE = 500
+_CURSOR_ROWS = 100
+_UNLIMITED = 2**40
+# Whole objects of a series that are read ahead, and how large one may be to be read at once.
+_READ_AHEAD = 4
+_WHOLE_OBJECT = 4 << 20
+# The largest header (or instance without native pixel data) that is rewritten in memory.
+_REWRITE_MAX = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """Where an instance lies.
+
+    `version` changes with its bytes; offsets of extents count from the start of the file, or of the inflated dataset.
+    """
+
+    tenant: int
+    study: str
+    series: str
+    sop: str
+    sop_class: str
+    key: str
+    base: int
+    size: int
+    transfer_syntax: str
+    version: str
+    meta_size: int
+    deflated: bool
+    bits_allocated: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """DICOM JSON of one or many instances: `body` is complete, or `stream` yields it (then the length is not known)."""
+
+    version: int
+    body: tuple[bytes, ...] | None
+    stream: AsyncIterator[bytes] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Values of one instance: for each the extents whose concatenation it is.
+
+    `bits`: of a frame of packed single bits that does not fill whole bytes, its first bit and number of bits within
+    them. `encapsulated`: the bytes are fragment items (PS3.5 A.4), not a plain value.
+    """
+
+    instance: Instance
+    extents: tuple[tuple[Extent, ...], ...]
+    bits: tuple[tuple[int, int] | None, ...] = ()
+    vr: str = ""
+    encapsulated: bool = False
+
+    def size(self, index: int) -> int:
+        """Bytes of a value as it is sent."""
+        span = self.bits[index] if self.bits else None
+        return (span[1] + 7) // 8 if span else sum(length for _, length in self.extents[index])
+
+
+class RetrieveService:
+    """Reads. Every method takes the caller's rights; what they may not see does not exist (NotFound)."""
+
+    def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
+        self._settings = settings
+        self._db = db
+        self._objects = objects
+        self._cache = AnswerCache(settings.cache_bytes)
+
+    # -- metadata
+    # -----------------------------------------------------------------------------------------------------------------
+
+    async def version(self, access: Access, study: str, series: str | None = None, sop: str | None = None) -> int:
+        """The version that a metadata answer would have now: one index lookup. Raises NotFound."""
+        access.require("dicom.metadata")
+        level, args = _level(access, study, series, sop)
+        version: int | None = await self._db.fetch_value(f"{level}_version", *args)
+        if version is None:
+            raise NotFound(f"no such {level}")
+        return version
+
+    async def metadata(
+        self, access: Access, study: str, series: str | None = None, sop: str | None = None, *, gzip: bool
+    ) -> Metadata:
+        """The DICOM JSON array of a study, series or instance, in reading order; gzip without compressing again.
+
+        Raises NotFound.
+        """
+        access.require("dicom.metadata")
+        level, args = _level(access, study, series, sop)
+        key = (*args, gzip)
+        if self._cache.holds(key):
+            version = await self.version(access, study, series, sop)
+            cached = self._cache.get(key, version)
+            if cached is not None:
+                return Metadata(version, cached, None)
+        page = args if sop is not None else (*args, _METADATA_PAGE + 1)
+        rows = await self._db.fetch(f"{level}_metadata", *page)
+        if not rows:
+            self._cache.drop(key)
+            raise NotFound(f"no such {level}")
+        version = rows[0]["version"]
+        if len(rows) > _METADATA_PAGE:
+            return Metadata(version, None, self._metadata_stream(level, args, gzip))
+        pieces = [await self._piece(row) for row in rows]
+        body = tuple(gzip_array(pieces)) if gzip else (plain_array(pieces),)
+        answer = (b"".join(body),)
+        self._cache.put(key, version, answer)
+        return Metadata(version, answer, None)
+
+    async def _piece(self, row: Any) -> DeflatedJson:
+        data = row["metadata"]
+        if data is None:
+            data = await self._objects.get(row["object_key"] + ".json")
+        return DeflatedJson(data, row["metadata_crc"], row["metadata_length"])
+
+    async def _metadata_stream(self, level: str, args: tuple[object, ...], gzip: bool) -> AsyncIterator[bytes]:
+        """Many instances: row by row from a cursor, so that only a page of them is in memory."""
+        array = GzipArray()
+        separator = b"["
+        limit = () if level == "instance" else (_UNLIMITED,)
+        async with self._db.cursor(self._db.text(f"{level}_metadata"), (*args, *limit), prefetch=_CURSOR_ROWS) as rows:
+            async for row in rows:
+                piece = await self._piece(row)
+                if gzip:
+                    yield b"".join(array.add(piece))
+                else:
+                    yield separator + piece.inflate()
+                    separator = b","
+        yield array.end() if gzip else b"]"
+
+    # -- instances
+    # ----------------------------------------------------------------------------------------------------------------
+
+    async def instance(self, access: Access, study: str, series: str | None, sop: str) -> Instance:
+        """One instance. Raises NotFound."""
+        access.require("dicom.read")
+        row = await self._db.fetch_row("instance_location", access.tenant, study, series, sop)
+        if row is None:
+            raise NotFound("no such instance")
+        return _instance(access.tenant, study, row)
+
+    async def instances(self, access: Access, study: str, series: str | None = None) -> tuple[int, list[Instance]]:
+        """The version of a study or series, and its instances in reading order. Raises NotFound."""
+        access.require("dicom.read")
+        if series is None:
+            rows = await self._db.fetch("study_instances", access.tenant, study)
+        else:
+            rows = await self._db.fetch("series_instances", access.tenant, study, series)
+        if not rows:
+            raise NotFound("no such series" if series else "no such study")
+        return rows[0]["parent_version"], [_instance(access.tenant, study, row) for row in rows]
+
+    def file(self, instance: Instance) -> AsyncIterator[bytes]:
+        """The stored Part 10 file."""
+        return self._objects.stream(instance.key, instance.base, instance.size)
+
+    async def files(
+        self, instances: Sequence[Instance]
+    ) -> AsyncIterator[tuple[Instance, bytes | AsyncIterator[bytes]]]:
+        """The stored files one after the other; small ones are read ahead."""
+        ahead: deque[tuple[Instance, asyncio.Task[bytes] | None]] = deque()
+        queue = iter(instances)
+
+        def fill() -> None:
+            while len(ahead) < _READ_AHEAD and (nxt := next(queue, None)) is not None:
+                task = None
+                if nxt.size <= _WHOLE_OBJECT:
+                    task = asyncio.create_task(self._objects.get_range(nxt.key, nxt.base, nxt.size))
+                ahead.append((nxt, task))
+
+        try:
+            fill()
+            while ahead:
+                instance, task = ahead.popleft()
+                body: bytes | AsyncIterator[bytes] = self.file(instance) if task is None else await task
+                fill()
+                yield instance, body
+        finally:
+            for _, task in ahead:
+                if task is not None:
+                    task.cancel()
+
+    async def as_explicit(self, instance: Instance) -> AsyncIterator[bytes]:
+        """The instance rewritten as Explicit VR Little Endian (from Implicit VR, big endian or deflated)."""
+        if instance.deflated:
+            head = await self._objects.get_range(instance.key, instance.base, instance.meta_size)
+            yield await asyncio.to_thread(header_as_explicit, head)
+            inflater = Inflater()
+            rest = instance.size - instance.meta_size
+            async for chunk in self._objects.stream(instance.key, instance.base + instance.meta_size, rest):
+                for start in range(0, len(chunk), 1 << 14):
+                    for piece in inflater.feed(chunk[start : start + (1 << 14)]):
+                        yield piece
+            return
+        table = await self._bulk_table(instance)
+        pixel = table.lookup("7FE00010")
+        if pixel is None:
+            if instance.size > _REWRITE_MAX:
+                raise TooLarge("the instance is too large to be rewritten as Explicit VR Little Endian")
+            whole = await self._objects.get_range(instance.key, instance.base, instance.size)
+            yield await asyncio.to_thread(header_as_explicit, whole)
+            return
+        offset, length = pixel.offset, pixel.length
+        element_head = 8 if instance.transfer_syntax != EXPLICIT_BE else 12
+        if offset > _REWRITE_MAX:
+            raise TooLarge("the instance's header is too large to be rewritten as Explicit VR Little Endian")
+        head = await self._objects.get_range(instance.key, instance.base, offset - element_head)
+        yield await asyncio.to_thread(header_as_explicit, head)
+        yield pixel_head(pixel.vr, length)
+        word = word_size(pixel.vr) if instance.transfer_syntax == EXPLICIT_BE else 1
+        async for chunk in self._objects.stream(instance.key, instance.base + offset, length):
+            yield swapped(chunk, word)
+
+    # -- frames and bulk data
+    # -----------------------------------------------------------------------------------------------------
+
+    async def frames(self, access: Access, study: str, series: str, sop: str, frames: Sequence[int]) -> Located:
+        """The extents of frames (1-based numbers). Raises NotFound, also for a frame number that does not exist."""
+        access.require("dicom.read")
+        row = await self._db.fetch_row("frame_locations", access.tenant, study, series, sop, [f - 1 for f in frames])
+        if row is None:
+            raise NotFound("no such instance")
+        count = (row["table_size"] or 0) // RECORD_SIZE
+        for frame in frames:
+            if not 1 <= frame <= count:
+                raise NotFound(f"the instance has {count} frames that can be served, not a frame {frame}")
+        joined = row["records"]
+        records = [joined[i : i + RECORD_SIZE] for i in range(0, len(joined), RECORD_SIZE)]
+        overflow = b""
+        if any(is_fragmented(record) for record in records):
+            overflow = await self._db.fetch_value("frame_overflow", access.tenant, sop, row["file_sha256"]) or b""
+        return Located(
+            _instance(access.tenant, study, row),
+            tuple(locate(record, overflow) for record in records),
+            tuple(bit_span(record) for record in records),
+        )
+
+    async def frame_count(self, access: Access, instance: Instance) -> int:
+        """How many frames can be served."""
+        size: int | None = await self._db.fetch_value("frame_table_size", access.tenant, instance.sop, instance.key)
+        return (size or 0) // RECORD_SIZE
+
+    async def bulk(self, access: Access, study: str, series: str | None, sop: str, path: str) -> Located:
+        """The extents of a bulk value, addressed by tags and item indexes ("00480105/0/00282000"). Raises NotFound."""
+        access.require("dicom.read")
+        row = await self._db.fetch_row("bulk_location", access.tenant, study, series, sop)
+        if row is None:
+            raise NotFound("no such instance")
+        entry = BulkTable.from_bytes(row["bulk_table"]).lookup(path)
+        if entry is None:
+            raise NotFound("the instance has no such bulk data")
+        return Located(
+            _instance(access.tenant, study, row),
+            (((entry.offset, entry.length),),),
+            vr=entry.vr,
+            encapsulated=entry.encapsulated,
+        )
+
+    async def _bulk_table(self, instance: Instance) -> BulkTable:
+        row = await self._db.fetch_row("bulk_table", instance.key, instance.sop, instance.tenant)
+        if row is None:
+            raise NotFound("no such instance")
+        return BulkTable.from_bytes(row["bulk_table"])
+
+    async def read(self, instance: Instance, extents: Sequence[Extent]) -> bytes:
+        """The bytes of extents, concatenated. Raises ObjectMissing, CorruptObject, Unavailable."""
+        if instance.deflated:
+            return await self._read_inflated(instance, extents)
+        if len(extents) == 1:
+            offset, length = extents[0]
+            return await self._objects.get_range(instance.key, instance.base + offset, length)
+        ranges = [(instance.base + offset, length) for offset, length in extents]
+        return b"".join(await self._objects.get_ranges(instance.key, ranges))
+
+    async def read_all(self, located: Located) -> list[bytes]:
+        """The values of `located`, with one coalesced read."""
+        instance = located.instance
+        if instance.deflated:
+            values = [await self._read_inflated(instance, extents) for extents in located.extents]
+        elif len(located.extents) == 1:
+            values = [await self.read(instance, located.extents[0])]
+        else:
+            flat = [(instance.base + offset, length) for extents in located.extents for offset, length in extents]
+            pieces = iter(await self._objects.get_ranges(instance.key, flat))
+            values = [b"".join([next(pieces) for _ in extents]) for extents in located.extents]
+        if any(located.bits):
+            values = [realign(v, *span) if span else v for v, span in zip(values, located.bits, strict=True)]
+        return values
+
+    def stream(self, instance: Instance, extent: Extent) -> AsyncIterator[bytes]:
+        """A large value in bounded chunks."""
+        return self._objects.stream(instance.key, instance.base + extent[0], extent[1])
+
+    async def _read_inflated(self, instance: Instance, extents: Sequence[Extent]) -> bytes:
+        """Extents of a deflated dataset count from the start of the inflated bytes: inflate up to the last one."""
+        end = max(offset + length for offset, length in extents)
+        if end > self._settings.max_inflated:
+            raise TooLarge("the deflated dataset is too large to be read by parts")
+        inflater, data = Inflater(), bytearray()
+        rest = instance.size - instance.meta_size
+        async for chunk in self._objects.stream(instance.key, instance.base + instance.meta_size, rest):
+            for piece in await asyncio.to_thread(inflater.feed, chunk):
+                data += piece
+            if len(data) >= end:
+                break
+        if len(data) < end:
+            raise CorruptObject("the deflated dataset ends early")
+        return b"".join(bytes(data[offset : offset + length]) for offset, length in extents)
+
+
+def _level(access: Access, study: str, series: str | None, sop: str | None) -> tuple[str, tuple[object, ...]]:
+    if sop is not None:
+        return "instance", (access.tenant, study, series, sop)
+    if series is not None:
+        return "series", (access.tenant, study, series)
+    return "study", (access.tenant, study)
+
+
+def _instance(tenant: int, study: str, row: Any) -> Instance:
+    return Instance(
+        tenant=tenant,
+        study=study,
+        series=row["series_uid"],
+        sop=row["sop_uid"],
+        sop_class=row["sop_class"],
+        key=row["object_key"],
+        base=row["object_offset"],
+        size=row["object_size"],
+        transfer_syntax=row["transfer_syntax"],
+        version=row["file_sha256"][:_VERSION_BYTES].hex(),
+        meta_size=row["meta_size"],
+        deflated=bool(row["flags"] & FLAG_DEFLATED),
+        bits_allocated=row["bits_allocated"],
+    )

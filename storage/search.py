@@ -1,0 +1,182 @@
+"""Search at every level: one SQL statement whose rows are finished DICOM JSON (QIDO-RS, C-FIND)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from dicomweb.deflate import DeflatedJson
+from dicomweb.query import Query
+from dicomweb.tags import COMPUTED_TAGS, Level, level_of
+from storage.access import Access
+from storage.db import Database
+from storage.objects import ObjectStore
+from storage.query_sql import FROM, Arguments, element, where
+from storage.rows import SERIES_SUMMARY, STUDY_SUMMARY
+
+_MAX_FIELDS = 200
+
+# The row of each level as finished JSON, see functions/search.sql; {base} is the parameter with the DICOMweb root.
+_STUDY_ROW = "qido_study(t, {base})"
+_SERIES_ROW = "qido_series(s, t.study_uid, {base})"
+_INSTANCE_ROW = "qido_instance(i, t.study_uid, s.series_uid, {base})"
+_PATIENT_ROW = """concat('{"00201200":{"vr":"IS","Value":[', p.study_count, ']}}')"""
+_ROW: dict[Level, str] = {
+    Level.PATIENT: _PATIENT_ROW,
+    Level.STUDY: _STUDY_ROW,
+    Level.SERIES: _SERIES_ROW,
+    Level.INSTANCE: _INSTANCE_ROW,
+}
+_ALL: dict[Level, str] = {
+    Level.PATIENT: "p.attributes",
+    Level.STUDY: "t.attributes",
+    Level.SERIES: "s.attributes",
+    Level.INSTANCE: "s.attributes",
+}
+
+
+def _tags(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Every attribute that a level's row carries anyway: asking for it by includefield changes nothing.
+_INCLUDED: dict[Level, frozenset[str]] = {
+    Level.PATIENT: frozenset({"00201200"}),
+    Level.STUDY: _tags("00080005 00080056 00080061 00080062 00081190 00201206 00201208").union(STUDY_SUMMARY),
+    Level.SERIES: _tags("00080005 00080056 00081190 00201209").union(SERIES_SUMMARY),
+    Level.INSTANCE: _tags("00080005 00080016 00080018 00080056 00081190 00083002")
+    | _tags("00200013 00280008 00280010 00280011 00280100"),
+}
+_COMPUTED: dict[str, str] = {
+    "00080061": """jsonb_build_object('vr', 'CS', 'Value', t.modalities)""",
+    "00080062": """jsonb_build_object('vr', 'UI', 'Value', t.sop_classes)""",
+    "00201206": """jsonb_build_object('vr', 'IS', 'Value', ARRAY[t.series_count])""",
+    "00201208": """jsonb_build_object('vr', 'IS', 'Value', ARRAY[t.instance_count])""",
+    "00201209": """jsonb_build_object('vr', 'IS', 'Value', ARRAY[s.instance_count])""",
+}
+_ORDER: dict[Level, str] = {
+    Level.PATIENT: "p.patient_id, p.id",
+    Level.STUDY: "t.study_date DESC, t.id DESC",
+    Level.SERIES: "s.series_number, s.id",
+    Level.INSTANCE: "s.series_number, s.id, i.instance_number, i.sop_uid",
+}
+# Without a study there is no reading order to keep, and this one is an index's.
+_ORDER_EVERYWHERE: dict[Level, str] = {
+    **_ORDER,
+    Level.SERIES: "s.id",
+    Level.INSTANCE: "i.series, i.instance_number, i.sop_uid",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """`rows`: one DICOM JSON object each (UTF-8), in a stable order; `more`: there are further matches behind them."""
+
+    rows: list[bytes]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A compiled query."""
+
+    sql: str
+    arguments: list[object]
+    merge: bool  # rows carry further columns that must be merged into the object
+
+
+def compile_query(query: Query, tenant: int, base_url: str) -> Statement:
+    """The SQL of a query; `base_url` is the DICOMweb root that RetrieveURL begins with. Raises BadQuery."""
+    arguments = Arguments()
+    base = arguments(orjson.dumps(base_url)[1:-1].decode())
+    level = query.level
+    columns = [_ROW[level].replace("{base}", base) + " AS row"]
+    extra = _extra_columns(query, base)
+    conditions = where(query, tenant, arguments)
+    order = (
+        _ORDER if query.study is not None or any(m.path == ("0020000D",) for m in query.matches) else _ORDER_EVERYWHERE
+    )
+    # Only parameters and constants of this module go into the text: values are $n, tags are eight hexadecimal digits.
+    sql = (
+        f"SELECT {', '.join(columns + extra)} FROM {FROM[level]} WHERE {conditions} ORDER BY {order[level]} "  # noqa: S608
+        f"LIMIT {arguments(query.limit + 1, 'bigint')} OFFSET {arguments(query.offset, 'bigint')}"
+    )
+    return Statement(sql, arguments.values, bool(extra))
+
+
+def _extra_columns(query: Query, base: str) -> list[str]:
+    level = query.level
+    extra: list[str] = []
+    # A relational search names the parents of what it found (PS3.18 10.6.3.3).
+    if level is not Level.STUDY and level is not Level.PATIENT and query.study is None:
+        extra.append(_STUDY_ROW.replace("{base}", base) + " AS study_row")
+    if level is Level.INSTANCE and query.series is None:
+        extra.append(_SERIES_ROW.replace("{base}", base) + " AS series_row")
+    if query.all_fields or level is Level.PATIENT:
+        extra.append(f"{_ALL[level]}::text AS all_fields")
+        if level is Level.INSTANCE:
+            extra.append("i.metadata, i.metadata_crc, i.metadata_length, i.object_key")
+            return extra
+    fields = [f for f in query.fields if not _given(f[0], query)]
+    if fields and level is not Level.PATIENT:
+        pairs = []
+        for tag in dict.fromkeys(f[0] for f in fields[:_MAX_FIELDS]):
+            value = _COMPUTED.get(tag) if tag in COMPUTED_TAGS else element(tag, level)
+            if value is not None and not (tag in COMPUTED_TAGS and "s." in value and level is Level.STUDY):
+                pairs.append(f"'{tag}', {value}")
+        # A function takes at most 100 arguments.
+        extra.extend(
+            f"jsonb_strip_nulls(jsonb_build_object({', '.join(pairs[i : i + 50])}))::text AS fields_{i}"
+            for i in range(0, len(pairs), 50)
+        )
+    return extra
+
+
+def _given(tag: str, query: Query) -> bool:
+    """Whether the rows carry the attribute anyway: the level's, a named parent's, or all."""
+    level = query.level
+    if tag in _INCLUDED[level] or (query.all_fields and level_of(tag) is level):
+        return True
+    if level is Level.INSTANCE and query.series is None and tag in _INCLUDED[Level.SERIES]:
+        return True
+    return level in (Level.SERIES, Level.INSTANCE) and query.study is None and tag in _INCLUDED[Level.STUDY]
+
+
+class SearchService:
+    """Searches the index."""
+
+    def __init__(self, db: Database, objects: ObjectStore) -> None:
+        self._db = db
+        self._objects = objects
+
+    async def run(self, access: Access, query: Query, base_url: str) -> SearchResult:
+        """One page of matches, by one SQL statement.
+
+        No object is read, except for the metadata of huge instances with `all_fields`.
+        Raises BadQuery for a value that cannot be matched, Unavailable when the database is down.
+        """
+        access.require("dicom.search")
+        statement = compile_query(query, access.tenant, base_url)
+        records = await self._db.fetch_sql(statement.sql, *statement.arguments)
+        more = len(records) > query.limit
+        del records[query.limit :]
+        if not statement.merge:
+            return SearchResult([record[0].encode() for record in records], more)
+        return SearchResult([await self._merged(record) for record in records], more)
+
+    async def _merged(self, record: Any) -> bytes:
+        """Later columns add to earlier ones; the level's own row has the last word."""
+        merged: dict[str, object] = {}
+        columns = dict(record)
+        own = columns.pop("row")
+        if "metadata" in columns:
+            data = columns.pop("metadata")
+            key = columns.pop("object_key")
+            if data is None:
+                data = await self._objects.get(key + ".json")
+            piece = DeflatedJson(data, columns.pop("metadata_crc"), columns.pop("metadata_length"))
+            merged.update(orjson.loads(piece.inflate()))
+        for text in columns.values():
+            merged.update(orjson.loads(text))
+        merged.update(orjson.loads(own))
+        return orjson.dumps(dict(sorted(merged.items())))

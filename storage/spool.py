@@ -1,0 +1,151 @@
+"""Where an instance waits while its bytes arrive: in memory up to a limit, then in a file beside the object store."""
+
+import asyncio
+import hashlib
+import mmap
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dicomweb.errors import TooLarge, Unavailable
+
+# File meta group: preamble, "DICM", then (0002,0000) UL 4 with the length of the rest (PS3.10 7.1).
+_META_HEAD = 144
+_WRITE_SIZE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A complete upload: exactly one of `data` and `path` is set."""
+
+    size: int
+    sha256: bytes
+    dataset_sha256: bytes
+    data: bytes | None
+    path: Path | None
+
+    def buffer(self) -> bytes | mmap.mmap:
+        """The contiguous bytes: the data themselves, or a read-only map of the file."""
+        if self.data is not None:
+            return self.data
+        assert self.path is not None
+        if self.size == 0:
+            return b""
+        with self.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        mapped.madvise(mmap.MADV_RANDOM)
+        return mapped
+
+    def release(self) -> None:
+        """Remove the file, if there is one and it was not taken over."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+class Spool:
+    """Collects one instance: `write` every chunk, then `finish`, or `discard`.
+
+    Both digests are computed on the way: of the file, and of the dataset (the bytes after the file meta group).
+    """
+
+    def __init__(self, directory: Path, *, memory_limit: int, max_size: int) -> None:
+        self._directory = directory
+        self._memory_limit = memory_limit
+        self._max_size = max_size
+        self._chunks: list[bytes | memoryview] = []
+        self._pending = 0
+        self._file: BinaryIO | None = None
+        self._path: Path | None = None
+        self._sha = hashlib.sha256()
+        self._dataset_sha = hashlib.sha256()
+        self._dataset_offset: int | None = None
+        self._head = b""
+        self.size = 0
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes held in memory now."""
+        return self._pending
+
+    def write_now(self, chunk: bytes | memoryview) -> bool:
+        """Take a chunk without waiting; False when `flush` is due (the memory limit is reached). Raises TooLarge."""
+        length = len(chunk)
+        if self.size + length > self._max_size:
+            raise TooLarge(f"the instance is larger than {self._max_size} bytes")
+        self._sha.update(chunk)
+        self._digest_dataset(chunk)
+        self.size += length
+        self._chunks.append(chunk)
+        self._pending += length
+        return self._pending < (self._memory_limit if self._file is None else _WRITE_SIZE)
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        """Take a chunk; large uploads go to disk in threads. Raises TooLarge, and Unavailable when the disk is full."""
+        if not self.write_now(chunk):
+            await asyncio.to_thread(self._flush)
+
+    def _digest_dataset(self, chunk: bytes | memoryview) -> None:
+        start = 0
+        if self._dataset_offset is None:
+            self._head += bytes(chunk[: _META_HEAD - len(self._head)])
+            if len(self._head) < _META_HEAD:
+                return
+            self._dataset_offset = _META_HEAD + int.from_bytes(self._head[140:144], "little")
+        if self._dataset_offset > self.size:
+            start = self._dataset_offset - self.size
+        if start < len(chunk):
+            self._dataset_sha.update(chunk[start:] if start else chunk)
+
+    def _flush(self) -> None:
+        try:
+            if self._file is None:
+                self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                handle, name = tempfile.mkstemp(prefix="spool-", dir=self._directory)
+                self._path = Path(name)
+                self._file = os.fdopen(handle, "wb", buffering=0)
+            while self._chunks:
+                written = os.writev(self._file.fileno(), self._chunks[:512])
+                self._drop(written)
+        except OSError as error:
+            self.discard()
+            raise Unavailable(f"the spool disk refused the upload ({error.strerror})") from error
+
+    def _drop(self, written: int) -> None:
+        self._pending -= written
+        count = 0
+        for chunk in self._chunks:
+            if written < len(chunk):
+                break
+            written -= len(chunk)
+            count += 1
+        del self._chunks[:count]
+        if written:
+            self._chunks[0] = memoryview(self._chunks[0])[written:]
+
+    async def finish(self) -> Spooled:
+        """No more bytes: the complete upload."""
+        path, data = None, None
+        if self._file is not None:
+            await asyncio.to_thread(self._flush)
+            self._file.close()
+            path = self._path
+        elif len(self._chunks) == 1 and isinstance(self._chunks[0], bytes):
+            data = self._chunks[0]
+        else:
+            data = b"".join(self._chunks)
+        self._chunks, self._file, self._path = [], None, None
+        return Spooled(self.size, self._sha.digest(), self._dataset_sha.digest(), data, path)
+
+    def discard(self) -> None:
+        """Forget everything; removes the file. Safe to call at any time, also after `finish`."""
+        self._chunks, self._pending = [], 0
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+            self._path = None

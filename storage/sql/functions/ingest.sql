@@ -1,0 +1,236 @@
+-- ingest_intent: one round trip before the PUTs of a batch. Announces the keys of what is new, and tells which files are stored already.
+CREATE OR REPLACE FUNCTION ingest_intent(
+    p_tenant integer, p_lease interval, p_keys text[], p_sop_uids text[], p_shas bytea[], p_sizes bigint[]
+) RETURNS TABLE (ordinal bigint, stored_key text)
+LANGUAGE sql AS $$
+    WITH known AS MATERIALIZED (
+        SELECT u.ordinal, u.key, u.size, i.object_key
+        FROM unnest(p_keys, p_sop_uids, p_shas, p_sizes) WITH ORDINALITY AS u(key, sop_uid, sha, size, ordinal)
+        LEFT JOIN instance i ON i.tenant = p_tenant AND i.sop_uid = u.sop_uid AND i.file_sha256 = u.sha
+    ), announced AS (
+        INSERT INTO intent (key, tenant, size, lease_until)
+        SELECT key, p_tenant, size, now() + p_lease FROM known WHERE object_key IS NULL
+    )
+    SELECT known.ordinal, known.object_key FROM known
+$$;
+
+-- ingest_renounce: objects that are not going to be used; the sweeper removes what may have been written.
+CREATE OR REPLACE FUNCTION ingest_renounce(p_keys text[], p_grace interval) RETURNS void
+LANGUAGE sql AS $$
+    WITH gone AS (DELETE FROM intent WHERE key = ANY (p_keys) AND claimed_at IS NULL RETURNING key)
+    INSERT INTO tomb (key, not_before) SELECT key, now() + p_grace FROM gone ON CONFLICT DO NOTHING
+$$;
+
+-- ingest_study: makes the study, and its patient, unless they exist. The patient row is locked only for a new study, so that a concurrent
+-- deletion of the patient's last study either comes first or sees the new one.
+CREATE OR REPLACE FUNCTION ingest_study(p_tenant integer, s jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_patient bigint;
+    v_new boolean := false;
+BEGIN
+    PERFORM FROM study WHERE tenant = p_tenant AND study_uid = s->>'uid';
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    LOOP
+        SELECT id INTO v_patient FROM patient
+        WHERE tenant = p_tenant AND patient_id = s->>'patient_id' AND issuer = s->>'issuer' FOR NO KEY UPDATE;
+        EXIT WHEN FOUND;
+        INSERT INTO patient (tenant, patient_id, issuer, orthanc_id, name_fold, birth_date, attributes)
+        VALUES (p_tenant, s->>'patient_id', s->>'issuer', decode(s->>'patient_orthanc', 'hex'), s->>'name_fold', s->>'birth_date', s->'patient_attributes')
+        ON CONFLICT DO NOTHING RETURNING id INTO v_patient;
+        v_new := FOUND;
+        EXIT WHEN FOUND;
+    END LOOP;
+    INSERT INTO study (tenant, patient, study_uid, orthanc_id, study_date, study_time, accession, study_id, patient_id, name_fold,
+                       referring_fold, description_fold, summary, attributes, grams)
+    VALUES (p_tenant, v_patient, s->>'uid', decode(s->>'orthanc', 'hex'), s->>'study_date', s->>'study_time', s->>'accession', s->>'study_id',
+            s->>'patient_id', s->>'name_fold', s->>'referring_fold', s->>'description_fold',
+            ARRAY(SELECT jsonb_array_elements_text(s->'summary')), s->'attributes', ARRAY(SELECT jsonb_array_elements_text(s->'grams')))
+    ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        UPDATE patient SET study_count = study_count + 1, changed_at = now() WHERE id = v_patient;
+        IF v_new THEN
+            INSERT INTO change (tenant, kind, level, orthanc_id, uid)
+            VALUES (p_tenant, 'NewPatient', 'patient', decode(s->>'patient_orthanc', 'hex'), s->>'patient_id');
+        END IF;
+        INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES (p_tenant, 'NewStudy', 'study', decode(s->>'orthanc', 'hex'), s->>'uid');
+    END IF;
+END
+$$;
+
+-- ingest_series: makes the series unless it exists; its study exists by then.
+CREATE OR REPLACE FUNCTION ingest_series(p_tenant integer, s jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_study bigint;
+BEGIN
+    INSERT INTO series (tenant, study, series_uid, orthanc_id, modality, series_number, summary, attributes, shared, shared_id)
+    SELECT p_tenant, t.id, s->>'uid', decode(s->>'orthanc', 'hex'), s->>'modality', (s->>'number')::bigint,
+           ARRAY(SELECT jsonb_array_elements_text(s->'summary')), s->'attributes', s->>'shared', (s->>'shared_id')::uuid
+    FROM study t WHERE t.tenant = p_tenant AND t.study_uid = s->>'study_uid'
+    ON CONFLICT DO NOTHING RETURNING study INTO v_study;
+    IF FOUND THEN
+        UPDATE study SET series_count = series_count + 1,
+            modalities = CASE WHEN s->>'modality' = '' OR s->>'modality' = ANY (modalities) THEN modalities
+                              ELSE ARRAY(SELECT m FROM unnest(modalities || (s->>'modality')) m ORDER BY m) END
+        WHERE id = v_study;
+        INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES (p_tenant, 'NewSeries', 'series', decode(s->>'orthanc', 'hex'), s->>'uid');
+    END IF;
+END
+$$;
+
+-- ingest_commit: a batch of instances whose objects are durable becomes visible, in one transaction.
+-- Lock order: intent, patient, study, series, instance, each by key. Outcomes per SOP Instance UID:
+--   stored, replaced   the row points at the new object
+--   identical, kept    the stored row stays; the new object is entombed
+--   duplicate          other bytes under the same SOP UID, refused by policy; entombed
+--   elsewhere          the SOP or Series UID is stored under another series or study; entombed
+--   fenced             the sweeper took the intent (the lease ended): nothing was written
+--   stale              the series row is not the one that the caller's cache describes: the caller asks again with the series' data
+CREATE OR REPLACE FUNCTION ingest_commit(
+    p_tenant integer, p_policy text, p_grace interval, p_studies jsonb, p_series jsonb,
+    i_key text[], i_sop_uid text[], i_series_uid text[], i_study_uid text[], i_shared_id uuid[], i_patient_id text[], i_size bigint[],
+    i_sop_class text[], i_transfer_syntax text[], i_instance_number bigint[], i_frames integer[], i_rows integer[], i_columns integer[],
+    i_bits integer[], i_meta_size integer[], i_flags integer[], i_orthanc bytea[], i_file_sha bytea[], i_dataset_sha bytea[],
+    i_source text[], i_attributes text[], i_bulk bytea[], i_frame_table bytea[], i_overflow bytea[],
+    i_metadata bytea[], i_crc bigint[], i_length bigint[]
+) RETURNS TABLE (sop_uid text, outcome text, stored_key text)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_open text[];
+    v_fresh text[];
+    v_item record;
+    v_have record;
+BEGIN
+    SELECT coalesce(array_agg(f.key), '{}') INTO v_open FROM (
+        SELECT key FROM intent WHERE key = ANY (i_key) AND claimed_at IS NULL ORDER BY key FOR UPDATE) f;
+
+    PERFORM ingest_study(p_tenant, s) FROM jsonb_array_elements(p_studies) s;
+    PERFORM FROM study WHERE tenant = p_tenant AND study_uid = ANY (i_study_uid) ORDER BY study_uid FOR NO KEY UPDATE;
+    PERFORM ingest_series(p_tenant, s) FROM jsonb_array_elements(p_series) s;
+
+    WITH fresh AS (
+        INSERT INTO instance (tenant, series, object_size, metadata_crc, metadata_length, instance_number, number_of_frames, rows, columns,
+            bits_allocated, meta_size, flags, sop_uid, sop_class, transfer_syntax, object_key, orthanc_id, file_sha256, dataset_sha256,
+            source, attributes, bulk_table, frame_table, frame_overflow, metadata)
+        SELECT p_tenant, s.id, u.size, u.crc, u.length, u.instance_number, u.frames, u.rows, u.columns,
+            u.bits, u.meta_size, u.flags | (u.patient_id <> t.patient_id)::integer, u.sop_uid, u.sop_class, u.transfer_syntax, u.key,
+            u.orthanc, u.file_sha, u.dataset_sha, u.source, u.attributes::jsonb, u.bulk, u.frame_table, u.overflow, u.metadata
+        FROM unnest(i_key, i_sop_uid, i_series_uid, i_study_uid, i_shared_id, i_patient_id, i_size, i_sop_class, i_transfer_syntax,
+                i_instance_number, i_frames, i_rows, i_columns, i_bits, i_meta_size, i_flags, i_orthanc, i_file_sha, i_dataset_sha,
+                i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length)
+            AS u(key, sop_uid, series_uid, study_uid, shared_id, patient_id, size, sop_class, transfer_syntax, instance_number, frames, rows,
+                columns, bits, meta_size, flags, orthanc, file_sha, dataset_sha, source, attributes, bulk, frame_table, overflow,
+                metadata, crc, length)
+        JOIN series s ON s.tenant = p_tenant AND s.series_uid = u.series_uid AND s.shared_id = u.shared_id
+        JOIN study t ON t.id = s.study AND t.study_uid = u.study_uid
+        WHERE u.key = ANY (v_open)
+        ORDER BY u.sop_uid
+        ON CONFLICT DO NOTHING
+        RETURNING sop_uid, series, object_size, sop_class, orthanc_id, object_key
+    ), grown_series AS (
+        UPDATE series SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now()
+        FROM (SELECT series, count(*) AS n, sum(object_size) AS size FROM fresh GROUP BY series) g
+        WHERE series.id = g.series RETURNING series.study, g.n, g.size, series.id
+    ), grown_study AS (
+        UPDATE study SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now(),
+            sop_classes = CASE WHEN sop_classes @> g.classes THEN sop_classes
+                               ELSE ARRAY(SELECT DISTINCT c FROM unnest(sop_classes || g.classes) c ORDER BY c) END
+        FROM (SELECT gs.study, sum(gs.n) AS n, sum(gs.size) AS size,
+                     (SELECT array_agg(DISTINCT f.sop_class) FROM fresh f JOIN series x ON x.id = f.series WHERE x.study = gs.study) AS classes
+              FROM grown_series gs GROUP BY gs.study) g
+        WHERE study.id = g.study
+    ), fed AS (
+        INSERT INTO change (tenant, kind, level, orthanc_id, uid) SELECT p_tenant, 'NewInstance', 'instance', orthanc_id, sop_uid FROM fresh
+    ), settled AS (
+        DELETE FROM intent WHERE key IN (SELECT object_key FROM fresh)
+    )
+    SELECT coalesce(array_agg(sop_uid), '{}') INTO v_fresh FROM fresh;
+
+    RETURN QUERY SELECT f, 'stored', NULL::text FROM unnest(v_fresh) f;
+    IF cardinality(v_fresh) = cardinality(i_sop_uid) THEN
+        RETURN;
+    END IF;
+
+    -- What was not fresh, one by one: rare, and each case deserves its own lines.
+    FOR v_item IN
+        SELECT u.* FROM unnest(i_key, i_sop_uid, i_series_uid, i_study_uid, i_shared_id, i_size, i_file_sha, i_dataset_sha) WITH ORDINALITY
+            AS u(key, sop_uid, series_uid, study_uid, shared_id, size, file_sha, dataset_sha, ordinal)
+        WHERE u.sop_uid <> ALL (v_fresh) ORDER BY u.sop_uid
+    LOOP
+        sop_uid := v_item.sop_uid;
+        stored_key := NULL;
+        IF v_item.key <> ALL (v_open) THEN
+            outcome := 'fenced';
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+        SELECT i.object_key, i.file_sha256, i.dataset_sha256, i.object_size, i.series, s.series_uid, t.study_uid, t.id AS study INTO v_have
+        FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
+        WHERE i.tenant = p_tenant AND i.sop_uid = v_item.sop_uid FOR UPDATE OF i;
+        IF NOT FOUND THEN
+            PERFORM FROM series s JOIN study t ON t.id = s.study
+            WHERE s.tenant = p_tenant AND s.series_uid = v_item.series_uid AND t.study_uid <> v_item.study_uid;
+            outcome := CASE WHEN FOUND THEN 'elsewhere' ELSE 'stale' END;
+        ELSIF v_have.series_uid <> v_item.series_uid OR v_have.study_uid <> v_item.study_uid THEN
+            outcome := 'elsewhere';
+        ELSIF v_have.dataset_sha256 = v_item.dataset_sha THEN
+            outcome := 'identical';
+            stored_key := v_have.object_key;
+        ELSIF p_policy = 'keep-first' THEN
+            outcome := 'kept';
+        ELSIF p_policy = 'replace' THEN
+            outcome := 'replaced';
+            PERFORM FROM series WHERE id = v_have.series AND shared_id = v_item.shared_id;
+            IF NOT FOUND THEN
+                outcome := 'stale';
+            ELSE
+                INSERT INTO tomb (key, not_before) VALUES (v_have.object_key, now() + p_grace) ON CONFLICT DO NOTHING;
+                UPDATE instance i SET object_size = u.size, metadata_crc = u.crc, metadata_length = u.length, instance_number = u.instance_number,
+                    number_of_frames = u.frames, rows = u.rows, columns = u.columns, bits_allocated = u.bits, meta_size = u.meta_size, flags = u.flags,
+                    sop_class = u.sop_class, transfer_syntax = u.transfer_syntax, object_key = u.key, object_offset = 0, file_sha256 = u.file_sha,
+                    dataset_sha256 = u.dataset_sha, source = u.source, attributes = u.attributes::jsonb, bulk_table = u.bulk,
+                    frame_table = u.frame_table, frame_overflow = u.overflow, metadata = u.metadata, received_at = now(), version = nextval('version')
+                FROM unnest(i_key, i_size, i_sop_class, i_transfer_syntax, i_instance_number, i_frames, i_rows, i_columns, i_bits, i_meta_size,
+                        i_flags, i_file_sha, i_dataset_sha, i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length)
+                    AS u(key, size, sop_class, transfer_syntax, instance_number, frames, rows, columns, bits, meta_size, flags, file_sha, dataset_sha,
+                        source, attributes, bulk, frame_table, overflow, metadata, crc, length)
+                WHERE i.tenant = p_tenant AND i.sop_uid = v_item.sop_uid AND u.key = v_item.key;
+                UPDATE series SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now() WHERE id = v_have.series;
+                UPDATE study SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now() WHERE id = v_have.study;
+                INSERT INTO change (tenant, kind, level, orthanc_id, uid)
+                SELECT p_tenant, 'UpdatedInstance', 'instance', i.orthanc_id, i.sop_uid FROM instance i WHERE i.tenant = p_tenant AND i.sop_uid = v_item.sop_uid;
+                DELETE FROM intent WHERE key = v_item.key;
+            END IF;
+        ELSE
+            outcome := 'duplicate';
+        END IF;
+        IF outcome IN ('identical', 'kept', 'duplicate', 'elsewhere') THEN
+            PERFORM ingest_renounce(ARRAY[v_item.key], p_grace);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+-- ingest_adopt: the stored object of an instance turned out to be missing or damaged, and the same bytes came again: point the row at them.
+CREATE OR REPLACE FUNCTION ingest_adopt(p_tenant integer, p_sop_uid text, p_sha bytea, p_lost_key text, p_key text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM intent WHERE key = p_key AND claimed_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE instance SET object_key = p_key, object_offset = 0, received_at = now()
+    WHERE tenant = p_tenant AND sop_uid = p_sop_uid AND file_sha256 = p_sha AND object_key = p_lost_key;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM intent WHERE key = p_key;
+    INSERT INTO tomb (key, not_before) VALUES (p_lost_key, now()) ON CONFLICT DO NOTHING;
+    RETURN true;
+END
+$$;

@@ -1,0 +1,29 @@
+-- name: sweep_claim
+-- Take over intents whose lease ended.
+SELECT sweep_claim($1)
+
+-- name: sweep_due_intents
+-- Claimed intents whose quarantine is over: their objects may be deleted.
+SELECT key FROM intent WHERE claimed_at < now() - $1::interval ORDER BY claimed_at LIMIT $2
+
+-- name: sweep_forget_intents
+-- After the objects are gone.
+DELETE FROM intent WHERE key = ANY ($1) AND claimed_at IS NOT NULL
+
+-- name: sweep_due_tombs
+-- Objects that no row points at any more and whose grace is over.
+SELECT key FROM tomb WHERE not_before < now() ORDER BY not_before LIMIT $1
+
+-- name: sweep_forget_tombs
+-- After the objects are gone.
+DELETE FROM tomb WHERE key = ANY ($1)
+
+-- name: number_changes
+-- Give changes their public numbers.
+SELECT number_changes($1)
+
+-- name: sweep_gauges
+-- For the metrics: what waits, and since when.
+SELECT (SELECT count(*) FROM intent) AS intents, (SELECT count(*) FROM tomb) AS tombs,
+       (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM intent WHERE claimed_at IS NULL) AS oldest_intent_s,
+       (SELECT coalesce(extract(epoch FROM now() - min(claimed_at)), 0)::float8 FROM intent WHERE claimed_at IS NOT NULL) AS oldest_claimed_s
