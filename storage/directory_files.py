@@ -11,7 +11,8 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from dicomweb.errors import ArchiveError, Unavailable
@@ -25,67 +26,83 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 
 
-def write_object(directory: str, spool: str, path: str, chunks: Sequence[Chunk], size: int) -> None:
-    """Write the chunks (`size` bytes together) to a new file `path` in `directory`, durable on return."""
-    fd, temporary = _open_temporary(directory, spool)
-    try:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a new object's bytes go before they have a name: `spool` is used where there are no unnamed files."""
+
+    spool: str
+    unnamed: bool
+
+
+def write_object(place: Place, path: str, chunks: Sequence[Chunk], size: int) -> None:
+    """Write the chunks (`size` bytes together) to a new file `path`, durable on return."""
+    with _new_file(place, path) as (fd, source):
         written = _write_all(fd, chunks)
         if written != size:
             raise ValueError(f"{written} bytes given, {size} announced")
-        _publish(fd, temporary, path)
-    finally:
-        os.close(fd)
-        if temporary is not None:
-            unlink_quietly(temporary)
+        _publish(fd, source, path)
 
 
-def adopt_file(directory: str, spool: str, path: str, source: str, size: int) -> None:
+def adopt_file(place: Place, path: str, source: str, size: int) -> None:
     """Give the file `source` the name `path`, durable on return; copied only from another file system."""
     fd = os.open(source, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         held = os.fstat(fd)
         if held.st_size != size or not stat.S_ISREG(held.st_mode):
             raise ValueError(f"the file has {held.st_size} bytes, {size} announced")
-        if held.st_dev == os.stat(directory).st_dev:
+        if held.st_dev == os.stat(os.path.dirname(path)).st_dev:
             os.fchmod(fd, 0o600)
             _publish(fd, source, path)
         else:
-            _copy(fd, size, directory, spool, path)
+            _copy(place, path, fd, size)
     finally:
         os.close(fd)
     unlink_quietly(source)
 
 
-def _copy(source: int, size: int, directory: str, spool: str, path: str) -> None:
-    fd, temporary = _open_temporary(directory, spool)
-    try:
+def _copy(place: Place, path: str, origin: int, size: int) -> None:
+    with _new_file(place, path) as (fd, source):
         done = 0
         while done < size:
-            sent = os.sendfile(fd, source, done, min(size - done, _COPY_STEP))
+            sent = os.sendfile(fd, origin, done, min(size - done, _COPY_STEP))
             if sent == 0:
                 raise ValueError(f"the file became shorter than {size} bytes")
             done += sent
-        _publish(fd, temporary, path)
+        _publish(fd, source, path)
+
+
+@contextlib.contextmanager
+def _new_file(place: Place, path: str) -> Iterator[tuple[int, str]]:
+    """An empty file of the same file system as `path`: its descriptor and the name to link it from."""
+    if place.unnamed:
+        fd = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        name = ""
+    else:
+        name = f"{place.spool}/put-{secrets.token_hex(16)}"
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if name:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # tells the clean-up of another process that the file is in use
+        yield fd, name or f"/proc/self/fd/{fd}"
     finally:
         os.close(fd)
-        if temporary is not None:
-            unlink_quietly(temporary)
+        if name:
+            unlink_quietly(name)
 
 
-def _open_temporary(directory: str, spool: str) -> tuple[int, str | None]:
-    """An unnamed file, or a named one in the spool directory where the file system has no O_TMPFILE."""
+def can_be_unnamed(directory: str) -> bool:
+    """Whether the file system has O_TMPFILE and /proc to link such a file from."""
     try:
-        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), None
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if error.errno not in _NO_TMPFILE:
-            raise
-    name = f"{spool}/put-{secrets.token_hex(16)}"
-    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX)  # tells the clean-up of another process that the file is in use
-    return fd, name
+        if error.errno in _NO_TMPFILE:
+            return False
+        raise
+    os.close(fd)
+    return os.path.isdir("/proc/self/fd")  # noqa: PTH112
 
 
-def _publish(fd: int, source: str | None, path: str) -> None:
+def _publish(fd: int, source: str, path: str) -> None:
     """Give the finished file its name, then make bytes and name durable.
 
     Name before fsync is safe because no index row points at the key before `put` returned: after a power cut a key may
@@ -97,7 +114,7 @@ def _publish(fd: int, source: str | None, path: str) -> None:
     named one does and leaves nothing behind when the process dies; a link, unlike a rename, never replaces.
     """
     # With src_dir_fd (ignored for absolute paths) Python calls linkat(AT_SYMLINK_FOLLOW), which /proc/self/fd needs.
-    os.link(source or f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+    os.link(source, path, src_dir_fd=fd, follow_symlinks=True)
     try:
         os.fsync(fd)
         sync_directory(os.path.dirname(path))

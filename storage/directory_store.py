@@ -21,7 +21,9 @@ from typing import Final, TypeVar
 
 from dicomweb.errors import CorruptObject, ObjectMissing, Unavailable
 from storage.directory_files import (
+    Place,
     adopt_file,
+    can_be_unnamed,
     guarded,
     identity,
     make_directory,
@@ -50,7 +52,8 @@ KNOWN_MAX: Final = 100_000
 class DirectoryStore:
     """The ObjectStore of one machine (or of a shared POSIX file system with hard links)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, unnamed: bool | None = None) -> None:
+        """`unnamed`: write to files without a name (O_TMPFILE); by default wherever the file system has them."""
         self._root = str(root.absolute())
         self._spool = Path(self._root, SPOOL)
         self._known: set[str] = set()
@@ -60,6 +63,7 @@ class DirectoryStore:
         try:
             make_directory(str(self._spool), "/")
             self._identity = identity(self._root)
+            self._place = Place(str(self._spool), can_be_unnamed(self._root) if unnamed is None else unnamed)
             remove_stale(str(self._spool), STALE_SECONDS)
         except OSError as error:
             raise translated(error, "open") from error
@@ -74,16 +78,14 @@ class DirectoryStore:
     async def put(self, key: str, chunks: Sequence[Chunk], size: int) -> None:
         """See ObjectStore. Costs one thread hop, one write and (ext4) one journal commit shared with other writers."""
         path = self._path(key)
-        spool = str(self._spool)
-        await self._write(path, lambda directory: write_object(directory, spool, path, chunks, size))
+        await self._write(path, lambda: write_object(self._place, path, chunks, size))
 
     async def put_file(self, key: str, path: Path, size: int) -> None:
         """See ObjectStore. A file of another file system is copied."""
         final = self._path(key)
-        spool = str(self._spool)
-        await self._write(final, lambda directory: adopt_file(directory, spool, final, str(path), size))
+        await self._write(final, lambda: adopt_file(self._place, final, str(path), size))
 
-    async def _write(self, path: str, work: Callable[[str], None]) -> None:
+    async def _write(self, path: str, work: Callable[[], None]) -> None:
         future: Future[None] = self._writers.submit(guarded, lambda: self._write_in_directory(path, work), "write")
         try:
             await asyncio.wrap_future(future)
@@ -93,18 +95,18 @@ class DirectoryStore:
                 future.add_done_callback(lambda done: self._forget(done, path))
             raise
 
-    def _write_in_directory(self, path: str, work: Callable[[str], None]) -> None:
+    def _write_in_directory(self, path: str, work: Callable[[], None]) -> None:
         directory = os.path.dirname(path)  # noqa: PTH120
         known = directory in self._known
         if not known:
             self._make(directory)
         try:
-            work(directory)
+            work()
         except FileNotFoundError:
             if not known:
                 raise
             self._make(directory)  # somebody tidied an empty directory away
-            work(directory)
+            work()
 
     def _forget(self, done: "Future[None]", path: str) -> None:
         if not done.cancelled() and done.exception() is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Chunk = bytes | bytearray | memoryview
 Range = tuple[int, int]
 
-_SEGMENT: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
+_SEGMENT: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _KEY: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT}){{0,7}}")
 _PREFIX: Final = re.compile(rf"(?:{_SEGMENT}/){{0,7}}")
 
@@ -96,13 +96,18 @@ STREAM_CHUNK: Final = 1 << 20
 
 
 def check_key(key: str) -> str:
-    """Return `key`, or raise ValueError: 1-8 segments of letters, digits, `_.-`, none starting with a dot or a dash.
+    """Return `key`, or raise ValueError: 1-8 segments of letters, digits, `_.-`, each begun by a letter or digit.
 
     The rule is what makes a key safe as a file name below the store's directory and unambiguous in a URL.
     """
-    if _KEY.fullmatch(key) is None:
+    if not is_key(key):
         raise ValueError(f"not an object key: {key[:120]!r}")
     return key
+
+
+def is_key(name: str) -> bool:
+    """Whether `name` follows the rule of `check_key`."""
+    return _KEY.fullmatch(name) is not None
 
 
 def check_prefix(prefix: str) -> str:
