@@ -6,6 +6,7 @@ Results equal pydicom's; where bytes do not fit their character set they become 
 
 import re
 from collections.abc import MutableSet
+from functools import lru_cache
 
 Codecs = tuple[str, ...]
 
@@ -77,14 +78,21 @@ _RESET = re.compile(rb"[\t\n\f\r]")
 
 def codecs_for(value: bytes, notes: MutableSet[str]) -> Codecs:
     """The codecs of a Specific Character Set value; what is unknown counts as the default repertoire and is noted."""
+    codecs, noted = _codecs_for(value) if len(value) <= 256 else _codecs_for.__wrapped__(value)
+    notes |= noted
+    return codecs
+
+
+@lru_cache(maxsize=256)
+def _codecs_for(value: bytes) -> tuple[Codecs, frozenset[str]]:
+    notes: set[str] = set()
     terms = [term.strip() for term in value.decode("latin-1").rstrip(" \0").split("\\")]
     codecs = [_codec(term, notes) for term in terms]
-    if len(terms) == 1:
-        return (codecs[0],)
-    if _canonical(terms[0]) in _ALONE:
+    if len(terms) > 1 and _canonical(terms[0]) in _ALONE:
         notes.add("Specific Character Set: code extensions beside a character set that allows none")
-        return (codecs[0],)
-    return (codecs[0], *(codec for term, codec in zip(terms[1:], codecs[1:], strict=True) if term not in _ALONE))
+        codecs = codecs[:1]
+    rest = [codec for term, codec in zip(terms[1:], codecs[1:], strict=False) if term not in _ALONE]
+    return (codecs[0], *rest), frozenset(notes)
 
 
 def _canonical(term: str) -> str:

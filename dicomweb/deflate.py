@@ -16,6 +16,7 @@ from dicomweb.errors import BadDicom, TooLarge
 # Measured on a CT header's JSON (12 KB): level 1 0.06 ms and 27 %, level 6 0.16 ms and 21 %. See tests/unit/test_deflate.py.
 LEVEL = 4
 _RAW = -15
+WINDOW = 32768
 _STORED_MAX = 0xFFFF
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _FLUSHED = b"\x00\x00\x00\xff\xff"
@@ -64,6 +65,15 @@ def deflate(text: bytes, level: int = LEVEL) -> DeflatedJson:
     squeeze = zlib.compressobj(level, zlib.DEFLATED, _RAW)
     data = squeeze.compress(text) + squeeze.flush(zlib.Z_FULL_FLUSH)
     return DeflatedJson(data, zlib.crc32(text), len(text))
+
+
+def deflate_after(history: bytes, text: bytes, level: int) -> bytes:
+    """`text` flushed in full, with back references into `history`: for where exactly that much text precedes it."""
+    if not history:
+        squeeze = zlib.compressobj(level, zlib.DEFLATED, _RAW)
+    else:
+        squeeze = zlib.compressobj(level, zlib.DEFLATED, _RAW, zlib.DEF_MEM_LEVEL, zlib.Z_DEFAULT_STRATEGY, history[-WINDOW:])
+    return squeeze.compress(text) + squeeze.flush(zlib.Z_FULL_FLUSH)
 
 
 def stored(text: bytes) -> bytes:
@@ -228,12 +238,12 @@ def inflate_dataset(packed: bytes | memoryview, max_size: int, max_ratio: int) -
     inflater = zlib.decompressobj(_RAW)
     out = bytearray()
     view = memoryview(packed)
-    spare = 0
+    spare: bytes | memoryview = b""
     try:
         # Fed in slices: `unconsumed_tail` copies what is left of its input at every call.
         for at in range(0, len(view), _CHUNK):
             if inflater.eof:
-                spare += len(view) - at
+                spare = view[at:]
                 break
             rest: bytes | memoryview = view[at : at + _CHUNK]
             while rest and not inflater.eof:
@@ -245,7 +255,11 @@ def inflate_dataset(packed: bytes | memoryview, max_size: int, max_ratio: int) -
         raise BadDicom("the deflated data set cannot be inflated") from error
     if not inflater.eof:
         raise BadDicom("the deflated data set is cut")
+    rest = inflater.unused_data + bytes(spare[:16])
+    # Some writers end the stream as gzip does; then both numbers must be right.
+    if rest[:8] == struct.pack("<II", zlib.crc32(out), len(out) & 0xFFFFFFFF):
+        rest = rest[8:]
     # PS3.5 A.5: one NUL pads the stream to an even length.
-    if len(inflater.unused_data) + spare > 1 or inflater.unused_data.strip(b"\0"):
+    if rest not in (b"", b"\0"):
         raise BadDicom("there are bytes after the deflated data set")
     return bytes(out)

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from dicomweb.charset import Codecs
-from dicomweb.deflate import deflate
+from dicomweb.deflate import WINDOW, deflate_after
 from dicomweb.dictionary import Need, State
 
 # Elements larger than this are not kept: what is that large is hardly ever the same twice.
 MAX_RAW: Final = 16384
-_RUN_LEVEL = 9
+_RUN_LEVEL = 6
 _RUNS_PER_ELEMENT = 4
+_PIECES_PER_RUN = 32
 
 
 class Entry:
@@ -39,6 +40,32 @@ class Entry:
         self.runs: list[Run] = []
 
 
+class Piece:
+    """A run's text, `lead` in front, as deflate that may refer back to the pieces before it in the same instance.
+
+    Back references are distances, so a piece is right wherever the same pieces came before it with gaps of the same lengths between
+    them, whatever the gaps contain: `before` and `gap` (bytes of text) say which.
+    """
+
+    __slots__ = ("before", "data", "gap", "text")
+
+    def __init__(self, text: bytes, before: "Piece | None", gap: int) -> None:
+        self.text = text
+        self.before = before
+        self.gap = gap
+        self.data = deflate_after(self._history(), text, _RUN_LEVEL)
+
+    def _history(self) -> bytes:
+        """What comes before; gaps as NUL, which JSON text never contains, so that nothing can refer to them."""
+        parts: list[bytes] = []
+        piece, gap, size = self.before, self.gap, 0
+        while piece is not None and size < WINDOW:
+            parts += [bytes(gap), piece.text]
+            size += gap + len(piece.text)
+            piece, gap = piece.before, piece.gap
+        return b"".join(reversed(parts))
+
+
 class Run:
     """Several consecutive elements as one."""
 
@@ -60,14 +87,17 @@ class Run:
             if entry.sets:
                 self.sets.update(entry.sets)
         self.needs: tuple[Need, ...] = tuple(needs.items())
-        self._pieces: dict[bytes, tuple[bytes, bytes]] = {}
+        self._pieces: dict[tuple[bytes, Piece | None, int], Piece] = {}
 
-    def piece(self, lead: bytes) -> tuple[bytes, bytes]:
-        """(`lead` + text, the same deflated and flushed); `lead` is "{" or ","."""
-        known = self._pieces.get(lead)
+    def piece(self, lead: bytes, before: Piece | None, gap: int) -> Piece:
+        """The run after `before` and `gap` bytes of other text; `lead` is "{" or ",". At most a few variants are kept."""
+        known = self._pieces.get((lead, before, gap))
         if known is None:
-            text = lead + self.text
-            known = self._pieces[lead] = (text, deflate(text, _RUN_LEVEL).data)
+            if len(self._pieces) >= _PIECES_PER_RUN:
+                before, gap = None, 0
+                known = self._pieces.get((lead, before, gap))
+            if known is None:
+                known = self._pieces[lead, before, gap] = Piece(lead + self.text, before, gap)
         return known
 
 
@@ -102,6 +132,8 @@ class Context:
     def offer(self, raw: bytes, entries: list[Entry]) -> None:
         """Elements that were all known and came one after the other; the second time they become a run."""
         mark = hash(raw)
+        if sum(map(bool, [entry.text for entry in entries])) < 2:
+            return
         if mark not in self.noted and mark not in self._old_noted:
             self.noted.add(mark)
             return

@@ -10,8 +10,6 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
-import orjson
-
 from dicomweb import json_model
 from dicomweb.bulk import BulkTable, bulk_uri
 from dicomweb.charset import DEFAULT, Codecs, codecs_for
@@ -19,7 +17,7 @@ from dicomweb.deflate import DeflatedJson, Deflater, deflate, inflate_dataset, s
 from dicomweb.dictionary import PIXEL_REPRESENTATION, Need, State, Unsure, resolve
 from dicomweb.errors import BadDicom, TooLarge
 from dicomweb.frames import Fragments, FrameTable
-from dicomweb.memo import MAX_RAW, Context, Entry, Memo, Run
+from dicomweb.memo import MAX_RAW, Context, Entry, Memo, Piece, Run
 from dicomweb.meta import FileMeta, read_file_meta
 from dicomweb.pixelinfo import PixelElement, PixelInfo, describe_pixels, refuse_if_cut
 from dicomweb.structure import (
@@ -45,7 +43,7 @@ from dicomweb.structure import (
 )
 from dicomweb.tags import keyword_of
 from dicomweb.uids import is_uid
-from dicomweb.values import BINARY_VRS, TEXT_BULK, bulk_reference, render
+from dicomweb.values import BINARY_VRS, TEXT_BULK, bulk_reference, first_text, render
 
 FUNCTIONAL_GROUPS: Final = frozenset((0x52009229, 0x52009230))
 FUNCTIONAL_GROUP_KEYS: Final = ("52009229", "52009230")
@@ -58,9 +56,6 @@ _U16, _U32 = Struct("<H").unpack_from, Struct("<I").unpack_from
 _B16, _B32 = Struct(">H").unpack_from, Struct(">I").unpack_from
 # First bytes of a sequence without a length, by which a known one is found again.
 _PROBE: Final = 64
-_UI_START: Final = b':{"vr":"UI","Value":["'
-_UI_PREFIX: Final = 10 + len(_UI_START)
-_US_PREFIX: Final = len(b'"00280010":{"vr":"US","Value":[')
 SOP_INSTANCE_UID: Final = 0x00080018
 _OFFSET_TABLES: Final = frozenset((0x7FE00001, 0x7FE00002))
 # Never alike in two instances, or of effect beyond their own text.
@@ -185,7 +180,11 @@ class _Scanner:
                 start, length = pos + 8, u16(buffer, pos + 6)[0]
             if tag <= last:
                 refuse(tag, pos, "tags are not in ascending order")
-            entry = self._recall(known, pos, start, length)
+            if length <= MAX_RAW:
+                raw = buffer[pos : start + length]
+                entry = known.get(raw) or self.context.recall(raw)  # type: ignore[call-overload,arg-type]
+            else:
+                entry = self._recall_unmeasured(known, pos) if length == UNDEFINED else None
             if entry is None or (entry.needs and not _holds(entry.needs, state)):
                 if len(streak) > 1:
                     self.context.offer(bytes(buffer[streak_start:pos]), streak)
@@ -225,13 +224,8 @@ class _Scanner:
         if self.walker.count > self.limits.max_elements:
             raise TooLarge(f"more than {self.limits.max_elements} elements")
 
-    def _recall(self, known: dict[bytes, Entry], pos: int, start: int, length: int) -> Entry | None:
-        """What is known of the element at `pos`: by all its bytes, or by its first ones when its length is not given."""
-        if length <= MAX_RAW:
-            raw = self.buffer[pos : start + length]
-            return known.get(raw) or self.context.recall(raw)  # type: ignore[call-overload,arg-type]
-        if length != UNDEFINED:
-            return None
+    def _recall_unmeasured(self, known: dict[bytes, Entry], pos: int) -> Entry | None:
+        """What is known of an element without a length, by its first bytes: the walk of equal bytes ends in the same place."""
         entry = known.get(bytes(self.buffer[pos : pos + _PROBE]))
         if entry is not None and self.buffer[pos : pos + len(entry.raw)] == entry.raw:
             return entry
@@ -402,17 +396,21 @@ class _Scanner:
         data: list[bytes] = []
         literal: list[bytes] = []
         crc = length = 0
+        before: Piece | None = None
+        gap = 0
         lead = b"{"
         for part in self.parts:
             if isinstance(part, Run):
                 if literal:
                     text = b"".join(literal)
                     literal.clear()
-                    crc, length = crc32(text, crc), length + len(text)
+                    crc, gap = crc32(text, crc), len(text)
                     data.append(stored(text))
-                text, piece = part.piece(lead)
-                crc, length = crc32(text, crc), length + len(text)
-                data.append(piece)
+                before = part.piece(lead, before, gap if before else 0)
+                text = before.text
+                crc, length = crc32(text, crc), length + gap + len(text)
+                data.append(before.data)
+                gap = 0
             else:
                 literal.append(lead)
                 literal.append(part)
@@ -440,10 +438,10 @@ class _Scanner:
             tables = self.offset_tables
             extended = (tables[0x7FE00001], tables[0x7FE00002]) if len(tables) == 2 else None
             pixel, frames, notes = describe_pixels(
-                self.buffer, self.pixel, self._integer, self._text, self.meta.transfer_syntax, extended, self.limits.max_frames
+                self.buffer, self.pixel, self.elements, self.meta.transfer_syntax, extended, self.limits.max_frames
             )
             warnings += notes
-        elif notice := refuse_if_cut(sop_class, self._integer, self.elements.__contains__):
+        elif notice := refuse_if_cut(sop_class, self.elements):
             warnings.append(notice)
         metadata = self.metadata()
         warnings += sorted(self.walker.notes)
@@ -454,7 +452,7 @@ class _Scanner:
             sop_uid,
             study,
             series,
-            self._text("00100020"),
+            first_text(self.elements.get("00100020")),
             self.meta.transfer_syntax,
             self.meta.size,
             self.elements,
@@ -472,28 +470,7 @@ class _Scanner:
         text = self.elements.get(key)
         if text is None:
             raise BadDicom(f"{keyword_of(key)} is missing", attribute=keyword_of(key))
-        value = text[_UI_PREFIX:-3].decode() if text[10:_UI_PREFIX] == _UI_START else ""
+        value = first_text(text)
         if not is_uid(value):
             raise BadDicom(f"{keyword_of(key)} is not a valid UID", attribute=keyword_of(key))
         return value
-
-    def _first(self, key: str) -> object:
-        text = self.elements.get(key)
-        if not text:
-            return None
-        values = orjson.loads(b"{" + text + b"}")[key].get("Value")
-        return values[0] if values else None
-
-    def _integer(self, key: str) -> int | None:
-        text = self.elements.get(key)
-        if not text:
-            return None
-        digits = text[_US_PREFIX:-2]
-        if digits.isdigit():
-            return int(digits)
-        value = self._first(key)
-        return int(value) if isinstance(value, (int, float)) else None
-
-    def _text(self, key: str) -> str:
-        value = self._first(key)
-        return value if isinstance(value, str) else ""

@@ -1,6 +1,6 @@
 """Pixel data of an instance: what it is and where its frames are (PS3.3 C.7.6.3, PS3.5 8 and A)."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -10,6 +10,7 @@ from pydicom.uid import UID_dictionary
 from dicomweb.errors import BadDicom
 from dicomweb.frames import Fragments, FrameTable, encapsulated_frames, native_frames
 from dicomweb.structure import Buffer
+from dicomweb.values import first_integer, first_text
 
 # One stream of many frames: not divisible into frames by its container.
 _VIDEO: Final = frozenset(
@@ -56,37 +57,46 @@ class PixelInfo:
     photometric: str
 
 
+_INTEGERS: Final = (
+    "00280010", "00280011", "00280002", "00280100", "00280101", "00280103", "00280006", "00280008",
+)  # fmt: skip
+_PHOTOMETRIC: Final = "00280004"
+
+
+@lru_cache(maxsize=1024)
+def _facts(*texts: bytes | None) -> tuple[int, ...]:
+    return tuple(first_integer(text) or 0 for text in texts)
+
+
 def describe_pixels(
     buffer: Buffer,
     element: PixelElement,
-    integer: Callable[[str], int | None],
-    text: Callable[[str], str],
+    elements: Mapping[str, bytes],
     transfer_syntax: str,
     extended: tuple[bytes, bytes] | None,
     max_frames: int,
 ) -> tuple[PixelInfo, FrameTable, list[str]]:
-    """The description and frame table of `element`; `integer` and `text` give the first value of an attribute of the instance."""
-    frames = integer("00280008")
+    """The description and frame table of `element`; `elements` are the JSON members of the instance by tag."""
+    rows, columns, samples, allocated, bits_stored, signed, planar, frames = _facts(*map(elements.get, _INTEGERS))
     info = PixelInfo(
         tag=f"{element.tag:08X}",
         vr=element.vr,
         offset=element.offset,
         length=element.length,
         encapsulated=element.fragments is not None,
-        rows=integer("00280010") or 0,
-        columns=integer("00280011") or 0,
-        samples=integer("00280002") or 1,
-        bits_allocated={0x7FE00008: 32, 0x7FE00009: 64}.get(element.tag) or integer("00280100") or 0,
-        bits_stored=integer("00280101") or 0,
-        pixel_representation=integer("00280103") or 0,
-        planar_configuration=integer("00280006") or 0,
-        number_of_frames=1 if frames is None or frames < 1 else frames,
-        photometric=text("00280004"),
+        rows=rows,
+        columns=columns,
+        samples=samples or 1,
+        bits_allocated={0x7FE00008: 32, 0x7FE00009: 64}.get(element.tag, allocated),
+        bits_stored=bits_stored,
+        pixel_representation=signed,
+        planar_configuration=planar,
+        number_of_frames=max(1, frames),
+        photometric=first_text(elements.get(_PHOTOMETRIC)),
     )
     if element.fragments is not None:
-        table, warnings = encapsulated_frames(
-            buffer, element.fragments, info.number_of_frames, extended, video=transfer_syntax in _VIDEO
-        )
+        video = transfer_syntax in _VIDEO
+        table, warnings = encapsulated_frames(buffer, element.fragments, info.number_of_frames, extended, video=video)
     else:
         table, warnings = native_frames(element.offset, element.length, frame_bits(info), info.number_of_frames, max_frames)
     return info, table, warnings
@@ -100,15 +110,15 @@ def frame_bits(info: PixelInfo) -> int:
     return bits
 
 
-def refuse_if_cut(sop_class: str, integer: Callable[[str], int | None], has: Callable[[str], bool]) -> str | None:
+def refuse_if_cut(sop_class: str, elements: Mapping[str, bytes]) -> str | None:
     """A file that was cut between two elements looks whole, but an image whose pixels are described must have them.
 
     Raises BadDicom for an image class with Rows, Columns and Bits Allocated that has neither pixel data nor a provider URL
     (PS3.3 C.7.6.3.1, Pixel Data Provider URL); returns a warning for an image class without any description of pixels.
     """
-    if not is_image_class(sop_class) or has("00287FE0"):
+    if not is_image_class(sop_class) or "00287FE0" in elements:
         return None
-    if integer("00280010") and integer("00280011") and integer("00280100"):
+    if all(first_integer(elements.get(key)) for key in ("00280010", "00280011", "00280100")):
         raise BadDicom("pixel data is due but the file ends before it: the file is cut", attribute="PixelData")
     return "an image without pixel data"
 

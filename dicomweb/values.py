@@ -9,6 +9,7 @@ character repertoire contains and PostgreSQL's jsonb cannot store, are dropped f
 import re
 from base64 import b64encode
 from collections.abc import Callable, MutableSet, Sequence
+from functools import lru_cache
 from math import isfinite
 from struct import Struct
 from typing import Final
@@ -239,3 +240,22 @@ def render(key: str, vr: str, raw: bytes, codecs: Codecs, notes: Notes) -> bytes
 def bulk_reference(vr: str, uri: str) -> bytes:
     """The attribute object of a value that is fetched separately (PS3.18 F.2.6)."""
     return b'{"vr":"%s","BulkDataURI":%s}' % (vr.encode(), _dumps(uri))
+
+
+@lru_cache(maxsize=8192)
+def _first_value(member: bytes) -> object:
+    (attribute,) = orjson.loads(b"{" + member + b"}").values()
+    values = attribute.get("Value")
+    return values[0] if values else None
+
+
+def first_text(member: bytes | None) -> str:
+    """The first value of a JSON member (`"00100020":{...}`) that holds text, "" when there is none."""
+    value = _first_value(member) if member else None
+    return value if isinstance(value, str) else ""
+
+
+def first_integer(member: bytes | None) -> int | None:
+    """The first value of a JSON member that holds numbers, None when there is none."""
+    value = _first_value(member) if member else None
+    return int(value) if isinstance(value, (int, float)) else None
