@@ -221,10 +221,10 @@ class Parser:
                 self._begin_part(chunk[position:end])
                 return end + 4
         before = len(line)
-        line += chunk[position : position + room]
+        line += chunk[position : position + room - (before - 2)]
         end = line.find(b"\r\n\r\n", max(0, before - 3))
         if end < 0:
-            if len(line) > room:
+            if len(line) - 2 >= room:
                 raise TooLarge(f"the headers of part {self._parts + 1} are too long")
             return len(chunk)
         self._begin_part(bytes(line[2:end]))

@@ -102,7 +102,7 @@ def parse_path(name: str) -> Path | None:
     components = name.split(".")
     if len(components) > MAX_DEPTH:
         return None
-    path = tuple(tag for component in components if (tag := tags.tag_named(component)) is not None)
+    path = tuple(tag for component in components if component and (tag := tags.tag_named(component)) is not None)
     if len(path) != len(components):
         return None
     # Private sequences are not in the dictionary: UN may be one.
@@ -247,7 +247,8 @@ _COMPUTED_LEVELS = {
     "00201206": Level.STUDY,
     "00201208": Level.STUDY,
     "00201209": Level.SERIES,
-    # What every level has of its own: RetrieveAETitle, InstanceAvailability, RetrieveURL.
+    # What every level has of its own: SpecificCharacterSet, RetrieveAETitle, InstanceAvailability, RetrieveURL.
+    "00080005": Level.PATIENT,
     "00080054": Level.PATIENT,
     "00080056": Level.PATIENT,
     "00081190": Level.PATIENT,

@@ -243,7 +243,7 @@ def test_a_million_empty_parts() -> None:
 def test_a_million_header_bytes_one_at_a_time_are_refused_early() -> None:
     parser = Parser(b"b", Limits(headers=2, header_size=100))
     parser.feed(b"--b\r\n")
-    for _ in range(2 * 102 + 4 - 2):
+    for _ in range(2 * 102 + 4 - 1):
         parser.feed(b"x")
     with pytest.raises(TooLarge):
         parser.feed(b"x")
