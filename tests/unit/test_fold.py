@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb.fold import fold, fold_name, trigrams, trigrams_of_pattern, wildcard_to_like
@@ -41,6 +41,7 @@ def test_letters_of_other_scripts_stay_apart() -> None:
     assert fold("กี") != fold("ก")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=10))
 def test_fold_is_idempotent_and_storable(text: str) -> None:
     folded = fold(text)
@@ -50,6 +51,7 @@ def test_fold_is_idempotent_and_storable(text: str) -> None:
     assert "\x02" not in folded
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_normal_form_does_not_count(text: str) -> None:
     assert fold(unicodedata.normalize("NFD", text)) == fold(unicodedata.normalize("NFC", text))
@@ -135,6 +137,7 @@ def matches_like(like: str, text: str) -> bool:
 _TEXT = st.text(alphabet="abcÄß %_\\^", max_size=12)
 
 
+@settings(deadline=None)
 @given(_TEXT, st.data())
 def test_a_pattern_made_from_a_text_finds_it(text: str, data: st.DataObject) -> None:
     stored = fold(text)
@@ -151,6 +154,7 @@ def test_a_pattern_made_from_a_text_finds_it(text: str, data: st.DataObject) -> 
     assert set(trigrams_of_pattern(pattern, "n")) <= set(trigrams(stored, "n"))
 
 
+@settings(deadline=None)
 @given(_TEXT, st.text(alphabet="ab*?% ", max_size=8))
 def test_the_index_never_loses_a_match(text: str, pattern: str) -> None:
     stored, wanted = fold(text), fold(pattern)

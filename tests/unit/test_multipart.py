@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb.errors import ArchiveError, BadRequest, TooLarge
@@ -104,6 +104,7 @@ _PIECES = st.sampled_from(
 _BODY = st.lists(_PIECES | st.binary(max_size=6), max_size=12).map(b"".join)
 
 
+@settings(deadline=None)
 @given(st.lists(_BODY, max_size=5), st.lists(st.integers(0, 400), max_size=12), st.data())
 def test_written_bodies_come_back(contents: list[bytes], cuts: list[int], data: st.DataObject) -> None:
     boundary = data.draw(st.sampled_from(["bob", "bobo", "-", "--", "'()+_,-./:=?"]))
@@ -120,6 +121,7 @@ def test_written_bodies_come_back(contents: list[bytes], cuts: list[int], data: 
     ]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         _PIECES | st.sampled_from([b"--bo\r\n", b"\r\n--bo--", b"A: 1\r\n", b"\r\n\r\n", b" \r\n", b":"]), max_size=25

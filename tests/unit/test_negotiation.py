@@ -1,7 +1,7 @@
 """Accept x stored transfer syntax -> what is sent."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb.errors import BadRequest, NotAcceptable
@@ -292,6 +292,7 @@ _ALTERNATIVE = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_ALTERNATIVE, min_size=1, max_size=6), _STORED, st.booleans())
 def test_never_refused_when_a_listed_type_is_servable(alternatives: list[str], stored: str, several: bool) -> None:
     def plan(accept: str) -> str | None:

@@ -3,7 +3,7 @@
 from urllib.parse import parse_qsl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb.errors import BadQuery, BadRequest
@@ -210,6 +210,7 @@ _PAIR = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(Level)), st.lists(_PAIR, max_size=6))
 def test_any_parameters_are_a_query_or_refused(level: Level, pairs: list[tuple[str, str]]) -> None:
     try:

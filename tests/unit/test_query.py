@@ -1,7 +1,7 @@
 """Keys and values -> Match; levels; what QIDO-RS and C-FIND share."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb.errors import BadQuery, BadRequest
@@ -305,6 +305,7 @@ _NAMES = [
 ]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(_NAMES),
     st.lists(st.text(alphabet="1.2-*?\\,^= A\0", max_size=12) | st.text(max_size=8), max_size=3),

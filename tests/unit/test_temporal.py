@@ -3,7 +3,7 @@
 from datetime import date, datetime, time, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb.temporal import Period, period
@@ -72,6 +72,7 @@ def test_malformed(vr: str, text: str) -> None:
     assert period(vr, text) is None
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["DA", "TM", "DT"]), st.text(alphabet="0123456789-+.: ", max_size=60))
 def test_any_text(vr: str, text: str) -> None:
     found = period(vr, text)
@@ -83,6 +84,7 @@ def _written(moment: time, precision: int) -> str:
     return text[: (2, 4, 6, 8, 13)[precision]]
 
 
+@settings(deadline=None)
 @given(st.times(), st.integers(0, 4), st.times(), st.integers(0, 4))
 def test_times_compare_as_moments(stored: time, stored_precision: int, asked: time, asked_precision: int) -> None:
     """A stored time is inside a query's period when its first moment is."""
@@ -104,6 +106,7 @@ def test_times_compare_as_moments(stored: time, stored_precision: int, asked: ti
     assert (found.low <= text <= found.high) == (start <= first(text) < end)
 
 
+@settings(deadline=None)
 @given(st.dates(date(1000, 1, 1)), st.dates(date(1000, 1, 1)))
 def test_dates_compare_as_days(one: date, other: date) -> None:
     found = period("DA", f"{min(one, other):%Y%m%d}-{max(one, other):%Y%m%d}")
