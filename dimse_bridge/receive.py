@@ -15,7 +15,7 @@ from typing import Final
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_CANCEL_RQ, C_ECHO_RQ, C_FIND_RQ, C_STORE_RQ, DIMSEMessage
-from pynetdicom.dimse_primitives import C_CANCEL, C_STORE, DimsePrimitiveType, DimseServiceType
+from pynetdicom.dimse_primitives import C_CANCEL, C_FIND, C_STORE, DimsePrimitiveType, DimseServiceType
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
 
@@ -23,7 +23,7 @@ from dicomweb.errors import ArchiveError, BadDicom, IdentityMismatch
 from dicomweb.uids import MAX_UID_LENGTH, is_uid
 from dimse_bridge.identity import HEAD_SIZE, check_identity
 from dimse_bridge.limits import Limits
-from dimse_bridge.logs import log_event
+from dimse_bridge.logs import log_crash, log_event
 from dimse_bridge.loop import Crossing
 from dimse_bridge.upper_layer import UpperLayer
 from storage.archive import Archive
@@ -147,6 +147,7 @@ class Receiver(DIMSEServiceProvider):
         self._command = bytearray()
         self._due: DIMSEMessage | None = None  # the command is complete, its data set is due
         self._data = bytearray()
+        self._cancelled: int | None = None  # a message ID
         self._open = False  # a request was received or begun, and not answered yet
 
     @property
@@ -154,6 +155,10 @@ class Receiver(DIMSEServiceProvider):
         """The application entity that the peer says it is: printable, 16 characters at most."""
         title = str(self.assoc.requestor.ae_title).strip()
         return title[:16] if title.isascii() and title.isprintable() else ""
+
+    def is_cancelled(self, request: C_FIND) -> bool:
+        """Whether the peer does not want the rest of the answers (PS3.7 9.3.2.3); pynetdicom forgets an early cancel."""
+        return self._cancelled is not None and self._cancelled == request.MessageID
 
     @property
     def busy(self) -> bool:
@@ -167,8 +172,10 @@ class Receiver(DIMSEServiceProvider):
                 self._take(context_id, fragment)
         except ProtocolViolation as violation:
             log_event("association-aborted", peer=self._peer, reason=str(violation))
-            self.discard()
-            self.dul.event_queue.put("Evt19")  # unexpected PDU: A-ABORT
+            self._abort()
+        except Exception as exc:  # noqa: BLE001 - the thread must go on to close the connection
+            log_crash("receive-failed", exc, peer=self._peer)
+            self._abort()
 
     def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
         """Queue a response; the final one makes room for the next request."""
@@ -202,6 +209,10 @@ class Receiver(DIMSEServiceProvider):
         self._data.clear()
         self._due = None
 
+    def _abort(self) -> None:
+        self.discard()
+        self.dul.event_queue.put("Evt19")  # unexpected PDU: A-ABORT
+
     @property
     def _contexts(self) -> dict[int, PresentationContext]:
         return self.assoc._accepted_cx  # noqa: SLF001 - the public property sorts them anew each time
@@ -227,7 +238,8 @@ class Receiver(DIMSEServiceProvider):
 
     def _command_complete(self, context_id: int) -> None:
         whole = P_DATA()
-        whole.presentation_data_value_list = [(context_id, bytes((_COMMAND | _LAST,)) + self._command)]
+        value = bytes((_COMMAND | _LAST,)) + self._command
+        whole.presentation_data_value_list = [[context_id, value]]  # type: ignore[list-item]  # it insists on lists
         self._command.clear()
         message = DIMSEMessage()
         try:
@@ -239,7 +251,7 @@ class Receiver(DIMSEServiceProvider):
         if not isinstance(message, C_CANCEL_RQ):
             if self._open:
                 raise ProtocolViolation("a request came before the last one was answered")
-            self._open = True
+            self._open, self._cancelled = True, None
         if complete:
             self._deliver(message)
             return
@@ -275,8 +287,7 @@ class Receiver(DIMSEServiceProvider):
         except Exception as exc:  # a value that the primitive refuses, of whatever kind
             raise ProtocolViolation("the command set has an invalid value") from exc
         if isinstance(primitive, C_CANCEL):
-            if primitive.MessageIDBeingRespondedTo is not None and len(self.cancel_req) < 10:
-                self.cancel_req[primitive.MessageIDBeingRespondedTo] = primitive
+            self._cancelled = primitive.MessageIDBeingRespondedTo
             return
         if not primitive.is_valid_request:
             raise ProtocolViolation("the command set lacks a mandatory element")

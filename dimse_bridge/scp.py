@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -200,7 +201,7 @@ class DimseServer(AssociationServer):
             while left := self._conversations():
                 overdue = time.monotonic() > end
                 idle = [c for c in left if overdue or not c.receiver.busy]
-                for done in [pool.submit(c.abort) for c in idle]:
+                for done in [pool.submit(c.abort if c.is_established else c.evict) for c in idle]:
                     done.result()
                 time.sleep(0.02)
                 if time.monotonic() > end + self.limits.associate_timeout:
@@ -243,7 +244,7 @@ class DimseServer(AssociationServer):
             return
         pending = status.PENDING_PARTIAL if find.partial else status.PENDING
         for row in result.rows:
-            if event.is_cancelled:
+            if conversation.receiver.is_cancelled(request):
                 yield status.CANCELLED, None
                 return
             yield pending, find.answer(row, self.settings.aet)
@@ -289,7 +290,9 @@ def configure_libraries() -> None:
 
 def serve(settings: Settings) -> None:
     """Run the DIMSE process until SIGTERM or SIGINT; returns after running stores have ended."""
-    # Values that a peer's query holds would else be repeated in warnings on standard error.
+    # Values that a peer's query holds would else be repeated in warnings on standard error, which is for log lines.
+    warnings.simplefilter("ignore")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

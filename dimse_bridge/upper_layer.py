@@ -20,6 +20,7 @@ from pynetdicom.pdu_primitives import _PDUPrimitiveType
 from pynetdicom.transport import AssociationSocket
 
 from dimse_bridge.limits import Limits
+from dimse_bridge.logs import log_crash
 
 _PATIENCE: Final = 0.1  # how late timers are noticed
 _PDU_HEADER: Final = 6
@@ -88,10 +89,15 @@ class BoundedSocket(AssociationSocket):
                 connection.settimeout(left)
                 got = connection.recv_into(view[have:])
                 if not got:
+                    self._hung_up()
                     break
                 have += got
         del data[have:]
         return data
+
+    def _hung_up(self) -> None:
+        if not self.assoc.is_established and isinstance(self.assoc.dul, UpperLayer):
+            self.assoc.dul.abandon()
 
     def send(self, bytestream: bytes) -> None:
         """Send all of `bytestream`, or close the connection."""
@@ -125,6 +131,13 @@ class UpperLayer(DULServiceProvider):
         self.daemon = True
         self.to_user_queue = _Announcing(tell)
         self._run_loop_delay = 0.0  # `ready` waits
+
+    def run_reactor(self) -> None:
+        """Serve the connection until it is closed; the association notices when this ends."""
+        try:
+            super().run_reactor()
+        except Exception as exc:  # noqa: BLE001 - the end of a thread: nobody else would hear of it
+            log_crash("upper-layer-failed", exc)
 
     def send_pdu(self, primitive: _PDUPrimitiveType) -> None:
         """Queue a primitive for the peer."""

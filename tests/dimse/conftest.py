@@ -1,0 +1,110 @@
+"""A running DIMSE process for all tests of this folder, and the archive behind it."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from storage.archive import Archive, open_archive
+from storage.embedded import EmbeddedPostgres
+from storage.settings import Settings, load_settings
+from tests.support import ROOT, clean_environment, free_port
+
+
+@dataclass
+class Bridge:
+    """`anor dimse` as a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def stop(self, timeout: float = 30) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        return int(self.process.returncode)
+
+
+def start_bridge(settings: Settings) -> Bridge:
+    log = settings.data.parent / f"dimse-{settings.dimse_port}.log"
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "api.cli", "dimse"],
+            cwd=ROOT,
+            env=clean_environment(PYTHONPATH=str(ROOT), **settings.to_env()),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    bridge = Bridge(process, settings.dimse_port, log)
+    deadline = time.monotonic() + 20
+    while True:
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        try:
+            socket.create_connection(("127.0.0.1", settings.dimse_port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return bridge
+
+
+@pytest.fixture(scope="session")
+async def dimse_settings(
+    postgres: EmbeddedPostgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """Settings with a database of their own and a free port."""
+    name = f"dimse_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(postgres.admin_dsn)
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{migrated_template}" OWNER anor')
+    finally:
+        await connection.close()
+    values = {
+        "data": tmp_path_factory.mktemp("dimse") / "data",
+        "database_url": urlunsplit(urlsplit(postgres.dsn)._replace(path=f"/{name}")),
+        "dimse_port": free_port(),
+        "spool_memory": 1 << 20,
+        "qido_max_limit": 50,
+        "qido_default_limit": 50,
+    }
+    return load_settings(values, {}, None)[0]
+
+
+@pytest.fixture(scope="session")
+def bridge(dimse_settings: Settings) -> Iterator[Bridge]:
+    """The process; tests share it, so each uses UIDs of its own."""
+    running = start_bridge(dimse_settings)
+    yield running
+    assert running.stop() == 0, running.log.read_text()[-3000:]
+
+
+@pytest.fixture(scope="session")
+async def archive(dimse_settings: Settings) -> AsyncIterator[Archive]:
+    """The archive that the process writes to, opened a second time to look into it."""
+    opened = await open_archive(dimse_settings)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def dcmtk() -> dict[str, str]:
+    """The environment for DCMTK's programs."""
+    return {"PATH": os.environ["PATH"], "TCP_NODELAY": "1"}
