@@ -40,8 +40,10 @@ _UPLOADS_IN_MEMORY = 32
 
 
 class Anor(FastAPI):
-    """One FastAPI application. Every HTTP request enters by the front door, which sends on to FastAPI's own stack what is not hot: the
-    stack costs more than most hot operations do.
+    """One FastAPI application.
+
+    Every HTTP request enters by the front door, which sends on to FastAPI's own stack what is not hot: the stack
+    costs more than most hot operations do.
     """
 
     front: FrontDoor | None = None
@@ -113,7 +115,10 @@ def _counters(archive: Archive) -> Counters:
 
 
 def _declare(app: Anor, operation: Operation, root: str) -> None:
-    """Put the operation among the application's routes: a hot one as a plain route, another with FastAPI's dependency solver."""
+    """Put the operation among the application's routes.
+
+    A hot one as a plain route, another with FastAPI's dependency solver.
+    """
     path = operation.at(root)
     methods: list[str] = ["GET", "HEAD"] if operation.method == "GET" else [operation.method]
     if operation.hot:
@@ -128,7 +133,7 @@ class _Hot:
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
         """ASGI, for whoever calls the route itself."""
         await self.operation.handler(scope["anor"])
 

@@ -1,4 +1,7 @@
-"""What a request needs: the services of this process, the caller's rights, and the address under which clients reach us."""
+"""What a request needs.
+
+The services of this process, the caller's rights, and the address under which clients reach us.
+"""
 
 import ipaddress
 from collections.abc import Iterable
@@ -27,9 +30,10 @@ def access_of(scope: Scope) -> Access:  # noqa: ARG001 - every caller is the loc
 class PublicAddress:
     """Builds the base of absolute URLs in answers: scheme, host, port and path prefix, without a slash at the end.
 
-    The Host header alone is never believed: a client may send anything (dicomweb-client drops the port), and what it sends would end up
-    in answers that others read. In this order: the configured `public_url`; the forwarded headers of a trusted proxy; the address of the
-    socket that took the connection, by the name that Host gives to it if that is a name of loopback.
+    The Host header alone is never believed: a client may send anything (dicomweb-client drops the port), and what it
+    sends would end up in answers that others read. In this order: the configured `public_url`; the forwarded headers
+    of a trusted proxy; the address of the socket that took the connection, by the name that Host gives to it if that
+    is a name of loopback.
     """
 
     public_url: str | None
@@ -85,7 +89,10 @@ def _is_loopback(address: str) -> bool:
 
 
 def _forwarded(headers: dict[bytes, bytes], scheme: str) -> str | None:
-    """The base that the nearest proxy states: `Forwarded` (RFC 7239), else `X-Forwarded-*`. None when it names no host."""
+    """The base that the nearest proxy states.
+
+    `Forwarded` (RFC 7239), else `X-Forwarded-*`. None when it names no host.
+    """
     pairs = _rfc7239(headers.get(b"forwarded", b"").decode("latin-1"))
     proto = pairs.get("proto") or _last(headers, b"x-forwarded-proto") or scheme
     host = pairs.get("host") or _last(headers, b"x-forwarded-host")
@@ -122,7 +129,8 @@ def allowed_origins(setting: str) -> frozenset[bytes]:
     return frozenset(item.encode() for item in items if item)
 
 
-# For FastAPI's solver: the exchange that the front door made for this request (`scope["anor"]`), its rights already checked.
+# For FastAPI's solver: the exchange that the front door made for this request (`scope["anor"]`), its rights already
+# checked.
 def _exchange(request: Request) -> Exchange:
     return cast("Exchange", request.scope["anor"])
 

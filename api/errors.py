@@ -1,7 +1,7 @@
 """THE table from domain errors to HTTP: status, problem document (RFC 9457), Orthanc's error JSON.
 
-Nothing else in the program decides a status from an error. A problem names what was wrong (slug, attribute) and carries the request
-identifier; it never repeats values, paths of the machine, or a traceback.
+Nothing else in the program decides a status from an error. A problem names what was wrong (slug, attribute) and
+carries the request identifier; it never repeats values, paths of the machine, or a traceback.
 """
 
 from dataclasses import dataclass, field
@@ -119,7 +119,10 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def problem_json(problem: Problem, request_id: str) -> bytes:
-    """The problem document (RFC 9457 section 3): members type, title, status, detail and our slug, attribute, request."""
+    """The problem document (RFC 9457 section 3).
+
+    Members type, title, status, detail and our slug, attribute, request.
+    """
     document: dict[str, object] = {
         "type": f"urn:anor:error:{problem.slug}",
         "title": problem.title,

@@ -1,7 +1,8 @@
 """One HTTP request and its answer, as the hot routes see it: the ASGI triple with lazily parsed parts.
 
-Hot handlers are `async def name(http: Exchange) -> None`. They read `http.path`, `http.query()`, `http.header()`, call one service and
-answer once with `responses.send_bytes` or `responses.send_stream`. An ArchiveError that leaves the handler becomes a problem document.
+Hot handlers are `async def name(http: Exchange) -> None`. They read `http.path`, `http.query()`, `http.header()`,
+call one service and answer once with `responses.send_bytes` or `responses.send_stream`. An ArchiveError that leaves
+the handler becomes a problem document.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,10 @@ class Services:
 
 
 class Exchange:
-    """`extra` are headers that every answer to this request carries (CORS, request id); `status` is 0 until the answer has begun."""
+    """`extra` are headers that every answer to this request carries (CORS, request id).
+
+    `status` is 0 until the answer has begun.
+    """
 
     __slots__ = (
         "_headers",
@@ -64,9 +68,7 @@ class Exchange:
         services: Services,
         access: Access,
         operation: "Operation",
-        path: dict[str, str],
         request_id: str,
-        extra: list[tuple[bytes, bytes]],
     ) -> None:
         self.scope = scope
         self.receive = receive
@@ -75,9 +77,9 @@ class Exchange:
         self.services = services
         self.access = access
         self.operation = operation
-        self.path = path
+        self.path: dict[str, str] = {}
         self.request_id = request_id
-        self.extra = extra
+        self.extra: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
         self.status = 0
         self._headers: dict[bytes, bytes] | None = None
 

@@ -1,4 +1,7 @@
-"""Which instance an upload was that could not be stored: FailedSOPSequence and Orthanc's `AlreadyStored` have to name it."""
+"""Which instance an upload was that could not be stored.
+
+FailedSOPSequence and Orthanc's `AlreadyStored` have to name it.
+"""
 
 from dataclasses import dataclass
 
@@ -19,8 +22,11 @@ class Identity:
     orthanc: OrthancIds
 
 
-def identity_of(error: ArchiveError, spooled: Spooled) -> Identity | None:
-    """The identifiers as far as they can be told: from the bytes that are still in memory. None when they cannot be read."""
+def identity_of(spooled: Spooled) -> Identity | None:
+    """The identifiers as far as they can be told.
+
+    From the bytes that are still in memory. None when they cannot be read.
+    """
     if spooled.data is None:
         return None
     try:

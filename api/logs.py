@@ -11,7 +11,10 @@ _FRAMES = 6
 
 
 def log_crash(request_id: str, route: str, error: BaseException) -> None:
-    """An unexpected error: its type and where it happened, not its message (drivers and parsers put values of patients into theirs)."""
+    """An unexpected error.
+
+    Its type and where it happened, not its message (drivers and parsers put values of patients into theirs).
+    """
     frames = reversed(traceback.extract_tb(error.__traceback__)[-_FRAMES:])
     where = " < ".join(f"{PurePath(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
     fields = {"event": "crash", "request": request_id, "route": route, "error": type(error).__name__, "at": where}

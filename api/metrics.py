@@ -1,8 +1,9 @@
 """Counters for Prometheus, added up over all worker processes.
 
-Each worker counts in plain dictionaries (a request costs a fraction of a microsecond) and writes them once a second into a small file of
-its own below the data directory; whoever is asked for `/metrics` adds up the files of the workers of the same parent. Labels come from
-closed sets: route templates, methods, status codes, outcomes; never a UID, a name or an address.
+Each worker counts in plain dictionaries (a request costs a fraction of a microsecond) and writes them once a second
+into a small file of its own below the data directory; whoever is asked for `/metrics` adds up the files of the
+workers of the same parent. Labels come from closed sets: route templates, methods, status codes, outcomes; never a
+UID, a name or an address.
 """
 
 import asyncio
@@ -23,7 +24,8 @@ _FLUSH_S: Final = 1.0
 _SEPARATOR: Final = "\x1f"
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
-# Further counters that services keep: (name, label, value of the label) -> total. A name has always the same label, "" for none.
+# Further counters that services keep: (name, label, value of the label) -> total. A name has always the same label,
+# "" for none.
 Counters = Mapping[tuple[str, str, str], float]
 
 

@@ -1,8 +1,8 @@
 """Answers as raw ASGI messages: the one place that starts a response on a hot route.
 
-granian takes `bytes` only at full speed (any other buffer is copied item by item, thirty times slower), and it tells nobody when the client
-has gone: a stream therefore watches for `http.disconnect` itself. Ending without the last body message makes the server cut the
-connection, so that a client never takes a broken answer for a whole one.
+granian takes `bytes` only at full speed (any other buffer is copied item by item, thirty times slower), and it tells
+nobody when the client has gone: a stream therefore watches for `http.disconnect` itself. Ending without the last body
+message makes the server cut the connection, so that a client never takes a broken answer for a whole one.
 """
 
 import asyncio
@@ -43,7 +43,10 @@ def etag_matches(if_none_match: str | None, etag: str) -> bool:
 
 
 async def send_bytes(http: Exchange, status: int, headers: Sequence[Header], body: Body = b"") -> None:
-    """Answer once with a body that is known whole: `bytes`, or pieces of `bytes` that are sent in order. HEAD gets the headers only."""
+    """Answer once with a body that is known whole.
+
+    `bytes`, or pieces of `bytes` that are sent in order. HEAD gets the headers only.
+    """
     pieces: Sequence[bytes] = (body,) if isinstance(body, bytes) else body
     size = sum(map(len, pieces))
     fields = [*headers, _NOSNIFF, *http.extra]
@@ -74,8 +77,8 @@ async def send_stream(
 ) -> None:
     """Answer with chunks as they come; `length` is their exact total where it is known.
 
-    The first chunk is awaited before the status goes out, so that an error up to there still becomes a proper answer. A later error, or
-    a total that differs from `length`, cuts the connection.
+    The first chunk is awaited before the status goes out, so that an error up to there still becomes a proper answer.
+    A later error, or a total that differs from `length`, cuts the connection.
     """
     fields = [*headers, _NOSNIFF, *http.extra]
     if length is not None:

@@ -1,8 +1,8 @@
 """The ONE route table: what an operation is, and how a path finds it.
 
-Each module under `api/routes` declares `OPERATIONS`. From them come the dispatch (a tree of path segments, one dictionary step per segment:
-a request pays for its own depth, not for the number of routes), the scope check, the OpenAPI document and the metrics' label. A path that
-no operation declares does not exist.
+Each module under `api/routes` declares `OPERATIONS`. From them come the dispatch (a tree of path segments, one
+dictionary step per segment: a request pays for its own depth, not for the number of routes), the scope check, the
+OpenAPI document and the metrics' label. A path that no operation declares does not exist.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -52,8 +52,9 @@ class Answer:
 class Operation:
     """One method on one path.
 
-    `handler` of a hot operation takes an Exchange and sends the answer itself; one of a cold operation is a FastAPI endpoint. `{root}` in
-    `path` stands for the DICOMweb root of the settings; `{name}` is one segment, `{name:path}` the rest. GET implies HEAD.
+    `handler` of a hot operation takes an Exchange and sends the answer itself; one of a cold operation is a FastAPI
+    endpoint. `{root}` in `path` stands for the DICOMweb root of the settings; `{name}` is one segment, `{name:path}`
+    the rest. GET implies HEAD.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]

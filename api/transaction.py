@@ -13,7 +13,8 @@ from dicomweb.stow import ELEMENTS_DISCARDED, PROCESSING_FAILURE, Outcome, faile
 from storage.ingest import Provenance, Stored
 from storage.spool import Spooled
 
-# Parts of one request that are stored at the same time; the reader waits beyond that, so that a fast sender is slowed down.
+# Parts of one request that are stored at the same time; the reader waits beyond that, so that a fast sender is slowed
+# down.
 _IN_FLIGHT = 8
 _CANNOT_UNDERSTAND = 0xC000
 
@@ -117,13 +118,16 @@ class StoreTransaction:
     def _failed(self, error: ArchiveError, spooled: Spooled | None = None) -> Outcome:
         if isinstance(error, Unavailable):
             self._unavailable.append(error)
-        who = None if spooled is None else identity_of(error, spooled)
+        who = None if spooled is None else identity_of(spooled)
         if who is None:
             return failed(error)
         return failed(error, who.sop_class, who.sop_instance, who.study, who.series)
 
     async def _finish(self) -> list[Outcome]:
-        """All outcomes. When the archive itself is down, and nothing was stored, that is the answer (503): a retry is worthwhile."""
+        """All outcomes.
+
+        When the archive itself is down, and nothing was stored, that is the answer (503): a retry is worthwhile.
+        """
         outcomes = [await result if isinstance(result, asyncio.Task) else result for result in self._results]
         if outcomes and len(self._unavailable) == len(outcomes):
             raise self._unavailable[0]

@@ -1,4 +1,7 @@
-"""Request bodies on their way in: pace and size limits, and a bound on what all uploads of this process hold in memory."""
+"""Request bodies on their way in.
+
+Pace and size limits, and a bound on what all uploads of this process hold in memory.
+"""
 
 import asyncio
 import zlib
@@ -9,7 +12,8 @@ from api.exchange import Exchange
 from dicomweb.errors import BadRequest, TooLarge, UnsupportedMediaType
 from storage.spool import Spool
 
-# A body slower than this over a whole window is refused: a handful of trickling clients must not hold the server's memory.
+# A body slower than this over a whole window is refused: a handful of trickling clients must not hold the server's
+# memory.
 _WINDOW_S = 30.0
 _WINDOW_BYTES = 30 * 1024
 # What an upload may hold in memory once the budget is spent; the rest of it goes to disk.

@@ -1,6 +1,7 @@
 """OpenLayers for the slide page: fetched from npm into the environment, never part of the repository.
 
-`python -m wsi.viewer` installs it (npm must be there); without it the page says what is missing, and everything else works.
+`python -m wsi.viewer` installs it (npm must be there); without it the page says what is missing, and everything else
+works.
 """
 
 import base64

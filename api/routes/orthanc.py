@@ -1,4 +1,7 @@
-"""The first of Orthanc's REST routes: POST /instances, GET /statistics, GET /system. Errors have Orthanc's own JSON here."""
+"""The first of Orthanc's REST routes.
+
+POST /instances, GET /statistics, GET /system. Errors have Orthanc's own JSON here.
+"""
 
 from typing import Any
 
@@ -28,8 +31,8 @@ async def upload(http: Exchange) -> None:
     spooled = await entry.spool.finish()
     try:
         stored = await http.archive.ingest.store(http.access, spooled, Provenance("rest", http.peer))
-    except Conflict as error:
-        identity = identity_of(error, spooled)
+    except Conflict:
+        identity = identity_of(spooled)
         if identity is None:
             raise
         ids, status = identity.orthanc, "AlreadyStored"
@@ -58,15 +61,17 @@ async def _receive(http: Exchange, body: Body) -> Upload:
     entry = Upload(http)
     try:
         while (chunk := await body.read()) is not None:
-            if entry.spool.size == 0 and chunk.startswith(_ZIP):
-                raise UnsupportedMediaType("ZIP archives are not taken here; `anor import` reads them")
+            _refuse_zip(entry.spool.size, chunk)
             await entry.spool.write(chunk)
-        if entry.spool.size == 0:
-            raise BadDicom("Cannot parse an invalid DICOM file (size: 0 bytes)")
     except BaseException:
         entry.drop()
         raise
     return entry
+
+
+def _refuse_zip(offset: int, chunk: bytes) -> None:
+    if offset == 0 and chunk.startswith(_ZIP):
+        raise UnsupportedMediaType("ZIP archives are not taken here; `anor import` reads them")
 
 
 def _upload_answer(ids: OrthancIds, status: str) -> bytes:

@@ -20,9 +20,12 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Scripts and styles from files only: what a DICOM attribute contains can never run. OpenLayers sets styles through the DOM, which no rule
-# forbids; `blob:` is where its tile images come from.
-_POLICY = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+# Scripts and styles from files only: what a DICOM attribute contains can never run. OpenLayers sets styles through
+# the DOM, which no rule forbids; `blob:` is where its tile images come from.
+_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
 _HEADERS = {
     "content-security-policy": _POLICY,
     "referrer-policy": "no-referrer",

@@ -40,14 +40,17 @@ def _searcher(level: Level) -> HotHandler:
 
 
 def _warning(root: str, text: str) -> Header:
-    """A Warning header, code 299 (PS3.18 8.3.4); texts that repeat a parameter hold no line ends (`qido` sees to it)."""
+    """A Warning header, code 299 (PS3.18 8.3.4).
+
+    Texts that repeat a parameter hold no line ends (`qido` sees to it).
+    """
     return (b"warning", qido.warning_header(root, text).encode("latin-1", "replace"))
 
 
 _DESCRIPTION = (
-    "Every attribute of the level matches, by keyword or tag, nested ones with a dot between: single values, wildcards `*` and `?`, ranges "
-    "`a-b`, UID lists separated by comma or backslash. Empty values match everything. The answer holds the attributes of PS3.18 10.6.3.3 and "
-    "those of `includefield`."
+    "Every attribute of the level matches, by keyword or tag, nested ones with a dot between: single values, "
+    "wildcards `*` and `?`, ranges `a-b`, UID lists separated by comma or backslash. Empty values match everything. "
+    "The answer holds the attributes of PS3.18 10.6.3.3 and those of `includefield`."
 )
 _PARAMETERS = (
     Parameter("PatientName", "query", "any attribute of the level, by keyword or tag", "Doe*"),

@@ -28,8 +28,9 @@ async def store(http: Exchange) -> None:
 
 
 _DESCRIPTION = (
-    "Instances are stored while the body is still arriving. Each part has its own outcome: one that is refused does not touch the others. "
-    "Sending the same bytes again succeeds; other bytes under a stored SOP Instance UID follow the setting `duplicates`."
+    "Instances are stored while the body is still arriving. Each part has its own outcome: one that is refused does "
+    "not touch the others. Sending the same bytes again succeeds; other bytes under a stored SOP Instance UID follow "
+    "the setting `duplicates`."
 )
 _ANSWERS = (
     Answer(200, "All instances are stored.", json_body(STORED)),
