@@ -71,7 +71,7 @@ def tag_named(name: str) -> str | None:
     """The tag "00100010" of a keyword or of eight hexadecimal digits in any case; None when it is neither."""
     if _HEX_TAG.fullmatch(name):
         return name.upper()
-    tag = tag_for_keyword(name)
+    tag = tag_for_keyword(name) if name else None
     return None if tag is None else f"{tag:08X}"
 
 

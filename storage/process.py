@@ -24,7 +24,8 @@ _CAP_DAC_OVERRIDE: Final = 1
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _SYS_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 
-_INNER_UID: Final = 1000  # what the server sees itself as inside its namespace; any number but 0
+# What a program sees itself as inside its namespace: an account that every system knows, as initdb looks it up.
+_NOBODY: Final = pwd.getpwnam("nobody")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,11 +40,20 @@ class RunAs(Enum):
 
 def choose_identity(forced: str = "") -> RunAs:
     """The first identity that works here; `forced` (namespace or nobody) leaves out the choice, for tests."""
-    if os.geteuid() != 0:
-        return RunAs.OURSELVES
     if forced:
         return RunAs(forced)
-    return RunAs.NAMESPACE if _succeeds_in_child(_enter_namespace) else RunAs.NOBODY
+    if os.geteuid() == 0:
+        return RunAs.NAMESPACE if _succeeds_in_child(_enter_namespace) else RunAs.NOBODY
+    # Containers run under numbers without an account, which initdb refuses.
+    return RunAs.OURSELVES if _has_account() or not _succeeds_in_child(_enter_namespace) else RunAs.NAMESPACE
+
+
+def _has_account() -> bool:
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return True
 
 
 def prepare_child(identity: RunAs, on_parent_death: signal.Signals) -> Callable[[], None]:
@@ -73,8 +83,7 @@ def owner_of(identity: RunAs) -> tuple[int, int]:
     """User and group id, as seen from here, that the files of a program running as `identity` must have."""
     if identity is not RunAs.NOBODY:
         return os.geteuid(), os.getegid()
-    account = pwd.getpwnam("nobody")
-    return account.pw_uid, account.pw_gid
+    return _NOBODY.pw_uid, _NOBODY.pw_gid
 
 
 def hand_over(identity: RunAs, paths: Iterable[Path]) -> None:
@@ -96,16 +105,15 @@ def _enter_namespace() -> None:
     if _libc.unshare(_CLONE_NEWUSER) != 0:
         raise OSError(ctypes.get_errno(), "user namespaces are not allowed")
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{_INNER_UID} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{_INNER_UID} {gid} 1")
+    Path("/proc/self/uid_map").write_text(f"{_NOBODY.pw_uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{_NOBODY.pw_gid} {gid} 1")
 
 
 def _become_nobody() -> None:
-    account = pwd.getpwnam("nobody")
     _prctl(_PR_SET_KEEPCAPS, 1)
     os.setgroups([])
-    os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-    os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    os.setresgid(_NOBODY.pw_gid, _NOBODY.pw_gid, _NOBODY.pw_gid)
+    os.setresuid(_NOBODY.pw_uid, _NOBODY.pw_uid, _NOBODY.pw_uid)
     _keep_only(_CAP_DAC_OVERRIDE)
 
 

@@ -104,27 +104,47 @@ def where(query: Query, tenant: int, arguments: Arguments) -> str:
     if query.level in (Level.SERIES, Level.INSTANCE) and by_study:
         # The planner cannot know that a study's rows share its tenant: with both, it starts from the unique index.
         terms.append(f"t.tenant = {arguments(tenant, 'integer')}")
-    terms += [_match(match, query, arguments) for match in query.matches if match.kind != "universal"]
+    matches = [match for match in query.matches if match.kind != "universal"]
+    terms += [_attribute_match(match, query, arguments) for match in matches if len(match.path) == 1]
+    nested = [(match.path, match) for match in matches if len(match.path) > 1]
+    if nested:
+        terms.append(_nested(nested, lambda tag: element(tag, query.level), arguments))
     return " AND ".join(f"({term})" for term in terms)
 
 
-def _match(match: Match, query: Query, arguments: Arguments) -> str:
+def _attribute_match(match: Match, query: Query, arguments: Arguments) -> str:
     tag = match.path[0]
-    if len(match.path) == 1:
-        column = (PATIENT_COLUMNS if query.level is Level.PATIENT else COLUMNS).get(tag)
-        if column is not None:
-            return _column_match(column, match, query.fuzzy, arguments)
-    if len(match.path) > _DEEPEST_PATH:
+    column = (PATIENT_COLUMNS if query.level is Level.PATIENT else COLUMNS).get(tag)
+    if column is not None:
+        return _column_match(column, match, query.fuzzy, arguments)
+    return _element_match(element(tag, query.level), match, arguments)
+
+
+def _nested(
+    matches: list[tuple[tuple[str, ...], Match]], element_of: Callable[[str], str], arguments: Arguments, depth: int = 0
+) -> str:
+    """Matches inside sequences: those that share a sequence hold in the same item of it (PS3.4 C.2.2.2.6)."""
+    if depth > _DEEPEST_PATH:
         raise BadQuery(f"attribute paths may be at most {_DEEPEST_PATH} levels deep")
-    return _element_match(element(tag, query.level), match.path[1:], match, arguments)
+    item = f"item{depth}"
 
-
-def _element_match(sql: str, path: tuple[str, ...], match: Match, arguments: Arguments, depth: int = 0) -> str:
-    if path:
-        if not _TAG.fullmatch(path[0]):
+    def inside(tag: str) -> str:
+        if not _TAG.fullmatch(tag):
             raise BadQuery("a tag is eight hexadecimal digits")
-        inner = _element_match(f"item{depth}->'{path[0]}'", path[1:], match, arguments, depth + 1)
-        return f"EXISTS (SELECT FROM dicom_items({sql}) AS item{depth} WHERE {inner})"
+        return f"{item}->'{tag}'"
+
+    terms = []
+    for tag in dict.fromkeys(path[0] for path, _ in matches):
+        rest = [(path[1:], match) for path, match in matches if path[0] == tag]
+        inner = [_element_match(inside(path[0]), match, arguments) for path, match in rest if len(path) == 1]
+        deeper = [(path, match) for path, match in rest if len(path) > 1]
+        if deeper:
+            inner.append(_nested(deeper, inside, arguments, depth + 1))
+        terms.append(f"EXISTS (SELECT FROM dicom_items({element_of(tag)}) AS {item} WHERE {' AND '.join(inner)})")
+    return " AND ".join(terms)
+
+
+def _element_match(sql: str, match: Match, arguments: Arguments) -> str:
     return f"EXISTS (SELECT FROM dicom_values({sql}) AS v WHERE {_value_test(match, arguments)})"
 
 

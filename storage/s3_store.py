@@ -34,7 +34,8 @@ STALE_SECONDS: Final = 86_400
 PARALLEL_GETS: Final = 10  # of one call
 COALESCE: Final = 256 << 10  # a gap below this costs less to transfer than one more request
 STREAM_PIECE: Final = 512 << 10
-UPLOADS: Final = 2  # parts of one object under way at once: with 16 MiB parts 32 MiB of memory
+UPLOADS: Final = 2  # parts of one object under way at once; a third is being filled: 48 MiB with parts of 16 MiB
+UPLOAD_PIECE: Final = 1 << 20  # read from the file at a time
 MAX_PARTS: Final = 10_000
 PROBE_KEY: Final = "_probe"  # begins with what no key begins with
 PROBE_WRITE_SECONDS: Final = 60.0  # probes read each time but write at most this often: buckets may keep every version
@@ -122,7 +123,7 @@ class S3Store:
         raise Unavailable("the object store has an object under that key already; it was left as it is")
 
     async def put_file(self, key: str, path: Path, size: int) -> None:
-        """See ObjectStore. A multipart upload above `s3_multipart_size`; about three parts are in memory at once."""
+        """See ObjectStore. A multipart upload above `s3_multipart_size`; three parts are in memory at most."""
         check_key(key)
         held = (await asyncio.to_thread(path.stat)).st_size
         if held != size:
@@ -145,10 +146,9 @@ class S3Store:
         writer = obstore.open_writer_async(self._client, key, buffer_size=part, max_concurrency=UPLOADS)
         fd = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            for offset in range(0, size, part):
-                data = await asyncio.to_thread(os.pread, fd, min(part, size - offset), offset)
+            for offset in range(0, size, UPLOAD_PIECE):
+                data = await asyncio.to_thread(os.pread, fd, min(UPLOAD_PIECE, size - offset), offset)
                 await self._within(writer.write(data))
-                del data  # else it lives on while the next part is read
             await self._within(writer.close())
         finally:
             os.close(fd)
