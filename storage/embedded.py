@@ -32,7 +32,7 @@ from storage.embedded_cluster import (
     write_configuration,
     write_private,
 )
-from storage.process import choose_identity, hand_over, owner_of, prepare_child
+from storage.process import RunAs, choose_identity, hand_over, owner_of, prepare_child
 from storage.settings_model import Settings
 
 __all__ = [
@@ -167,7 +167,7 @@ class EmbeddedPostgres:
         """Start the server; while backends of a killed one still hold its shared memory, try again."""
         sockets = socket_directory(self.base)
         sockets.mkdir(exist_ok=True, mode=0o700)
-        if sockets.stat().st_uid not in {os.geteuid(), self.data.stat().st_uid}:
+        if sockets.lstat().st_uid not in {os.geteuid(), *(owner_of(each)[0] for each in RunAs if os.geteuid() == 0)}:
             raise EmbeddedError(f"{sockets} belongs to somebody else")
         options = tuning(self._programs.major, self._connections, machine_memory())
         write_configuration(self.data, options)
@@ -175,10 +175,13 @@ class EmbeddedPostgres:
             self.log.replace(self.log.with_suffix(".log.1"))
         hand_over(self._identity, [sockets, self.data / "anor.conf"])
         arguments = [str(self._programs.directory / "postgres"), "-D", str(self.data)]
-        for name, value in forced_options(sockets, throwaway=self._throwaway).items():
+        cluster = _cluster_name(self.base)
+        forced = forced_options(sockets, throwaway=self._throwaway) | {"cluster_name": cluster}
+        for name, value in forced.items():
             arguments += ["-c", f"{name}={value}"]
         deadline = time.monotonic() + timeout
         while True:
+            _end_orphans(cluster)
             begin = self.log.stat().st_size if self.log.exists() else 0
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
@@ -306,6 +309,21 @@ def _take_ownership(base: Path) -> TextIO:
     owner = lock.read().strip()
     lock.close()
     raise InUse(f"{base} is in use by process {owner or 'unknown'}: stop that, or choose another directory with --data")
+
+
+def _cluster_name(base: Path) -> str:
+    """Shown in the titles of all processes of the server, by which we know them as ours."""
+    return f"anor-{hashlib.sha256(os.fsencode(base)).hexdigest()[:12]}"
+
+
+def _end_orphans(cluster: str) -> None:
+    """Kill what a killed postmaster left behind: a backend notices only after its statement, and blocks the start."""
+    title = f"postgres: {cluster}: ".encode()
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if process.joinpath("cmdline").read_bytes().startswith(title):
+                    os.kill(int(process.name), signal.SIGKILL)
 
 
 def _retire_orphan(data: Path, timeout: float) -> None:

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The Debian packages that tests use: a real S3 (Ceph), DICOM peers, a browser, the oldest PostgreSQL that is supported.
+# Where they cannot be installed the run goes on, and tests say what they miss; in CI that is an error.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+
+packages=(
+  ceph-mon ceph-osd radosgw ceph-common  # the S3 object store, tests/rgw.py
+  dcmtk                                  # storescu, echoscu, findscu against our DIMSE service
+  orthanc orthanc-dicomweb               # a peer to compare answers with
+  chromium                               # pages and viewers, tests/browser
+  postgresql-15                          # the programs alone
+)
+if ! infra/scripts/debian-install.sh "${packages[@]}"; then
+  if [ "${CI:-}" = true ]; then
+    exit 1
+  fi
+  echo "tests that need them are skipped, with the reason at the end of the run" >&2
+fi
