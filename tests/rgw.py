@@ -49,7 +49,7 @@ def free_port() -> int:
 class Rgw:
     """A running cluster. Daemons are called "mon", "osd" and "rgw"."""
 
-    def __init__(self, base: Path, *, osd_bytes: int = 6 << 30) -> None:
+    def __init__(self, base: Path, *, osd_bytes: int = 6 << 30, nodelay: bool = True) -> None:
         missing = [name for name in PROGRAMS if shutil.which(name) is None]
         if missing:
             raise RuntimeError(f"tests need a real S3 service; not found: {', '.join(missing)} (Debian: {PACKAGES})")
@@ -59,6 +59,7 @@ class Rgw:
         self.region = "default"
         self.port = free_port()
         self._monitor_port = free_port()
+        self.nodelay = nodelay  # without it, small answers on a kept connection wait 40 ms for the client's ACK
         self._osd_bytes = osd_bytes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._conf = base / "ceph.conf"
@@ -167,11 +168,12 @@ class Rgw:
 
     def revive(self, name: str) -> None:
         """Start a daemon that is not running."""
+        frontend = f"beast endpoint=127.0.0.1:{self.port} tcp_nodelay={int(self.nodelay)}"
         commands = {
             "mon": ["ceph-mon", "-i", "a"],
             "osd": ["ceph-osd", "-i", "0"],
             "rgw": [
-                "radosgw", "-n", "client.rgw", f"--rgw-frontends=beast endpoint=127.0.0.1:{self.port}",
+                "radosgw", "-n", "client.rgw", f"--rgw-frontends={frontend}",
                 f"--rgw-data={self.base}/rgw",
             ],
         }  # fmt: skip
@@ -287,11 +289,11 @@ class Rgw:
 
 
 @contextlib.contextmanager
-def running_rgw() -> Iterator[Rgw]:
+def running_rgw(*, nodelay: bool = True) -> Iterator[Rgw]:
     """A cluster in a temporary directory, which is removed at the end."""
     # Short: the path of a Unix socket has 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="rgw-", ignore_cleanup_errors=True) as base:
-        cluster = Rgw(Path(base))
+        cluster = Rgw(Path(base), nodelay=nodelay)
         try:
             cluster.start()
             yield cluster
@@ -304,6 +306,12 @@ def rgw() -> Iterator[Rgw]:
     """The S3 service of this run. There is no way to skip: without it the S3 store is untested."""
     with running_rgw() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def rgw_bucket(rgw: Rgw) -> str:
+    """A bucket that tests share; each keeps to a prefix of its own."""
+    return rgw.new_bucket()
 
 
 def main() -> None:
