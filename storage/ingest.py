@@ -1,11 +1,9 @@
 """The one way into the archive (STOW, REST, C-STORE, import): scan, intent, object, fenced commit, acknowledgement."""
 
 import asyncio
+import hashlib
 import logging
-import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,10 +17,10 @@ from dicomweb.part10 import Scan, scan
 from dicomweb.structure import ScanLimits
 from dicomweb.uids import OrthancIds
 from storage.access import Access
-from storage.batch import Batcher
-from storage.db import ConnectionLost, Database
+from storage.commit import Committer, Intent, Retry
+from storage.db import Database
 from storage.objects import ObjectStore
-from storage.rows import FLAG_DEFLATED, Prepared, Shared, hex_id
+from storage.rows import Prepared
 from storage.settings import Settings
 from storage.spool import Spooled
 
@@ -34,9 +32,7 @@ Status = Literal["stored", "identical", "kept", "replaced"]
 # the loop.
 _QUICK_ELEMENTS = 2_000
 _QUICK_INFLATED = 1 << 20
-_SHARED_CACHE = 1_024
 _COMMIT_TRIES = 6
-_VERDICT_SECONDS = 30.0
 _VERSION_LENGTH = 16
 
 
@@ -60,18 +56,6 @@ class Stored:
     series: str
     orthanc: OrthancIds
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Intent:
-    key: str
-    sop_uid: str
-    sha256: bytes
-    size: int
-
-
-class _Retry(ArchiveError):
-    """The commit must be asked again: its answer was lost before anything happened."""
 
 
 class IngestCounters:
@@ -112,9 +96,7 @@ class IngestService:
         self._memo = Memo()
         self._lease = timedelta(seconds=settings.intent_lease_s)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
-        self._shared: OrderedDict[tuple[int, str], Shared] = OrderedDict()
-        self._intents: dict[int, Batcher[_Intent, str | None]] = {}
-        self._commits: dict[int, Batcher[Prepared, str]] = {}
+        self._committers: dict[int, Committer] = {}
         self.counters = IngestCounters()
 
     async def store(
@@ -148,14 +130,13 @@ class IngestService:
             key=f"{access.tenant}/{datetime.now(UTC):%Y%m%d}/{uuid.uuid4().hex}",
             size=spooled.size,
             sha256=spooled.sha256,
-            dataset_sha256=spooled.dataset_sha256,
             source=orjson.dumps(
                 {"kind": source.kind, "remote": source.remote, "aet": source.aet, "principal": access.principal}
             ).decode(),
             inline_max=self._settings.metadata_inline_max,
         )
-        intent = _Intent(prepared.key, found.sop_instance_uid, spooled.sha256, spooled.size)
-        stored_key = await self._intent_batcher(access.tenant).submit(intent)
+        intent = Intent(prepared.key, found.sop_instance_uid, spooled.sha256, spooled.size)
+        stored_key = await self._committer(access.tenant).announce(intent)
         if stored_key is not None:
             status = await self._identical(access, prepared, spooled, stored_key)
         else:
@@ -229,186 +210,53 @@ class IngestService:
             raise Unavailable("the instance changed while its lost object was being restored; send it again")
         return "identical"
 
-    # -- intents and commits
-    # ------------------------------------------------------------------------------------------------------
+    # -- commits ---------------------------------------------------------------------------------------------------
 
-    def _intent_batcher(self, tenant: int) -> Batcher[_Intent, str | None]:
-        if tenant not in self._intents:
-
-            async def flush(items: Sequence[_Intent]) -> Sequence[str | None]:
-                rows = await self._db.fetch(
-                    "ingest_intent",
-                    tenant,
-                    self._lease,
-                    [i.key for i in items],
-                    [i.sop_uid for i in items],
-                    [i.sha256 for i in items],
-                    [i.size for i in items],
-                )
-                answer: list[str | None] = [None] * len(items)
-                for row in rows:
-                    answer[row["ordinal"] - 1] = row["stored_key"]
-                return answer
-
-            self._intents[tenant] = Batcher(flush, limit=self._settings.commit_batch, key=lambda i: i.key)
-        return self._intents[tenant]
+    def _committer(self, tenant: int) -> Committer:
+        if tenant not in self._committers:
+            self._committers[tenant] = Committer(self._settings, self._db, tenant)
+        return self._committers[tenant]
 
     async def _commit(self, access: Access, prepared: Prepared) -> Status:
-        batcher = self._commit_batcher(access.tenant)
-        outcome = "stale"
+        committer = self._committer(access.tenant)
         for attempt in range(_COMMIT_TRIES):
             try:
-                outcome = await batcher.submit(prepared)
-            except _Retry:
+                outcome = await committer.commit(prepared)
+            except Retry:
                 await asyncio.sleep(0.01 * attempt)
                 continue
-            if outcome != "stale":
-                break
-            self._shared.pop((access.tenant, prepared.scan.series_uid), None)
-        match outcome:
-            case "stored" | "identical" | "kept" | "replaced":
-                return outcome
-            case "duplicate":
-                raise Conflict("other bytes are stored under this SOPInstanceUID", attribute="SOPInstanceUID")
-            case "elsewhere":
-                raise IdentityMismatch(
-                    "the SOPInstanceUID or SeriesInstanceUID is stored under another series or study",
-                    attribute="SeriesInstanceUID",
-                )
-            case _:
-                raise Unavailable("the instance could not be committed in time; send it again")
+            match outcome.name:
+                case "stored" | "identical" | "kept" | "replaced":
+                    return outcome.name
+                case "stale":
+                    committer.forget(prepared.scan.series_uid)
+                case "compare":
+                    prepared = await self._compared(access, prepared)
+                case "duplicate":
+                    raise Conflict("other bytes are stored under this SOPInstanceUID", attribute="SOPInstanceUID")
+                case "elsewhere":
+                    raise IdentityMismatch(
+                        "the SOPInstanceUID or SeriesInstanceUID is stored under another series or study",
+                        attribute="SeriesInstanceUID",
+                    )
+                case _:
+                    break
+        raise Unavailable("the instance could not be committed in time; send it again")
 
-    def _commit_batcher(self, tenant: int) -> Batcher[Prepared, str]:
-        if tenant not in self._commits:
+    async def _compared(self, access: Access, prepared: Prepared) -> Prepared:
+        """Both datasets' digests, so that the same image under other file meta is known as the same (C-STORE again)."""
+        row = await self._db.fetch_row("instance_to_compare", access.tenant, prepared.scan.sop_instance_uid)
+        if row is not None and row["dataset_sha256"] is None:
+            key = row["object_key"]
+            start = row["object_offset"] + row["meta_size"]
+            digest = await self._digest(key, start, row["object_size"] - row["meta_size"])
+            sop = prepared.scan.sop_instance_uid
+            await self._db.execute("set_dataset_digest", access.tenant, sop, key, digest)
+        start = prepared.scan.meta_size
+        return replace(prepared, dataset_sha256=await self._digest(prepared.key, start, prepared.size - start))
 
-            async def flush(items: Sequence[Prepared]) -> Sequence[str | BaseException]:
-                return await self._flush_commit(tenant, items)
-
-            self._commits[tenant] = Batcher(
-                flush, limit=self._settings.commit_batch, key=lambda p: p.scan.sop_instance_uid
-            )
-        return self._commits[tenant]
-
-    async def _flush_commit(self, tenant: int, items: Sequence[Prepared]) -> Sequence[str | BaseException]:
-        shared, first = await self._shared_of(tenant, items)
-        studies = {p.scan.study_uid: p for p in reversed(items) if p.scan.series_uid in first}
-        arguments = commit_arguments(items, shared)
-        try:
-            rows = await self._db.fetch(
-                "ingest_commit",
-                tenant,
-                self._settings.duplicates,
-                self._grace,
-                orjson.dumps([studies[uid].study_proposal() for uid in sorted(studies)]).decode(),
-                orjson.dumps([first[uid].series_proposal(shared[uid]) for uid in sorted(first)]).decode(),
-                *arguments,
-            )
-        except ConnectionLost:
-            return await self._verdict(tenant, items)
-        outcomes = {row["sop_uid"]: row["outcome"] for row in rows}
-        if "fenced" in outcomes.values():
-            outcomes |= await self._stored_after_all(tenant, items, outcomes)
-        for item in items:
-            if outcomes[item.scan.sop_instance_uid] in ("stored", "replaced"):
-                self._remember(tenant, item.scan.series_uid, shared[item.scan.series_uid])
-        return [outcomes[item.scan.sop_instance_uid] for item in items]
-
-    async def _stored_after_all(
-        self, tenant: int, items: Sequence[Prepared], outcomes: dict[str, str]
-    ) -> dict[str, str]:
-        """A fenced item may be one whose earlier commit went through after its answer was lost."""
-        fenced = [p for p in items if outcomes[p.scan.sop_instance_uid] == "fenced"]
-        stored = await self._stored_keys(tenant, fenced)
-        return {p.scan.sop_instance_uid: "stored" for p in fenced if p.key in stored}
-
-    async def _stored_keys(self, tenant: int, items: Sequence[Prepared]) -> set[str]:
-        rows = await self._db.fetch(
-            "ingest_stored_keys", tenant, [p.scan.sop_instance_uid for p in items], [p.key for p in items]
-        )
-        return {row["object_key"] for row in rows}
-
-    async def _verdict(self, tenant: int, items: Sequence[Prepared]) -> Sequence[str | BaseException]:
-        """The answer to a COMMIT was lost: the intents tell what happened, never a blind retry."""
-        end = time.monotonic() + _VERDICT_SECONDS
-        while True:
-            try:
-                still_open = {row["key"] for row in await self._db.fetch("ingest_open_intents", [p.key for p in items])}
-                stored = await self._stored_keys(tenant, items)
-            except Unavailable:
-                if time.monotonic() > end:
-                    raise
-                await asyncio.sleep(0.2)
-            else:
-                return _answers(items, stored, still_open)
-
-    async def _shared_of(self, tenant: int, items: Sequence[Prepared]) -> tuple[dict[str, Shared], dict[str, Prepared]]:
-        """The shared attributes per Series UID, and the first instances of series that nobody knows yet."""
-        shared: dict[str, Shared] = {}
-        missing: dict[str, Prepared] = {}
-        for item in items:
-            uid = item.scan.series_uid
-            known = self._shared.get((tenant, uid))
-            if known is not None:
-                shared[uid] = known
-            else:
-                missing.setdefault(uid, item)
-        if missing:
-            for row in await self._db.fetch("shared_of_series", tenant, list(missing)):
-                shared[row["series_uid"]] = Shared.parse(row["shared_id"], row["shared"])
-                self._remember(tenant, row["series_uid"], shared[row["series_uid"]])
-        first = {uid: item for uid, item in missing.items() if uid not in shared}
-        for uid, item in first.items():
-            shared[uid] = Shared.of(item.scan.elements)
-        return shared, first
-
-    def _remember(self, tenant: int, series_uid: str, shared: Shared) -> None:
-        self._shared[(tenant, series_uid)] = shared
-        self._shared.move_to_end((tenant, series_uid))
-        while len(self._shared) > _SHARED_CACHE:
-            self._shared.popitem(last=False)
-
-
-def _answers(items: Sequence[Prepared], stored: set[str], still_open: set[str]) -> list[str | BaseException]:
-    answers: list[str | BaseException] = []
-    for item in items:
-        if item.key in stored:
-            answers.append("stored")
-        elif item.key in still_open:
-            answers.append(_Retry("the commit did not happen"))
-        else:
-            answers.append(Unavailable("the outcome of the commit is unknown; send the instance again"))
-    return answers
-
-
-def commit_arguments(items: Sequence[Prepared], shared: dict[str, Shared]) -> tuple[list[object], ...]:
-    """The instances as columns, in the order of ingest_commit's i_ parameters."""
-    s = [p.scan for p in items]
-    return (
-        [p.key for p in items],
-        [x.sop_instance_uid for x in s],
-        [x.series_uid for x in s],
-        [x.study_uid for x in s],
-        [shared[x.series_uid].id for x in s],
-        [x.patient_id.replace("\0", "") for x in s],
-        [p.size for p in items],
-        [x.sop_class_uid for x in s],
-        [x.transfer_syntax for x in s],
-        [p.instance_number for p in items],
-        [p.number_of_frames for p in items],
-        [p.rows for p in items],
-        [p.columns for p in items],
-        [p.bits_allocated for p in items],
-        [x.meta_size for x in s],
-        [FLAG_DEFLATED if x.deflated else 0 for x in s],
-        [bytes.fromhex(hex_id(p.ids.instance)) for p in items],
-        [p.file_sha256 for p in items],
-        [p.dataset_sha256 for p in items],
-        [p.source for p in items],
-        [shared[x.series_uid].difference(x.elements) for x in s],
-        [x.bulk.to_bytes() for x in s],
-        [x.frames.records if x.frames is not None and x.frames.count else None for x in s],
-        [x.frames.overflow if x.frames is not None and x.frames.overflow else None for x in s],
-        [p.scan.metadata.data if p.metadata_inline else None for p in items],
-        [x.metadata.crc32 for x in s],
-        [x.metadata.length for x in s],
-    )
+    async def _digest(self, key: str, offset: int, length: int) -> bytes:
+        digest = hashlib.sha256()
+        async for chunk in self._objects.stream(key, offset, length):
+            await asyncio.to_thread(digest.update, chunk)
+        return digest.digest()

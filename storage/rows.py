@@ -173,7 +173,7 @@ class Prepared:
     key: str
     size: int
     file_sha256: bytes
-    dataset_sha256: bytes
+    dataset_sha256: bytes | None
     source: str
     instance_number: int | None
     number_of_frames: int | None
@@ -183,9 +183,7 @@ class Prepared:
     metadata_inline: bool
 
     @classmethod
-    def of(
-        cls, scan: Scan, *, key: str, size: int, sha256: bytes, dataset_sha256: bytes, source: str, inline_max: int
-    ) -> "Prepared":
+    def of(cls, scan: Scan, *, key: str, size: int, sha256: bytes, source: str, inline_max: int) -> "Prepared":
         """Read the columns out of the scanned attributes."""
         e = scan.elements
         return cls(
@@ -194,7 +192,7 @@ class Prepared:
             key=key,
             size=size,
             file_sha256=sha256,
-            dataset_sha256=dataset_sha256,
+            dataset_sha256=None,
             source=source,
             instance_number=integer_value(e, "00200013", 2**62),
             number_of_frames=integer_value(e, "00280008"),

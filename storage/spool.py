@@ -12,9 +12,8 @@ from typing import BinaryIO
 
 from dicomweb.errors import TooLarge, Unavailable
 
-# File meta group: preamble, "DICM", then (0002,0000) UL 4 with the length of the rest (PS3.10 7.1).
-_META_HEAD = 144
 _WRITE_SIZE = 1 << 20
+_INLINE_DIGEST = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,6 @@ class Spooled:
 
     size: int
     sha256: bytes
-    dataset_sha256: bytes
     data: bytes | None
     path: Path | None
 
@@ -46,10 +44,7 @@ class Spooled:
 
 
 class Spool:
-    """Collects one instance: `write` every chunk, then `finish`, or `discard`.
-
-    Both digests are computed on the way: of the file, and of the dataset (the bytes after the file meta group).
-    """
+    """Collects one instance: `write` every chunk, then `finish`, or `discard`. The digest is computed on the way."""
 
     def __init__(self, directory: Path, *, memory_limit: int, max_size: int) -> None:
         self._directory = directory
@@ -60,9 +55,6 @@ class Spool:
         self._file: BinaryIO | None = None
         self._path: Path | None = None
         self._sha = hashlib.sha256()
-        self._dataset_sha = hashlib.sha256()
-        self._dataset_offset: int | None = None
-        self._head = b""
         self.size = 0
 
     @property
@@ -75,8 +67,6 @@ class Spool:
         length = len(chunk)
         if self.size + length > self._max_size:
             raise TooLarge(f"the instance is larger than {self._max_size} bytes")
-        self._sha.update(chunk)
-        self._digest_dataset(chunk)
         self.size += length
         self._chunks.append(chunk)
         self._pending += length
@@ -87,18 +77,6 @@ class Spool:
         if not self.write_now(chunk):
             await asyncio.to_thread(self._flush)
 
-    def _digest_dataset(self, chunk: bytes | memoryview) -> None:
-        start = 0
-        if self._dataset_offset is None:
-            self._head += bytes(chunk[: _META_HEAD - len(self._head)])
-            if len(self._head) < _META_HEAD:
-                return
-            self._dataset_offset = _META_HEAD + int.from_bytes(self._head[140:144], "little")
-        if self._dataset_offset > self.size:
-            start = self._dataset_offset - self.size
-        if start < len(chunk):
-            self._dataset_sha.update(chunk[start:] if start else chunk)
-
     def _flush(self) -> None:
         try:
             if self._file is None:
@@ -106,6 +84,8 @@ class Spool:
                 handle, name = tempfile.mkstemp(prefix="spool-", dir=self._directory)
                 self._path = Path(name)
                 self._file = os.fdopen(handle, "wb", buffering=0)
+            for chunk in self._chunks:
+                self._sha.update(chunk)
             while self._chunks:
                 written = os.writev(self._file.fileno(), self._chunks[:512])
                 self._drop(written)
@@ -136,8 +116,11 @@ class Spool:
             data = self._chunks[0]
         else:
             data = b"".join(self._chunks)
+        if data is not None:
+            # A digest costs as much as everything else together: of large instances it is computed off the loop.
+            await asyncio.to_thread(self._sha.update, data) if self.size > _INLINE_DIGEST else self._sha.update(data)
         self._chunks, self._file, self._path = [], None, None
-        return Spooled(self.size, self._sha.digest(), self._dataset_sha.digest(), data, path)
+        return Spooled(self.size, self._sha.digest(), data, path)
 
     def discard(self) -> None:
         """Forget everything; removes the file. Safe to call at any time, also after `finish`."""

@@ -85,6 +85,7 @@ $$;
 -- Lock order: intent, patient, study, series, instance, each by key. Outcomes per SOP Instance UID:
 --   stored, replaced   the row points at the new object
 --   identical, kept    the stored row stays; the new object is entombed
+--   compare            other bytes under the same SOP UID, and the digest of one of the datasets is not known: the caller computes both
 --   duplicate          other bytes under the same SOP UID, refused by policy; entombed
 --   elsewhere          the SOP or Series UID is stored under another series or study; entombed
 --   fenced             the sweeper took the intent (the lease ended): nothing was written
@@ -177,7 +178,10 @@ BEGIN
             outcome := CASE WHEN FOUND THEN 'elsewhere' ELSE 'stale' END;
         ELSIF v_have.series_uid <> v_item.series_uid OR v_have.study_uid <> v_item.study_uid THEN
             outcome := 'elsewhere';
-        ELSIF v_have.dataset_sha256 = v_item.dataset_sha THEN
+        ELSIF v_have.file_sha256 <> v_item.file_sha AND (v_have.dataset_sha256 IS NULL OR v_item.dataset_sha IS NULL) THEN
+            outcome := 'compare';
+            stored_key := v_have.object_key;
+        ELSIF v_have.file_sha256 = v_item.file_sha OR v_have.dataset_sha256 = v_item.dataset_sha THEN
             outcome := 'identical';
             stored_key := v_have.object_key;
         ELSIF p_policy = 'keep-first' THEN

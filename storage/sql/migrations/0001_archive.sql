@@ -106,7 +106,7 @@ CREATE TABLE instance (
     object_key      text COLLATE "C" NOT NULL,
     orthanc_id      bytea NOT NULL,
     file_sha256     bytea NOT NULL,
-    dataset_sha256  bytea NOT NULL,
+    dataset_sha256  bytea,                           -- of the bytes after the file meta group; computed when first compared
     source          text NOT NULL,                   -- provenance: protocol, AE title, address, principal
     attributes      jsonb NOT NULL,                  -- what differs from series.shared; JSON null: absent here
     bulk_table      bytea NOT NULL,

@@ -23,6 +23,14 @@ SELECT key FROM intent WHERE key = ANY ($1) ORDER BY key FOR UPDATE
 -- Second half, in a later snapshot: these were committed.
 SELECT object_key FROM instance WHERE tenant = $1 AND sop_uid = ANY ($2) AND object_key = ANY ($3)
 
+-- name: instance_to_compare
+-- The stored instance that a new one is compared with.
+SELECT object_key, object_offset, object_size, meta_size, dataset_sha256 FROM instance WHERE tenant = $1 AND sop_uid = $2
+
+-- name: set_dataset_digest
+-- Computed when it was first needed; an object never changes, so it stays true for its key.
+UPDATE instance SET dataset_sha256 = $4 WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
+
 -- name: shared_of_series
 -- The attributes that a series' instances share, for the writer's cache.
 SELECT series_uid, shared_id, shared FROM series WHERE tenant = $1 AND series_uid = ANY ($2)

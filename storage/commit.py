@@ -1,0 +1,207 @@
+"""Group commits: intents before objects are put, rows when they are durable, the verdict when an answer is lost."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import orjson
+
+from dicomweb.errors import ArchiveError, Unavailable
+from storage.batch import Batcher
+from storage.db import ConnectionLost, Database
+from storage.rows import FLAG_DEFLATED, Prepared, Shared, hex_id
+from storage.settings import Settings
+
+_SHARED_CACHE = 1_024
+_VERDICT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An object that is about to be put."""
+
+    key: str
+    sop_uid: str
+    sha256: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What ingest_commit says of one instance, see functions/ingest.sql; `stored_key`: the object it meets."""
+
+    name: str
+    stored_key: str | None = None
+
+
+class Retry(ArchiveError):
+    """The commit must be asked again: its answer was lost before anything happened."""
+
+
+class Committer:
+    """Writes one tenant's index in groups: what waits while a flush runs goes together in the next."""
+
+    def __init__(self, settings: Settings, db: Database, tenant: int) -> None:
+        self._db = db
+        self._tenant = tenant
+        self._policy = settings.duplicates
+        self._lease = timedelta(seconds=settings.intent_lease_s)
+        self._grace = timedelta(seconds=settings.tomb_grace_s)
+        self._shared: OrderedDict[str, Shared] = OrderedDict()
+        limit = settings.commit_batch
+        self._intents: Batcher[Intent, str | None] = Batcher(self._flush_intents, limit=limit, key=lambda i: i.key)
+        self._commits: Batcher[Prepared, Outcome] = Batcher(
+            self._flush_commits, limit=limit, key=lambda p: p.scan.sop_instance_uid
+        )
+
+    async def announce(self, intent: Intent) -> str | None:
+        """Insert the intent; or, when this very file is stored already, insert nothing and give its object's key."""
+        return await self._intents.submit(intent)
+
+    async def commit(self, prepared: Prepared) -> Outcome:
+        """Make a durable object visible. Raises Retry when nothing happened, Unavailable when that is not known."""
+        return await self._commits.submit(prepared)
+
+    def forget(self, series_uid: str) -> None:
+        """The cache describes another series row than the database."""
+        self._shared.pop(series_uid, None)
+
+    async def _flush_intents(self, items: Sequence[Intent]) -> Sequence[str | None]:
+        rows = await self._db.fetch(
+            "ingest_intent",
+            self._tenant,
+            self._lease,
+            [i.key for i in items],
+            [i.sop_uid for i in items],
+            [i.sha256 for i in items],
+            [i.size for i in items],
+        )
+        answer: list[str | None] = [None] * len(items)
+        for row in rows:
+            answer[row["ordinal"] - 1] = row["stored_key"]
+        return answer
+
+    async def _flush_commits(self, items: Sequence[Prepared]) -> Sequence[Outcome | BaseException]:
+        shared, first = await self._shared_of(items)
+        studies = {p.scan.study_uid: p for p in reversed(items) if p.scan.series_uid in first}
+        arguments = commit_arguments(items, shared)
+        try:
+            rows = await self._db.fetch(
+                "ingest_commit",
+                self._tenant,
+                self._policy,
+                self._grace,
+                orjson.dumps([studies[uid].study_proposal() for uid in sorted(studies)]).decode(),
+                orjson.dumps([first[uid].series_proposal(shared[uid]) for uid in sorted(first)]).decode(),
+                *arguments,
+            )
+        except ConnectionLost:
+            return await self._verdict(items)
+        outcomes = {row["sop_uid"]: Outcome(row["outcome"], row["stored_key"]) for row in rows}
+        if any(outcome.name == "fenced" for outcome in outcomes.values()):
+            outcomes |= await self._stored_after_all(items, outcomes)
+        for item in items:
+            if outcomes[item.scan.sop_instance_uid].name in ("stored", "replaced"):
+                self._remember(item.scan.series_uid, shared[item.scan.series_uid])
+        return [outcomes[item.scan.sop_instance_uid] for item in items]
+
+    async def _stored_after_all(self, items: Sequence[Prepared], outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+        """A fenced item may be one whose earlier commit went through after its answer was lost."""
+        fenced = [p for p in items if outcomes[p.scan.sop_instance_uid].name == "fenced"]
+        stored = await self._stored_keys(fenced)
+        return {p.scan.sop_instance_uid: Outcome("stored") for p in fenced if p.key in stored}
+
+    async def _stored_keys(self, items: Sequence[Prepared]) -> set[str]:
+        rows = await self._db.fetch(
+            "ingest_stored_keys", self._tenant, [p.scan.sop_instance_uid for p in items], [p.key for p in items]
+        )
+        return {row["object_key"] for row in rows}
+
+    async def _verdict(self, items: Sequence[Prepared]) -> Sequence[Outcome | BaseException]:
+        """The answer to a COMMIT was lost: the intents tell what happened, never a blind retry."""
+        end = time.monotonic() + _VERDICT_SECONDS
+        while True:
+            try:
+                still_open = {row["key"] for row in await self._db.fetch("ingest_open_intents", [p.key for p in items])}
+                stored = await self._stored_keys(items)
+            except Unavailable:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(0.2)
+            else:
+                return _verdicts(items, stored, still_open)
+
+    async def _shared_of(self, items: Sequence[Prepared]) -> tuple[dict[str, Shared], dict[str, Prepared]]:
+        """The shared attributes per Series UID, and the first instances of series that nobody knows yet."""
+        shared: dict[str, Shared] = {}
+        missing: dict[str, Prepared] = {}
+        for item in items:
+            uid = item.scan.series_uid
+            known = self._shared.get(uid)
+            if known is not None:
+                shared[uid] = known
+            else:
+                missing.setdefault(uid, item)
+        if missing:
+            for row in await self._db.fetch("shared_of_series", self._tenant, list(missing)):
+                shared[row["series_uid"]] = Shared.parse(row["shared_id"], row["shared"])
+                self._remember(row["series_uid"], shared[row["series_uid"]])
+        first = {uid: item for uid, item in missing.items() if uid not in shared}
+        for uid, item in first.items():
+            shared[uid] = Shared.of(item.scan.elements)
+        return shared, first
+
+    def _remember(self, series_uid: str, shared: Shared) -> None:
+        self._shared[series_uid] = shared
+        self._shared.move_to_end(series_uid)
+        while len(self._shared) > _SHARED_CACHE:
+            self._shared.popitem(last=False)
+
+
+def _verdicts(items: Sequence[Prepared], stored: set[str], still_open: set[str]) -> list[Outcome | BaseException]:
+    answers: list[Outcome | BaseException] = []
+    for item in items:
+        if item.key in stored:
+            answers.append(Outcome("stored"))
+        elif item.key in still_open:
+            answers.append(Retry("the commit did not happen"))
+        else:
+            answers.append(Unavailable("the outcome of the commit is unknown; send the instance again"))
+    return answers
+
+
+def commit_arguments(items: Sequence[Prepared], shared: dict[str, Shared]) -> tuple[list[object], ...]:
+    """The instances as columns, in the order of ingest_commit's i_ parameters."""
+    s = [p.scan for p in items]
+    return (
+        [p.key for p in items],
+        [x.sop_instance_uid for x in s],
+        [x.series_uid for x in s],
+        [x.study_uid for x in s],
+        [shared[x.series_uid].id for x in s],
+        [x.patient_id.replace("\0", "") for x in s],
+        [p.size for p in items],
+        [x.sop_class_uid for x in s],
+        [x.transfer_syntax for x in s],
+        [p.instance_number for p in items],
+        [p.number_of_frames for p in items],
+        [p.rows for p in items],
+        [p.columns for p in items],
+        [p.bits_allocated for p in items],
+        [x.meta_size for x in s],
+        [FLAG_DEFLATED if x.deflated else 0 for x in s],
+        [bytes.fromhex(hex_id(p.ids.instance)) for p in items],
+        [p.file_sha256 for p in items],
+        [p.dataset_sha256 for p in items],
+        [p.source for p in items],
+        [shared[x.series_uid].difference(x.elements) for x in s],
+        [x.bulk.to_bytes() for x in s],
+        [x.frames.records if x.frames is not None and x.frames.count else None for x in s],
+        [x.frames.overflow if x.frames is not None and x.frames.overflow else None for x in s],
+        [p.scan.metadata.data if p.metadata_inline else None for p in items],
+        [x.metadata.crc32 for x in s],
+        [x.metadata.length for x in s],
+    )
