@@ -1,0 +1,40 @@
+"""Clients of the shared server, and servers with settings of their own."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from dicomweb_client.api import DICOMwebClient
+
+from tests.support import RunningServer, running_server
+
+
+@pytest.fixture
+def web(server: RunningServer) -> Iterator[httpx.Client]:
+    """HTTP to the shared server; `/dicom-web` is not part of the base."""
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def dicomweb(server: RunningServer) -> DICOMwebClient:
+    """dicomweb-client, as in the IDC notebooks."""
+    return DICOMwebClient(server.dicomweb)
+
+
+@pytest.fixture(scope="package")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A server with tight limits, a public URL, CORS for one origin and a trusted proxy on this machine."""
+    with running_server(
+        tmp_path_factory.mktemp("strict"),
+        workers=1,
+        max_body=300_000,
+        max_instance=100_000,
+        max_parts=3,
+        qido_max_limit=5,
+        qido_default_limit=2,
+        cors_origins="https://viewer.example.org",
+        trusted_proxies="127.0.0.0/8",
+    ) as server:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            yield client
