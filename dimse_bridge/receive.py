@@ -157,7 +157,7 @@ class Receiver(DIMSEServiceProvider):
         return title[:16] if title.isascii() and title.isprintable() else ""
 
     def is_cancelled(self, request: C_FIND) -> bool:
-        """Whether the peer does not want the rest of the answers (PS3.7 9.3.2.3); pynetdicom forgets an early cancel."""
+        """Whether the peer does not want more answers (PS3.7 9.3.2.3); pynetdicom forgets an early cancel."""
         return self._cancelled is not None and self._cancelled == request.MessageID
 
     @property

@@ -103,6 +103,28 @@ class Conversation(Association):
         self.kill()
         self.connection.release()
 
+    def _run_reactor(self) -> None:
+        """Serve requests until the peer releases or aborts, its connection is gone, or it says nothing for too long.
+
+        pynetdicom's loop does this and more, and sleeps between requests; here `get_msg` waits.
+        """
+        while not self._kill:
+            context_id, request = self.receiver.get_msg()
+            if request is not None and context_id is not None:
+                self._serve_request(request, context_id)
+            if self.is_established and self.acse.is_release_requested():
+                self.acse.send_release(is_response=True)
+                self.is_released = True
+            elif self.acse.is_aborted():
+                self.is_aborted = True
+            elif self.dul.idle_timer_expired():
+                log_event("association-aborted", peer=self.peer, reason="idle")
+                self.abort()
+            elif self.dul.is_alive():
+                continue
+            self.is_established = False
+            self.kill()
+
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
         """Serve one request; called in this thread by the association's loop."""
         if not isinstance(msg, C_STORE):

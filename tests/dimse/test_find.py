@@ -252,10 +252,16 @@ def test_identifiers_that_are_bombs(bridge):
 
 
 def test_findscu(filled, dcmtk, tmp_path):
+    asked = (
+        "QueryRetrieveLevel=STUDY",
+        "PatientID=FIND-1",
+        "StudyDate=20240101-20240131",
+        "StudyInstanceUID",
+        "PatientName",
+    )
+    keys = [text for key in (*asked, "PatientName") for text in ("-k", key)]
     done = subprocess.run(
-        ["findscu", "-X", "-S", "-aec", "ANOR", "127.0.0.1", str(filled.port), "-od", str(tmp_path)]
-        + ["-k", "QueryRetrieveLevel=STUDY", "-k", "PatientID=FIND-1", "-k", "StudyDate=20240101-20240131"]
-        + ["-k", "StudyInstanceUID", "-k", "PatientName"],
+        ["findscu", "-X", "-S", "-aec", "ANOR", "127.0.0.1", str(filled.port), "-od", str(tmp_path), *keys],
         env=dcmtk,
         capture_output=True,
         text=True,
