@@ -29,9 +29,7 @@ def test_orthanc_sends_studies_in_several_encodings(orthanc):
         "MR_small_RLE.dcm",
         "emri_small_jpeg_2k_lossless.dcm",
     )
-    ids = []
-    for name in names:
-        ids.append(orthanc.upload(Path(get_testdata_file(name)).read_bytes()))
+    ids = [orthanc.upload(Path(get_testdata_file(name)).read_bytes()) for name in names]
     wanted = sorted(set(ids) - {ids[3]} | {ids[1]})  # MR_small is there in two encodings: the first one counts
     answer = orthanc.request("POST", "/modalities/anor/store", json.dumps({"Resources": wanted}).encode())
     assert answer["InstancesCount"] == len(wanted)
