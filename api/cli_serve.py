@@ -225,7 +225,8 @@ def _supervise(supervisor: Supervisor, settings: Settings, begin: float, *, alon
     status = 0
     supervisor.start()
     try:
-        if supervisor.await_ready(lambda: _answers(settings), READY_TIMEOUT):
+        ready = _http_answers if alone else _everything_answers
+        if supervisor.await_ready(lambda: ready(settings), READY_TIMEOUT):
             _announce(settings, state, time.monotonic() - begin, alone=alone)
             supervisor.run()
     except StartError as error:
@@ -237,7 +238,17 @@ def _supervise(supervisor: Supervisor, settings: Settings, begin: float, *, alon
     return status if stopped else 1
 
 
-def _answers(settings: Settings) -> bool:
+def _everything_answers(settings: Settings) -> bool:
+    if not _http_answers(settings):
+        return False
+    try:
+        socket.create_connection((_reachable(settings.host), settings.dimse_port), timeout=10).close()
+    except OSError:
+        return False
+    return True
+
+
+def _http_answers(settings: Settings) -> bool:
     connection = http.client.HTTPConnection(_reachable(settings.host), settings.http_port, timeout=10)
     try:
         connection.request("GET", "/readyz", headers={"Connection": "close"})
