@@ -163,6 +163,21 @@ def status(
     raise SystemExit(run_status(settings))
 
 
+@app.command()
+def fsck(
+    deep: Annotated[bool, typer.Option("--deep", help="Read every object and compare its SHA-256.")] = False,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    objects: Objects = None,
+    config: ConfigFile = None,
+) -> None:
+    """Compare index and object store; exit status 1 when something is missing, left over or damaged."""
+    from api.cli_fsck import run_fsck
+
+    settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
+    raise SystemExit(run_fsck(settings, deep=deep))
+
+
 @app.command("config")
 def config_(
     data: Data = None,

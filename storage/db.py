@@ -43,7 +43,8 @@ class ConnectionLost(Unavailable):
     """The connection broke while a statement ran: whether it was committed is unknown."""
 
 
-def _translated(error: Exception) -> ArchiveError:
+def translated(error: Exception) -> ArchiveError:
+    """Our error for a driver's."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Unavailable("the database did not answer in time")
     if isinstance(error, asyncpg.DiskFullError):
@@ -57,7 +58,7 @@ def _translated(error: Exception) -> ArchiveError:
     return ConnectionLost("the database is not reachable")
 
 
-_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 
 class Database:
@@ -88,8 +89,8 @@ class Database:
                 if statement_cache
                 else None,
             )
-        except _DRIVER_ERRORS as error:
-            raise _translated(error) from error
+        except DRIVER_ERRORS as error:
+            raise translated(error) from error
         return cls(pool, limit)
 
     async def close(self) -> None:
@@ -108,10 +109,10 @@ class Database:
                     return await call(connection)
             except _RETRYABLE as error:
                 if attempt == _MAX_TRIES - 1:
-                    raise _translated(error) from error
+                    raise translated(error) from error
                 await asyncio.sleep(0.005 * 2**attempt)
-            except _DRIVER_ERRORS as error:
-                raise _translated(error) from error
+            except DRIVER_ERRORS as error:
+                raise translated(error) from error
         raise AssertionError("unreachable")
 
     def text(self, name: str) -> str:
@@ -150,5 +151,5 @@ class Database:
             async with self._pool.acquire(timeout=self._timeout) as connection, connection.transaction(readonly=True):
                 self.statements += 1
                 yield connection.cursor(sql, *args, prefetch=prefetch).__aiter__()
-        except _DRIVER_ERRORS as error:
-            raise _translated(error) from error
+        except DRIVER_ERRORS as error:
+            raise translated(error) from error

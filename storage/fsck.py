@@ -1,0 +1,227 @@
+"""Compares the index with the object store, while the archive runs or stands still; nothing is changed.
+
+The store's listing goes into a temporary table of the database, which then joins it with the rows: memory here stays
+at a page, however large the archive. What is stored, deleted or swept during the check differs between listing and
+rows for a moment, so each candidate is asked for once more before it counts: a writer announces a key before it puts
+the object, and the sweeper forgets a key after it removed the object, so one later look decides.
+"""
+
+import asyncio
+import hashlib
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, Literal, TypeVar
+
+from dicomweb.errors import CorruptObject, ObjectMissing
+from storage.archive import Archive
+from storage.embedded import database_url
+from storage.session import Session, open_session
+
+T = TypeVar("T")
+
+Kind = Literal["missing object", "wrong size", "wrong digest", "wrong metadata", "unexplained object", "wrong counts"]
+
+PAGE: Final = 1000
+PARALLEL: Final = 8  # requests to the object store at once
+SIDE: Final = ".json"
+# The sweeper comes by every half minute; what is due for longer shows that none runs.
+_PATIENCE: Final = timedelta(minutes=10)
+_INFLATE_STEP: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. `uid` is of the instance or the parent, "" for an object without a row."""
+
+    kind: Kind
+    key: str
+    uid: str
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was compared (sizes in bytes) and how much of it was wrong; `overdue`: no sweeper seems to run."""
+
+    instances: int = 0
+    bytes: int = 0
+    objects: int = 0
+    object_bytes: int = 0
+    waiting: int = 0  # intents and tombs: objects that the sweeper will look after
+    overdue: int = 0
+    read: int = 0  # objects whose content was verified
+    findings: dict[Kind, int] = field(default_factory=dict)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+
+class Check:
+    """One run. `found` is called with every finding, `progress` with (step, how many so far)."""
+
+    def __init__(
+        self, archive: Archive, found: Callable[[Finding], None], progress: Callable[[str, int], None] | None = None
+    ) -> None:
+        self._archive = archive
+        self._objects = archive.objects
+        self._found = found
+        self._progress = progress or (lambda _step, _count: None)
+        self._report = Report()
+
+    async def run(self, *, deep: bool = False) -> Report:
+        """Compare; `deep` also reads every object and metadata and compares the digests. Raises Unavailable.
+
+        Costs one listing, some sequential scans of the index, and with `deep` every byte of the archive.
+        """
+        async with open_session(database_url(self._archive.settings)) as session:
+            await self._list(session)
+            await self._total(session)
+            await self._rows(session)
+            await self._unexplained(session)
+            await self._counts(session)
+        if deep:
+            await self._contents()
+        return self._report
+
+    def _note(self, kind: Kind, key: str, uid: str, detail: str = "") -> None:
+        self._report.findings[kind] = self._report.findings.get(kind, 0) + 1
+        self._found(Finding(kind, key, uid, detail))
+
+    async def _list(self, session: Session) -> None:
+        await session.execute("fsck_objects")
+        page: list[tuple[str, str, bool, int]] = []
+        count = 0
+        async for info in self._objects.list(""):
+            base = info.key.removesuffix(SIDE)
+            page.append((info.key, base, base != info.key, info.size))
+            if len(page) == PAGE:
+                await session.copy("fsck_object", page)
+                count += len(page)
+                page = []
+                self._progress("listing", count)
+        await session.copy("fsck_object", page)
+        await session.execute("fsck_analyze")
+
+    async def _total(self, session: Session) -> None:
+        quarantine = timedelta(seconds=self._archive.settings.sweep_quarantine_s)
+        (row,) = await session.fetch("fsck_totals", _PATIENCE, quarantine)
+        report = self._report
+        report.instances, report.bytes = row["instances"], row["bytes"]
+        report.objects, report.object_bytes = row["objects"], row["object_bytes"]
+        report.waiting, report.overdue = row["intents"] + row["tombs"], row["overdue"]
+
+    async def _rows(self, session: Session) -> None:
+        async for page in _pages(session.cursor("fsck_rows", PAGE)):
+            await _side_by_side(self._row, page)
+
+    async def _row(self, row: Any) -> None:
+        key = row["object_key"]
+        for name, size in ((key, row["size"]), *([(key + SIDE, None)] if row["side"] else [])):
+            try:
+                held = await self._objects.size(name)
+            except ObjectMissing:
+                if await self._still(row):
+                    self._note("missing object", name, row["sop_uid"])
+                continue
+            if size is not None and held != size and await self._still(row):
+                self._note("wrong size", name, row["sop_uid"], f"{held} bytes, {size} in the index")
+
+    async def _still(self, row: Any) -> bool:
+        found: bool = await self._archive.db.fetch_value("fsck_still", row["tenant"], row["sop_uid"], row["object_key"])
+        return found
+
+    async def _unexplained(self, session: Session) -> None:
+        async for page in _pages(session.cursor("fsck_unexplained", PAGE)):
+            await _side_by_side(self._unexplained_object, page)
+
+    async def _unexplained_object(self, row: Any) -> None:
+        try:
+            size = await self._objects.size(row["key"])
+        except ObjectMissing:
+            return  # swept meanwhile
+        self._note("unexplained object", row["key"], "", f"{size} bytes")
+
+    async def _counts(self, session: Session) -> None:
+        for row in await session.fetch("fsck_counts"):
+            detail = f"{row['level']}: {row['found'] or 0} children, {row['kept']} in the index"
+            self._note("wrong counts", "", row["uid"], detail)
+
+    # -- contents
+
+    async def _contents(self) -> None:
+        after: tuple[int, str] = (0, "")
+        while page := await self._archive.db.fetch("fsck_page", *after, PAGE):
+            await _side_by_side(self._content, page)
+            after = (page[-1]["tenant"], page[-1]["sop_uid"])
+            self._progress("reading", self._report.read)
+
+    async def _content(self, row: Any) -> None:
+        key = row["object_key"]
+        digest = hashlib.sha256()
+        try:
+            async for chunk in self._objects.stream(key, row["object_offset"], row["object_size"]):
+                await asyncio.to_thread(digest.update, chunk)
+            metadata = await self._metadata(row)
+        except (ObjectMissing, CorruptObject):
+            return  # counted by its size already, or gone with its row
+        if digest.digest() != row["file_sha256"] and await self._still(row):
+            self._note("wrong digest", key, row["sop_uid"])
+        if metadata is not None and not await asyncio.to_thread(_is_whole, metadata, row):
+            self._note("wrong metadata", key, row["sop_uid"])
+        self._report.read += 1
+
+    async def _metadata(self, row: Any) -> bytes | None:
+        if row["side"]:
+            return await self._objects.get(row["object_key"] + SIDE)
+        found: bytes | None = await self._archive.db.fetch_value(
+            "fsck_metadata", row["tenant"], row["sop_uid"], row["object_key"]
+        )
+        return found
+
+
+def _is_whole(deflated: bytes, row: Any) -> bool:
+    """Whether the compressed metadata hold as many bytes, with the CRC-32, as the row says."""
+    inflate = zlib.decompressobj(-15)
+    crc = length = 0
+    rest = deflated
+    try:
+        while True:
+            piece = inflate.decompress(rest, _INFLATE_STEP)
+            rest = inflate.unconsumed_tail
+            if not piece or length > row["metadata_length"]:
+                break
+            crc, length = zlib.crc32(piece, crc), length + len(piece)
+    except zlib.error:
+        return False
+    return (crc, length) == (row["metadata_crc"], row["metadata_length"])
+
+
+async def _pages(rows: AsyncIterator[T]) -> AsyncIterator[list[T]]:
+    page: list[T] = []
+    async for row in rows:
+        page.append(row)
+        if len(page) == PARALLEL * 16:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+async def _side_by_side(work: Callable[[Any], Awaitable[None]], rows: Sequence[Any]) -> None:
+    """Run `work` for each row, PARALLEL at once; the first error ends all."""
+    queue = iter(rows)
+
+    async def take() -> None:
+        for row in queue:
+            await work(row)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(PARALLEL, len(rows))):
+                group.create_task(take())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None

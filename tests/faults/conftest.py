@@ -1,0 +1,16 @@
+"""Fixtures of the fault tests."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from storage.archive import Archive, open_archive
+from storage.settings import Settings
+
+
+@pytest.fixture
+async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
+    """An open archive on a database and a directory of its own, without graces."""
+    opened = await open_archive(settings(database_url=database_url, tomb_grace_s=0, sweep_quarantine_s=0))
+    yield opened
+    await opened.close()
