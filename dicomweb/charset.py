@@ -41,10 +41,21 @@ _EXTENDED = {
 _TERMS = (
     _SINGLE
     | _EXTENDED
-    | {f"ISO 2022 IR {term[7:]}": codec for term, codec in _SINGLE.items() if term.startswith("ISO_IR") and term != "ISO_IR 192"}
+    | {
+        f"ISO 2022 IR {term[7:]}": codec
+        for term, codec in _SINGLE.items()
+        if term.startswith("ISO_IR") and term != "ISO_IR 192"
+    }
 )
 # Names that some writers put in place of the defined term, seen in files.
-_ALIASES = {"UTF-8": "utf-8", "UTF8": "utf-8", "LATIN1": "latin-1", "LATIN_1": "latin-1", "ISO8859_1": "latin-1", "ISO8859-1": "latin-1"}
+_ALIASES = {
+    "UTF-8": "utf-8",
+    "UTF8": "utf-8",
+    "LATIN1": "latin-1",
+    "LATIN_1": "latin-1",
+    "ISO8859_1": "latin-1",
+    "ISO8859-1": "latin-1",
+}
 # No code extensions beside these (PS3.3 Table C.12-5).
 _ALONE = frozenset(("ISO_IR 192", "GBK", "GB18030"))
 

@@ -72,7 +72,9 @@ def deflate_after(history: bytes, text: bytes, level: int) -> bytes:
     if not history:
         squeeze = zlib.compressobj(level, zlib.DEFLATED, _RAW)
     else:
-        squeeze = zlib.compressobj(level, zlib.DEFLATED, _RAW, zlib.DEF_MEM_LEVEL, zlib.Z_DEFAULT_STRATEGY, history[-WINDOW:])
+        squeeze = zlib.compressobj(
+            level, zlib.DEFLATED, _RAW, zlib.DEF_MEM_LEVEL, zlib.Z_DEFAULT_STRATEGY, history[-WINDOW:]
+        )
     return squeeze.compress(text) + squeeze.flush(zlib.Z_FULL_FLUSH)
 
 

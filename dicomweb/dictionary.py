@@ -88,7 +88,11 @@ def _settle(tag: int, vr: str, state: Mapping[int, str | int], needs: tuple[Need
             raise Unsure("ambiguous VR before Pixel Representation")
         inherited = state.get(INHERITED)
         signed = own if own is not None else inherited
-        facts: tuple[Need, ...] = ((PIXEL_REPRESENTATION, own),) if own is not None else ((PIXEL_REPRESENTATION, None), (INHERITED, inherited))
+        facts: tuple[Need, ...] = (
+            ((PIXEL_REPRESENTATION, own),)
+            if own is not None
+            else ((PIXEL_REPRESENTATION, None), (INHERITED, inherited))
+        )
         return Resolved("SS" if signed else "US", needs + facts)
     if tag == 0x00283006:
         entries = state.get(LUT_DESCRIPTOR)

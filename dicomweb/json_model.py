@@ -4,9 +4,10 @@ import warnings
 from base64 import b64encode
 from collections.abc import Mapping, MutableSet
 from io import BytesIO
+from typing import Any
 
 import orjson
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
@@ -35,12 +36,14 @@ def members(data: bytes, coding: Coding, bulk: Mapping[str, bytes], notes: Mutab
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = read_dataset(BytesIO(data), not coding.explicit, not coding.big)
-        return {f"{tag:08X}": _attribute(dataset, tag, "", bulk, notes) for tag in dataset.keys() if tag.element}
+        return {f"{tag:08X}": _attribute(dataset, tag, "", bulk, notes) for tag in sorted(dataset.keys()) if tag.element}
 
 
 def _object(dataset: Dataset, prefix: str, bulk: Mapping[str, bytes], notes: MutableSet[str]) -> bytes:
     parts = [
-        b'"%08X":%s' % (tag, _attribute(dataset, tag, prefix, bulk, notes)) for tag in sorted(dataset.keys()) if tag.element
+        b'"%08X":%s' % (tag, _attribute(dataset, tag, prefix, bulk, notes))
+        for tag in sorted(dataset.keys())
+        if tag.element
     ]
     return b"{" + b",".join(parts) + b"}"
 
@@ -49,17 +52,17 @@ def _attribute(dataset: Dataset, tag: BaseTag, prefix: str, bulk: Mapping[str, b
     path = f"{prefix}{tag:08X}"
     if (known := bulk.get(path)) is not None:
         return known
-    raw = dataset.get_item(tag)
-    if isinstance(raw, RawDataElement) and raw.VR == "UN":
+    stored: Any = dataset.get_item(tag)
+    raw = stored.value or b"" if stored.is_raw else b""
+    if stored.is_raw and stored.VR == "UN":
         # What its writer called unknown stays so: pydicom would look into it, and nobody has checked what is there.
-        return _binary("UN", raw.value or b"")
+        return _binary("UN", raw)
+    big = stored.is_raw and not stored.is_little_endian
     try:
-        element = dataset[tag]
-        big = isinstance(raw, RawDataElement) and not raw.is_little_endian
-        return _element(element, path, bulk, notes, big=big)
-    except Exception:
+        return _element(dataset[tag], path, bulk, notes, big=big)
+    except Exception:  # noqa: BLE001 - pydicom raises what it likes; the bytes are shown instead
         notes.add(f"({tag.group:04X},{tag.element:04X}) does not fit its VR")
-        return _binary("UN", raw.value or b"" if isinstance(raw, RawDataElement) else b"")
+        return _binary("UN", raw)
 
 
 def _binary(vr: str, value: bytes) -> bytes:

@@ -62,7 +62,7 @@ class Piece:
         while piece is not None and size < WINDOW:
             parts += [bytes(gap), piece.text]
             size += gap + len(piece.text)
-            piece, gap = piece.before, piece.gap
+            gap, piece = piece.gap, piece.before
         return b"".join(reversed(parts))
 
 
@@ -81,9 +81,7 @@ class Run:
         self.sets: State = {}
         needs: dict[int, str | int | None] = {}
         for entry in entries:
-            for key, value in entry.needs:
-                if key not in self.sets:
-                    needs[key] = value
+            needs.update({key: value for key, value in entry.needs if key not in self.sets})
             if entry.sets:
                 self.sets.update(entry.sets)
         self.needs: tuple[Need, ...] = tuple(needs.items())
@@ -131,18 +129,18 @@ class Context:
 
     def offer(self, raw: bytes, entries: list[Entry]) -> None:
         """Elements that were all known and came one after the other; the second time they become a run."""
-        mark = hash(raw)
-        if sum(map(bool, [entry.text for entry in entries])) < 2:
+        if sum([bool(entry.text) for entry in entries]) < 2:
             return
+        raw = bytes(raw)
+        mark = hash(raw)
         if mark not in self.noted and mark not in self._old_noted:
             self.noted.add(mark)
             return
         runs = entries[0].runs
         if all(run.raw != raw for run in runs):
-            runs.insert(0, Run(raw, entries))
-            self._size += 4 * len(raw)
-            del runs[_RUNS_PER_ELEMENT:]
-            runs.sort(key=lambda run: -run.size)
+            run = Run(raw, entries)
+            self._size += len(raw) + len(run.text)
+            entries[0].runs = sorted([run, *runs][:_RUNS_PER_ELEMENT], key=lambda one: -one.size)
 
 
 class Memo:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from pydicom.uid import UID_dictionary
+from pydicom._uid_dict import UID_dictionary
 
 from dicomweb.errors import BadDicom
 from dicomweb.frames import Fragments, FrameTable, encapsulated_frames, native_frames
@@ -13,14 +13,10 @@ from dicomweb.structure import Buffer
 from dicomweb.values import first_integer, first_text
 
 # One stream of many frames: not divisible into frames by its container.
-_VIDEO: Final = frozenset(
-    f"1.2.840.10008.1.2.4.{arc}{part}" for arc in range(100, 109) for part in ("", ".1")
-)
+_VIDEO: Final = frozenset(f"1.2.840.10008.1.2.4.{arc}{part}" for arc in range(100, 109) for part in ("", ".1"))
 # Classes with an Image Pixel module whose names do not say so: Enhanced US Volume, Parametric Map, Segmentation, RT Dose,
 # Ophthalmic OCT B-scan Volume Analysis.
-_ALSO_IMAGES: Final = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{arc}" for arc in ("6.2", "30", "66.4", "481.2", "77.1.5.8")
-)
+_ALSO_IMAGES: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.{arc}" for arc in ("6.2", "30", "66.4", "481.2", "77.1.5.8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +69,13 @@ def describe_pixels(
     element: PixelElement,
     elements: Mapping[str, bytes],
     transfer_syntax: str,
-    extended: tuple[bytes, bytes] | None,
+    offset_tables: Mapping[int, bytes],
     max_frames: int,
 ) -> tuple[PixelInfo, FrameTable, list[str]]:
-    """The description and frame table of `element`; `elements` are the JSON members of the instance by tag."""
+    """The description and frame table of `element`, and warnings.
+
+    `elements` are the JSON members of the instance by tag, `offset_tables` the Extended Offset Table and its lengths.
+    """
     rows, columns, samples, allocated, bits_stored, signed, planar, frames = _facts(*map(elements.get, _INTEGERS))
     info = PixelInfo(
         tag=f"{element.tag:08X}",
@@ -96,9 +95,12 @@ def describe_pixels(
     )
     if element.fragments is not None:
         video = transfer_syntax in _VIDEO
+        extended = (offset_tables[0x7FE00001], offset_tables[0x7FE00002]) if len(offset_tables) == 2 else None
         table, warnings = encapsulated_frames(buffer, element.fragments, info.number_of_frames, extended, video=video)
     else:
-        table, warnings = native_frames(element.offset, element.length, frame_bits(info), info.number_of_frames, max_frames)
+        table, warnings = native_frames(
+            element.offset, element.length, frame_bits(info), info.number_of_frames, max_frames
+        )
     return info, table, warnings
 
 

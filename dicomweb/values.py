@@ -108,7 +108,9 @@ def _decimal(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
         return b""
     matches = _NUMBER.fullmatch
     values = [value.strip() for value in raw.split(b"\\")]
-    return b"[" + b",".join([value if matches(value) else _number_text(value, integral=False) for value in values]) + b"]"
+    return (
+        b"[" + b",".join([value if matches(value) else _number_text(value, integral=False) for value in values]) + b"]"
+    )
 
 
 def _integer(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
@@ -116,7 +118,9 @@ def _integer(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
         return b""
     matches = _INTEGER.fullmatch
     values = [value.strip() for value in raw.split(b"\\")]
-    return b"[" + b",".join([value if matches(value) else _number_text(value, integral=True) for value in values]) + b"]"
+    return (
+        b"[" + b",".join([value if matches(value) else _number_text(value, integral=True) for value in values]) + b"]"
+    )
 
 
 def text_value(raw: bytes, codecs: Codecs, notes: Notes) -> str:
@@ -141,7 +145,7 @@ def _integers(code: str, size: int) -> Render:
 
     def render_integers(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
         if len(raw) == size:
-            return b"[%d]" % one(raw)
+            return b"[%d]" % one(raw)[0]
         if len(raw) % size:
             raise WrongLength
         return _dumps(Struct(f"<{len(raw) // size}{code}").unpack(raw))

@@ -1,0 +1,73 @@
+"""The finished, compressed DICOM JSON of one instance, put together from the members that a scan yields in order."""
+
+from zlib import crc32
+
+from dicomweb.deflate import DeflatedJson, Deflater, deflate, stored
+from dicomweb.memo import Piece, Run
+
+
+class MetadataBuilder:
+    """Takes members (`"00100020":{...}`) and known runs of them; what is streamed goes straight into a compressor."""
+
+    __slots__ = ("_sink", "parts")
+
+    def __init__(self) -> None:
+        # Members and runs that have not been compressed yet; the hot loop appends to it directly.
+        self.parts: list[bytes | Run] = []
+        self._sink: Deflater | None = None
+
+    def stream(self) -> Deflater:
+        """A compressor for one more member of any size, with all that came before in it."""
+        texts = self._texts()
+        self.parts.clear()
+        if self._sink is None:
+            self._sink = Deflater()
+            self._sink.write(b"{" + b",".join([*texts, b""]))
+        else:
+            self._sink.write(b",".join([b"", *texts, b""]))
+        return self._sink
+
+    def finish(self) -> DeflatedJson:
+        """The JSON object: from the pieces of known runs where these are most of it, else compressed in one go."""
+        if self._sink is not None:
+            self._sink.write(b",".join([b"", *self._texts()]) + b"}")
+            return self._sink.finish()
+        repeated = single = 0
+        for part in self.parts:
+            if isinstance(part, Run):
+                repeated += len(part.text)
+            else:
+                single += len(part)
+        if repeated > single:
+            return self._assembled()
+        return deflate(b"{" + b",".join(self._texts()) + b"}")
+
+    def _texts(self) -> list[bytes]:
+        return [part if isinstance(part, bytes) else part.text for part in self.parts]
+
+    def _assembled(self) -> DeflatedJson:
+        """Runs as they were compressed before, what differs between them as stored blocks."""
+        data: list[bytes] = []
+        literal: list[bytes] = []
+        crc = length = gap = 0
+        before: Piece | None = None
+        lead = b"{"
+        for part in self.parts:
+            if isinstance(part, Run):
+                if literal:
+                    text = b"".join(literal)
+                    literal.clear()
+                    crc, gap = crc32(text, crc), len(text)
+                    data.append(stored(text))
+                before = part.piece(lead, before, gap if before else 0)
+                text = before.text
+                crc, length, gap = crc32(text, crc), length + gap + len(text), 0
+                data.append(before.data)
+            else:
+                literal.append(lead)
+                literal.append(part)
+            lead = b","
+        literal.append(b"}")
+        text = b"".join(literal)
+        data.append(stored(text))
+        return DeflatedJson(b"".join(data), crc32(text, crc), length + len(text))
