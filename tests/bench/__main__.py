@@ -117,8 +117,11 @@ def _servers(chosen: Options, state: str, *, keep_peers: bool) -> Iterator[list[
 
 
 def _peer(chosen: Options) -> peer.Peer:
-    """One chroot for quick and full runs."""
-    return peer.prepare(chosen.work.parent if chosen.quick else chosen.work)
+    """One chroot for quick and full runs, with separate archives."""
+    if not chosen.quick:
+        return peer.prepare(chosen.work)
+    place = peer.prepare(chosen.work.parent)
+    return replace(place, home=place.home / "quick")
 
 
 @app.command("data")
