@@ -108,10 +108,10 @@ def _publish(fd: int, source: str, path: str) -> None:
     Name before fsync is safe because no index row points at the key before `put` returned: after a power cut a key may
     hold anything, and the sweeper removes it by its intent. The fsync of the file then commits the name in the same
     journal transaction; the fsync of the directory, which portable code owes, finds nothing left but a disk flush.
-    Measured on ext4 with 2 busy cores, median puts/s of 9-11 interleaved rounds, 16 directories, 5 KB at concurrency 8:
-    fsync before a rename 3,470, this order 4,470; puts that wait for one shared fsync of the directory 3,670, so they
-    do not. With one writer, or 530 KB, the orders are equal within the noise. An unnamed file (O_TMPFILE) costs what a
-    named one does and leaves nothing behind when the process dies; a link, unlike a rename, never replaces.
+    Measured on ext4 with 2 busy cores, 5 KB at concurrency 8, median puts/s of 11 interleaved rounds: fsync before a
+    rename 3,470; this order 4,470, and 3,670 when puts wait for one shared fsync of the directory, so they do not; one
+    directory for all instead of 16, 3,140. With one writer, or 530 KB, all are equal within the noise. An unnamed file
+    (O_TMPFILE) costs what a named one does and leaves nothing when the process dies; a link never replaces.
     """
     # With src_dir_fd (ignored for absolute paths) Python calls linkat(AT_SYMLINK_FOLLOW), which /proc/self/fd needs.
     os.link(source, path, src_dir_fd=fd, follow_symlinks=True)

@@ -94,6 +94,14 @@ async def test_ranges_come_in_the_order_asked_and_may_touch_overlap_and_be_far_a
     assert await store.get_ranges(key, []) == []
 
 
+async def test_a_range_of_many_megabytes(store):
+    key, body = new_key(), secrets.token_bytes(1 << 20) * 20
+    await store.put_file(key, spool_file(store, body), len(body))
+    assert await store.get_range(key, 1_000, 18 * MIB) == body[1_000 : 1_000 + 18 * MIB]
+    with pytest.raises(CorruptObject):
+        await store.get_range(key, 3 * MIB, 18 * MIB)
+
+
 async def test_a_range_past_the_end_is_an_error_not_a_short_answer(store):
     key = new_key()
     await store.put(key, [b"0123456789"], 10)
