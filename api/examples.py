@@ -50,6 +50,7 @@ IDENTIFIERS = {
     "study": STUDY_UID,
     "series": SERIES_UID,
     "instance": SOP_UID,
+    "again": SOP_UID,
     "frames": "1,2",
     "path": "7FE00010",
     "file": "site.css",

@@ -35,6 +35,5 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         qido_default_limit=2,
         cors_origins="https://viewer.example.org",
         trusted_proxies="127.0.0.0/8",
-    ) as server:
-        with httpx.Client(base_url=server.url, timeout=60) as client:
-            yield client
+    ) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client

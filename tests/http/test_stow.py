@@ -36,7 +36,9 @@ def test_dicomweb_client_stores_and_sees_its_instances(dicomweb: DICOMwebClient)
 
 def test_one_file_as_the_whole_body(web: httpx.Client) -> None:
     study = new_uid()
-    answer = web.post(f"{ROOT}/studies", content=ct(StudyInstanceUID=study), headers={"Content-Type": "application/dicom"})
+    answer = web.post(
+        f"{ROOT}/studies", content=ct(StudyInstanceUID=study), headers={"Content-Type": "application/dicom"}
+    )
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/dicom+json"
     assert _found(web, study) == 1
@@ -46,7 +48,9 @@ def test_body_as_ohif_sends_it(web: httpx.Client) -> None:
     """A line break before the first boundary, quoted parameters, no Accept header."""
     study = new_uid()
     headers = {"Content-Type": MULTIPART}
-    request = web.build_request("POST", f"{ROOT}/studies", content=b"\r\n" + multipart([ct(StudyInstanceUID=study)]), headers=headers)
+    request = web.build_request(
+        "POST", f"{ROOT}/studies", content=b"\r\n" + multipart([ct(StudyInstanceUID=study)]), headers=headers
+    )
     del request.headers["accept"]
     assert web.send(request).status_code == 200
     assert _found(web, study) == 1
@@ -181,7 +185,9 @@ def test_large_instance_goes_through_the_disk(web: httpx.Client) -> None:
 def test_client_that_leaves_in_the_middle(server: RunningServer, web: httpx.Client) -> None:
     study = new_uid()
     body = multipart([ct(StudyInstanceUID=study), ct(StudyInstanceUID=study)])
-    head = f"POST {ROOT}/studies HTTP/1.1\r\nHost: a\r\nContent-Type: {MULTIPART}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {ROOT}/studies HTTP/1.1\r\nHost: a\r\nContent-Type: {MULTIPART}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + body[:-200])
     deadline = time.monotonic() + 10

@@ -1,0 +1,77 @@
+"""Liveness, readiness when a part is missing, and metrics added up over the workers."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.files import ct
+from tests.http.bodies import ROOT, problem, store
+from tests.support import RunningServer, running_server
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[RunningServer]:
+    with running_server(tmp_path / "own", workers=2) as server:
+        yield server
+
+
+def _values(text: str, name: str) -> dict[str, float]:
+    return {m[1]: float(m[2]) for m in re.finditer(rf"^{name}({{.*?}})? (\S+)$", text, re.MULTILINE)}
+
+
+def test_alive_and_ready(web: httpx.Client) -> None:
+    assert web.get("/healthz").json() == {"status": "ok"}
+    assert web.get("/readyz").json() == {"status": "ready"}
+
+
+def test_metrics_of_all_workers_together(server: RunningServer, web: httpx.Client) -> None:
+    def counted() -> float:
+        time.sleep(1.3)  # workers write their counts once a second
+        text = web.get("/metrics").text
+        return sum(v for k, v in _values(text, "anor_http_requests_total").items() if "/healthz" in k)
+
+    before = counted()
+    for _ in range(40):
+        httpx.get(f"{server.url}/healthz")  # a connection each, so that both workers answer
+    assert counted() - before == 40
+
+
+def test_metrics_name_no_one(web: httpx.Client) -> None:
+    store(web, ct(PatientName="Canary^Metrics"), b"rubbish")
+    web.get(f"{ROOT}/studies/1.2.3.4.5/metadata")
+    answer = web.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert "1.2.3.4.5" not in answer.text
+    assert "Canary" not in answer.text
+    requests = _values(answer.text, "anor_http_requests_total")
+    assert any("{root}/studies/{study}/metadata" in key and 'code="404"' in key for key in requests)
+    assert _values(answer.text, "anor_ingest_total")
+    buckets = [
+        v for k, v in _values(answer.text, "anor_http_request_seconds_bucket").items() if '"{root}/studies"' in k
+    ]
+    assert buckets
+
+
+def test_object_store_is_gone(own: RunningServer) -> None:
+    with httpx.Client(base_url=own.url) as web:
+        assert web.get("/readyz").status_code == 200
+        objects = own.data / "objects"
+        objects.rename(own.data / "away")
+        objects.write_bytes(b"a file where the directory was")
+        answer = web.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "unavailable"
+        assert answer.json()["reasons"]
+        refused = store(web, ct(), ct())
+        assert (refused.status_code, problem(refused)) == (503, "unavailable")
+        assert refused.headers["retry-after"]
+        assert web.get("/healthz").status_code == 200
+        assert web.get(f"{ROOT}/studies").status_code == 204  # nothing half-written
+        objects.unlink()
+        (own.data / "away").rename(objects)
+        assert web.get("/readyz").status_code == 200
+        assert store(web, ct(), ct()).status_code == 200
