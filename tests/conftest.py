@@ -15,6 +15,8 @@ from storage.migrate import migrate
 from storage.settings import Settings, load_settings
 from tests.support import RunningServer, running_server
 
+pytest_plugins = ["tests.rgw"]
+
 TEMPLATE = "anor_template"
 
 
