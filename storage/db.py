@@ -5,7 +5,7 @@ import functools
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,8 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 # Deadlock and serialization failure: the transaction did not happen, so it may simply be run again.
 _RETRYABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _MAX_TRIES = 5
+# A statement that timed out is cancelled on the server; a server that hangs does not even answer that.
+_RELEASE_SECONDS = 5.0
 
 Record = asyncpg.Record
 T = TypeVar("T")
@@ -58,7 +60,15 @@ def translated(error: Exception) -> ArchiveError:
     return ConnectionLost("the database is not reachable")
 
 
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+# InternalClientError: what the driver says when a connection dies between two of its steps.
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
+async def _keep_as_it_is(_connection: Any) -> None:
+    """Nothing to undo: no statement of ours leaves a setting, a lock or a listener behind.
+
+    The driver's own reset would cost a round trip for every statement. (An open transaction it ends nevertheless.)
+    """
 
 
 class Database:
@@ -85,6 +95,7 @@ class Database:
                 command_timeout=limit,
                 statement_cache_size=statement_cache,
                 max_inactive_connection_lifetime=600,
+                reset=_keep_as_it_is,
                 server_settings={"application_name": "anor", "idle_in_transaction_session_timeout": "30s", "jit": "off"}
                 if statement_cache
                 else None,
@@ -104,7 +115,7 @@ class Database:
     async def _run(self, call: Callable[[Any], Awaitable[T]]) -> T:
         for attempt in range(_MAX_TRIES):
             try:
-                async with self._pool.acquire(timeout=self._timeout) as connection:
+                async with self._connection() as connection:
                     self.statements += 1
                     return await call(connection)
             except _RETRYABLE as error:
@@ -114,6 +125,16 @@ class Database:
             except DRIVER_ERRORS as error:
                 raise translated(error) from error
         raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """A connection of the pool. What fails when it is given back takes nothing from what was answered before."""
+        connection = await self._pool.acquire(timeout=self._timeout)
+        try:
+            yield connection
+        finally:
+            with suppress(*DRIVER_ERRORS):  # the pool has closed it then, and makes a new one
+                await self._pool.release(connection, timeout=_RELEASE_SECONDS)
 
     def text(self, name: str) -> str:
         """The statement of that name."""
@@ -148,7 +169,7 @@ class Database:
     async def cursor(self, sql: str, args: Sequence[object], prefetch: int) -> AsyncIterator[AsyncIterator[Record]]:
         """Stream a large result in one read-only transaction, `prefetch` rows at a time."""
         try:
-            async with self._pool.acquire(timeout=self._timeout) as connection, connection.transaction(readonly=True):
+            async with self._connection() as connection, connection.transaction(readonly=True):
                 self.statements += 1
                 yield connection.cursor(sql, *args, prefetch=prefetch).__aiter__()
         except DRIVER_ERRORS as error:

@@ -65,7 +65,7 @@ async def test_everything_that_is_wrong_is_found(archive):
     assert not report.sound
 
 
-async def test_side_objects_belong_to_their_rows(settings):
+async def test_side_objects_belong_to_their_rows(settings, database_url):
     archive = await open_archive(settings(metadata_inline_max=1024))
     try:
         await store(archive, ct(ImageComments=secrets.token_hex(3000)))
