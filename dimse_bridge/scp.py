@@ -60,7 +60,7 @@ class Conversation(Association):
         self.dul = self.layer
         self.acse_timeout = limits.associate_timeout  # again, for the timers of the new upper layer
         self.network_timeout = limits.idle_timeout
-        self.connection = BoundedSocket(self, connection, limits)
+        self.connection = BoundedSocket(self, connection, self.peer, limits)
         self.set_socket(self.connection)
         self.acceptor.maximum_length = limits.max_pdu
         self.acceptor.ae_title = server.ae.ae_title
@@ -339,7 +339,9 @@ async def _serve(settings: Settings) -> None:
 
 def _listen(archive: Archive, crossing: Crossing, settings: Settings) -> DimseServer:
     try:
-        server = DimseServer(archive, crossing, settings, Limits())
+        # The abort of what is left comes after the grace, and the supervisor has no more patience than the setting.
+        limits = Limits(stop_grace=max(1.0, settings.shutdown_timeout - 10.0))
+        server = DimseServer(archive, crossing, settings, limits)
     except OSError as exc:
         raise Unavailable(f"cannot listen on {settings.host}:{settings.dimse_port}: {exc.strerror}") from exc
     server.start()

@@ -20,7 +20,7 @@ from pynetdicom.pdu_primitives import _PDUPrimitiveType
 from pynetdicom.transport import AssociationSocket
 
 from dimse_bridge.limits import Limits
-from dimse_bridge.logs import log_crash
+from dimse_bridge.logs import log_crash, log_event
 
 _PATIENCE: Final = 0.1  # how late timers are noticed
 _PDU_HEADER: Final = 6
@@ -32,11 +32,18 @@ class PduRefused(OSError):
     """A PDU is longer than its kind may be; pynetdicom closes the connection on any OSError."""
 
 
+def _reason(error: OSError) -> str:
+    if isinstance(error, PduRefused):
+        return str(error)
+    return "too slow" if isinstance(error, TimeoutError) else "reset by the peer"
+
+
 class BoundedSocket(AssociationSocket):
     """A connection whose reads and writes end."""
 
-    def __init__(self, association: Association, connection: socket.socket, limits: Limits) -> None:
+    def __init__(self, association: Association, connection: socket.socket, peer: str, limits: Limits) -> None:
         super().__init__(association, client_socket=connection)
+        self._peer = peer
         self._limits = limits
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -56,13 +63,14 @@ class BoundedSocket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """Whether data can be read, waiting a moment for them."""
+        """Whether data can be read; waits a moment for them when there is nothing else to do."""
         connection = self.socket
         if connection is None or not self._is_connected:
             time.sleep(0.001)
             return False
         try:
-            events = dict(self._poll.poll(_PATIENCE * 1000))
+            patience = 0 if self.event_queue.qsize() else _PATIENCE * 1000
+            events = dict(self._poll.poll(patience))
         except OSError:
             self.event_queue.put("Evt17")  # transport connection closed
             return False
@@ -73,29 +81,40 @@ class BoundedSocket(AssociationSocket):
 
     def recv(self, nr_bytes: int) -> bytearray:
         """`nr_bytes` bytes, or fewer when the peer closed; OSError when that is too many or takes too long."""
+        try:
+            data = self._receive(nr_bytes)
+        except OSError as error:
+            log_event("connection-cut", peer=self._peer, reason=_reason(error))
+            self._give_up()
+            raise
+        if len(data) < nr_bytes:
+            self._give_up()
+        return data
+
+    def _receive(self, count: int) -> bytearray:
         limits, connection = self._limits, self.socket
         allowed = limits.max_pdu if self.assoc.is_established else limits.max_associate_pdu
-        if nr_bytes > allowed:
-            raise PduRefused(f"a PDU of {nr_bytes} bytes is refused, at most {allowed} are taken")
+        if count > allowed:
+            raise PduRefused(f"a PDU of {count} bytes, at most {allowed} are taken")
         if connection is None:
-            raise OSError("the connection is closed")
-        data, have = bytearray(nr_bytes), 0
-        deadline = time.monotonic() + (limits.pdu_deadline if nr_bytes > _PDU_HEADER else limits.read_idle)
+            raise ConnectionResetError
+        data, have = bytearray(count), 0
+        deadline = time.monotonic() + (limits.pdu_deadline if count > _PDU_HEADER else limits.read_idle)
         with memoryview(data) as view:
-            while have < nr_bytes:
+            while have < count:
                 left = min(limits.read_idle, deadline - time.monotonic())
                 if left <= 0:
-                    raise TimeoutError("a PDU took too long")
+                    raise TimeoutError
                 connection.settimeout(left)
                 got = connection.recv_into(view[have:])
                 if not got:
-                    self._hung_up()
                     break
                 have += got
         del data[have:]
         return data
 
-    def _hung_up(self) -> None:
+    def _give_up(self) -> None:
+        """Let a connection end that has no association; an established one is ended by the state machine."""
         if not self.assoc.is_established and isinstance(self.assoc.dul, UpperLayer):
             self.assoc.dul.abandon()
 
