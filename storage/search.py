@@ -88,8 +88,9 @@ class Statement:
 def compile_query(query: Query, tenant: int, base_url: str) -> Statement:
     """The SQL of a query; `base_url` is the DICOMweb root that RetrieveURL begins with. Raises BadQuery."""
     arguments = Arguments()
-    base = arguments(orjson.dumps(base_url)[1:-1].decode())
     level = query.level
+    # A parameter that the text does not use has no type: patients have no URL.
+    base = "" if level is Level.PATIENT else arguments(orjson.dumps(base_url)[1:-1].decode())
     columns = [_ROW[level].replace("{base}", base) + " AS row"]
     extra = _extra_columns(query, base)
     conditions = where(query, tenant, arguments)

@@ -239,7 +239,8 @@ async def fill_synthetic(archive: Archive, studies: int) -> None:
         , t AS (
             INSERT INTO study (tenant, patient, study_uid, orthanc_id, study_date, study_time, accession, study_id,
                 patient_id, name_fold, referring_fold, description_fold, summary, attributes, grams)
-            SELECT 1, p.id, '1.2.' || n, '', to_char(date '2020-01-01' + (p.id % 2000)::int, 'YYYYMMDD'), '', 'A' || n, '',
+            SELECT 1, p.id, '1.2.' || n, '', to_char(date '2020-01-01' + (p.id % 2000)::int, 'YYYYMMDD'), '', 'A' || n,
+                '',
                 p.patient_id, p.name_fold, '', '', '{"","","",""}', '{}',
                 ARRAY(SELECT 'n' || substr(p.name_fold, g, 3) FROM generate_series(1, 6) g)
             FROM p RETURNING id, study_uid)
