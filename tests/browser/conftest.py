@@ -1,0 +1,58 @@
+"""A real browser: the system's Chromium, driven by playwright."""
+
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright
+
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+]
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    async with async_playwright() as playwright:
+        running = await playwright.chromium.launch(executable_path=program, headless=True, args=_FLAGS)
+        yield running
+        await running.close()
+
+
+class Watched:
+    """A page whose complaints are kept: `errors` (scripts, console, CSP), `dialogs`, `failed` answers."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        self.dialogs: list[str] = []
+        self.failed: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("response", lambda answer: self.failed.append(answer.url) if answer.status >= 400 else None)
+        page.on("dialog", self._dialog)
+
+    async def _dialog(self, dialog: object) -> None:
+        self.dialogs.append("dialog")
+        await dialog.dismiss()  # type: ignore[attr-defined]
+
+    def clean(self) -> None:
+        assert not self.dialogs
+        assert not self.errors
+        assert not self.failed
+
+
+@pytest.fixture
+async def watched(browser: Browser) -> AsyncIterator[Watched]:
+    context = await browser.new_context(viewport={"width": 1100, "height": 800})
+    page = await context.new_page()
+    page.set_default_timeout(20_000)
+    yield Watched(page)
+    await context.close()

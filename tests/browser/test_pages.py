@@ -1,0 +1,200 @@
+"""The pages for people in a real browser."""
+
+import re
+
+import httpx
+import pytest
+
+from tests.browser.conftest import Watched
+from tests.files import ct, new_uid
+from tests.http.bodies import store
+from tests.support import RunningServer
+from tests.wsi.make_slide import Slide, colour, make_slide
+from wsi.viewer import installed
+
+EVIL = "<img src=x onerror=alert(1)>"
+needs_openlayers = pytest.mark.skipif(not installed(), reason="OpenLayers is not installed: python -m wsi.viewer")
+
+
+@pytest.fixture(scope="session")
+def patient(server: RunningServer) -> str:
+    """A patient with 30 studies; its ID."""
+    patient = f"B-{new_uid()[-10:]}"
+    with httpx.Client(base_url=server.url, timeout=60) as web:
+        files = [
+            ct(PatientID=patient, PatientName="Page^Paula", StudyDate=f"202401{day:02d}", StudyDescription=f"Day {day}")
+            for day in range(1, 31)
+        ]
+        assert store(web, *files).status_code == 200
+    return patient
+
+
+@pytest.fixture(scope="session")
+def slide(server: RunningServer) -> Slide:
+    made = make_slide()
+    with httpx.Client(base_url=server.url, timeout=60) as web:
+        assert store(web, *made.files).status_code == 200
+    return made
+
+
+async def _rows(watched: Watched) -> list[str]:
+    await watched.page.wait_for_function("() => !document.querySelector('#results').hasAttribute('aria-busy')")
+    return await watched.page.locator("#results tbody tr:not(.series)").all_inner_texts()
+
+
+async def _search(watched: Watched, **fields: str) -> list[str]:
+    for name, value in fields.items():
+        await watched.page.fill(f"[name={name}]", value)
+    await watched.page.press("[name=PatientID]", "Enter")
+    return await _rows(watched)
+
+
+async def test_studies_are_listed_and_paged(watched: Watched, server: RunningServer, patient: str) -> None:
+    await watched.page.goto(server.url)
+    first = await _search(watched, PatientID=patient)
+    assert len(first) == 25
+    assert re.search(r"Page, Paula\s+" + patient + r"\s+2024-01-30\s+CT\s+Day 30\s+1\s+1", first[0])
+    assert await watched.page.inner_text("#status") == "Studies 1 to 25"
+    assert await watched.page.is_disabled("#previous")
+    await watched.page.click("#next")
+    await watched.page.wait_for_function("() => document.querySelector('#status').textContent === 'Studies 26 to 30'")
+    assert len(await _rows(watched)) == 5
+    assert await watched.page.is_disabled("#next")
+    # The address is the state: a reload shows the same page.
+    await watched.page.reload()
+    await watched.page.wait_for_function("() => document.querySelector('#status').textContent === 'Studies 26 to 30'")
+    watched.clean()
+
+
+async def test_search_by_name_date_and_modality(watched: Watched, server: RunningServer, patient: str) -> None:
+    await watched.page.goto(server.url)
+    assert (
+        len(await _search(watched, PatientID=patient, PatientName="paul", **{"from": "2024-01-05", "to": "2024-01-07"}))
+        == 3
+    )
+    await watched.page.select_option("[name=ModalitiesInStudy]", "MR")
+    assert await _search(watched) == []
+    assert await watched.page.inner_text("#status") == "No studies found."
+    watched.clean()
+
+
+async def test_keyboard_alone(watched: Watched, server: RunningServer, patient: str) -> None:
+    page = watched.page
+    await page.goto(server.url)
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.className") == "skip"
+    await page.focus("[name=PatientID]")
+    await page.keyboard.type(patient)
+    await page.keyboard.press("Enter")
+    await _rows(watched)
+    await page.wait_for_function("() => document.querySelectorAll('#results tbody tr').length === 25")
+    for _ in range(20):
+        await page.keyboard.press("Tab")
+        if await page.evaluate("document.activeElement.closest('#results tbody') !== null"):
+            break
+    assert await page.evaluate("document.activeElement.getAttribute('aria-expanded')") == "false"
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("tr.series li")
+    assert "CT" in await page.inner_text("tr.series")
+    assert await page.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
+    await page.keyboard.press("Enter")
+    assert await page.locator("tr.series").count() == 0
+    watched.clean()
+
+
+async def test_names_never_become_markup(watched: Watched, server: RunningServer) -> None:
+    evil = f"X-{new_uid()[-10:]}"
+    # In a name "=" would separate its representations.
+    name = "<script>alert(1)</script><b>bold</b>"
+    file = ct(PatientID=evil, PatientName=name, StudyDescription="<script>alert(2)</script>", SeriesDescription=EVIL)
+    with httpx.Client(base_url=server.url) as web:
+        assert store(web, file).status_code == 200
+    await watched.page.goto(server.url)
+    [row] = await _search(watched, PatientID=evil)
+    assert name in row
+    assert "<script>alert(2)</script>" in row
+    await watched.page.click("#results tbody button")
+    await watched.page.wait_for_selector("tr.series li")
+    assert EVIL in await watched.page.inner_text("tr.series")
+    assert await watched.page.locator("#results img, #results script").count() == 0
+    watched.clean()
+
+
+async def test_small_screen(watched: Watched, server: RunningServer, patient: str) -> None:
+    await watched.page.set_viewport_size({"width": 360, "height": 740})
+    await watched.page.goto(server.url)
+    assert len(await _search(watched, PatientID=patient)) == 25
+    assert await watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    watched.clean()
+
+
+async def test_server_error_is_shown(watched: Watched, server: RunningServer) -> None:
+    await watched.page.route("**/dicom-web/studies*", lambda route: route.fulfill(status=503, body="{}"))
+    await watched.page.goto(server.url)
+    await watched.page.wait_for_function("() => document.querySelector('#status').textContent !== 'Loading …'")
+    assert await _rows(watched) == []
+
+
+async def test_api_page(watched: Watched, server: RunningServer) -> None:
+    await watched.page.goto(f"{server.url}/docs")
+    await watched.page.wait_for_selector("details.operation")
+    shown = await watched.page.locator("details.operation summary").all_inner_texts()
+    assert any("/dicom-web/studies/{study}/metadata" in text for text in shown)
+    await watched.page.click("details.operation summary >> nth=0")
+    assert "Scope: dicom.search" in await watched.page.inner_text("details.operation[open]")
+    watched.clean()
+
+
+async def _pixel(watched: Watched, x: float, y: float) -> list[int]:
+    """The colour that is drawn at a place of the slide, both coordinates from 0 to 1."""
+    script = """([x, y]) => {
+        const { map, levels } = window.slide;
+        const base = levels[levels.length - 1];
+        const [px, py] = map.getPixelFromCoordinate([x * base.width, -y * base.height]);
+        const canvas = document.querySelector('#map canvas');
+        const scale = canvas.width / canvas.getBoundingClientRect().width;
+        return [...canvas.getContext('2d').getImageData(Math.round(px * scale), Math.round(py * scale), 1, 1).data];
+    }"""
+    return list(await watched.page.evaluate(script, [x, y]))
+
+
+@needs_openlayers
+async def test_slide_is_drawn_from_its_frames(watched: Watched, server: RunningServer, slide: Slide) -> None:
+    page = watched.page
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url) if "/frames/" in request.url else None)
+    await page.goto(server.url)
+    await _search(watched, PatientID="SLIDE-1")
+    await page.click("#results tbody button")
+    await page.click("text=Open slide")
+    await page.wait_for_selector("body[data-ready]")
+    assert await page.inner_text("#status") == "1500 × 1100 pixels, 3 levels"
+    for x, y in ((0.1, 0.1), (0.9, 0.15), (0.45, 0.55), (0.12, 0.88), (0.93, 0.93)):
+        red, green, _, alpha = await _pixel(watched, x, y)
+        wanted = colour(x, y, 0)
+        assert alpha == 255
+        assert abs(red - wanted[0]) < 14, (x, y)
+        assert abs(green - wanted[1]) < 14, (x, y)
+    before = len(requested)
+    assert before
+    await page.evaluate("window.slide.map.getView().setResolution(1)")
+    await page.wait_for_timeout(300)
+    await page.evaluate(
+        "new Promise((done) => { window.slide.map.once('rendercomplete', done); window.slide.map.render(); })"
+    )
+    assert abs((await _pixel(watched, 0.45, 0.55))[2] - colour(0, 0, 0)[2]) < 14  # the largest level by now
+    assert len(requested) > before
+    watched.clean()
+
+
+@needs_openlayers
+async def test_series_that_is_no_slide(watched: Watched, server: RunningServer) -> None:
+    series = new_uid()
+    with httpx.Client(base_url=server.url) as web:
+        assert store(web, ct(SeriesInstanceUID=series)).status_code == 200
+    await watched.page.goto(f"{server.url}/slides/{series}")
+    await watched.page.wait_for_selector("#status.problem")
+    assert "TILED_FULL" in await watched.page.inner_text("#status")
+    await watched.page.goto(f"{server.url}/slides/1.2.3.4.5")
+    await watched.page.wait_for_selector("#status.problem")
+    assert await watched.page.inner_text("#status") == "There is no such series."
