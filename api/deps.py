@@ -6,6 +6,7 @@ The services of this process, the caller's rights, and the address under which c
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, cast
 from urllib.parse import urlsplit
 
@@ -57,7 +58,8 @@ class PublicAddress:
             forwarded = _forwarded(headers, cast("str", scope.get("scheme", "http")))
             if forwarded is not None:
                 return forwarded
-        return _direct(scope, headers.get(b"host", b"").decode("latin-1"))
+        address, port = scope.get("server") or ("127.0.0.1", None)
+        return _direct(scope.get("scheme", "http"), address, port, headers.get(b"host", b"").decode("latin-1"))
 
     def _is_trusted(self, scope: Scope) -> bool:
         client = scope.get("client")
@@ -70,13 +72,12 @@ class PublicAddress:
         return any(address in network for network in self.trusted)
 
 
-def _direct(scope: Scope, host: str) -> str:
-    address, port = scope.get("server") or ("127.0.0.1", None)
+@lru_cache(maxsize=64)
+def _direct(scheme: str, address: str, port: str | int | None, host: str) -> str:
     name = host.rsplit(":", 1)[0] if ":" in host.rpartition("]")[2] else host
     shown = f"[{address}]" if ":" in address else address
     if name.lower() in _LOOPBACK_NAMES and _is_loopback(address):
         shown = name.lower()
-    scheme = scope.get("scheme", "http")
     default = "443" if scheme == "https" else "80"
     return f"{scheme}://{shown}" if port is None or str(port) == default else f"{scheme}://{shown}:{port}"
 

@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 MAX_PARAMETERS = 1000
 
 
+def parse_query(raw: bytes) -> list[tuple[str, str]]:
+    """The decoded parameters of a query string in their order, repeated ones kept; BadQuery when it is not UTF-8."""
+    if not raw:
+        return []
+    try:
+        return parse_qsl(raw.decode("latin-1"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
+    except UnicodeDecodeError:
+        raise BadQuery("the query string is not UTF-8") from None
+    except ValueError:
+        raise BadQuery(f"more than {MAX_PARAMETERS} query parameters") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What every request of this process shares; `document` gives the OpenAPI document."""
@@ -95,17 +107,7 @@ class Exchange:
 
     def query(self) -> list[tuple[str, str]]:
         """The decoded query parameters in their order, repeated ones kept."""
-        raw: bytes = self.scope["query_string"]
-        if not raw:
-            return []
-        try:
-            return parse_qsl(
-                raw.decode("latin-1"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
-            )
-        except UnicodeDecodeError:
-            raise BadQuery("the query string is not UTF-8") from None
-        except ValueError:
-            raise BadQuery(f"more than {MAX_PARAMETERS} query parameters") from None
+        return parse_query(self.scope["query_string"])
 
     def query_value(self, name: str) -> str | None:
         """The first value of one query parameter."""

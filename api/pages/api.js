@@ -3,6 +3,11 @@
 
 const element = dicom.element;
 
+/** Text in which `words` between backticks are code. */
+function prose(text) {
+  return text.split('`').map((piece, index) => (index % 2 ? element('code', {}, piece) : piece));
+}
+
 function example(content) {
   const shown = typeof content.example === 'string' ? content.example : JSON.stringify(content.example, null, 1);
   return element('pre', { tabindex: '0' }, shown);
@@ -24,7 +29,7 @@ function parameters(list) {
       {},
       element('th', { scope: 'row' }, element('code', {}, each.name), each.required ? ' (required)' : ''),
       element('td', { 'data-label': 'In' }, each.in),
-      element('td', { 'data-label': 'Meaning' }, each.description),
+      element('td', { 'data-label': 'Meaning' }, ...prose(each.description)),
       element('td', { 'data-label': 'Example' }, element('code', {}, each.example)),
     ),
   );
@@ -42,14 +47,14 @@ function operation(method, path, described) {
       element('code', {}, path),
       ` ${described.summary}`,
     ),
-    element('p', {}, described.description),
+    element('p', {}, ...prose(described.description)),
     element('p', {}, 'Scope: ', element('code', {}, described['x-scope'])),
     ...parameters(described.parameters),
   );
   if (described.requestBody) details.append(element('h4', {}, 'Body'), ...contents(described.requestBody.content));
   details.append(element('h4', {}, 'Answers'));
   for (const [code, answer] of Object.entries(described.responses)) {
-    details.append(element('p', {}, element('strong', {}, code), ` ${answer.description}`), ...contents(answer.content));
+    details.append(element('p', {}, element('strong', {}, code), ' ', ...prose(answer.description)), ...contents(answer.content));
   }
   return details;
 }

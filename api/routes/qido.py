@@ -1,33 +1,64 @@
 """QIDO-RS: searches on the six resources (PS3.18 10.6)."""
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 from api.examples import JSON_ACCEPT, STUDY_ROW, json_body
-from api.exchange import Exchange
+from api.exchange import Exchange, parse_query
 from api.responses import DICOM_JSON, JSON, Header, send_bytes
 from api.routing import Answer, HotHandler, Operation, Parameter
 from dicomweb import qido
 from dicomweb.errors import BadQuery, NotAcceptable, Unavailable
 from dicomweb.negotiation import parse_accept, plan_metadata
+from dicomweb.query import Query
 from dicomweb.tags import Level
 from dicomweb.uids import checked_uid
+
+_REMEMBERED_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the URL asks: the query, whether the limit is the client's own, and the `accept` parameter."""
+
+    query: Query
+    limited: bool
+    accept: str | None
+
+
+def _read(http: Exchange, level: Level) -> _Request:
+    path, text = http.path, http.scope["query_string"]
+    settings = http.settings
+    key = (level, path.get("study"), path.get("series"), text, settings.qido_max_limit, settings.qido_default_limit)
+    # Viewers ask the same again and again; reading a query costs as much as all else that happens here.
+    return _remembered(*key) if len(text) <= _REMEMBERED_SIZE else _parse(*key)
+
+
+def _parse(
+    level: Level, study: str | None, series: str | None, text: bytes, max_limit: int, default_limit: int
+) -> _Request:
+    if study is not None:
+        checked_uid(study, "study")
+    if series is not None:
+        checked_uid(series, "series")
+    parameters = parse_query(text)
+    query = qido.parse(level, study, series, parameters, max_limit, default_limit)
+    accept = next((value for name, value in parameters if name == "accept"), None)
+    own = query.limit < max_limit and any(name == "limit" for name, _ in parameters)
+    return _Request(query, own, accept)
+
+
+_remembered = lru_cache(maxsize=512)(_parse)
 
 
 def _searcher(level: Level) -> HotHandler:
     async def search(http: Exchange) -> None:
-        parameters = http.query()
-        accept_parameter = next((value for name, value in parameters if name == "accept"), None)
-        media_type = plan_metadata(parse_accept(http.header(b"accept"), accept_parameter))
-        study, series = http.path.get("study"), http.path.get("series")
-        if study is not None:
-            checked_uid(study, "study")
-        if series is not None:
-            checked_uid(series, "series")
-        settings = http.settings
-        limits = (settings.qido_max_limit, settings.qido_default_limit)
-        query = qido.parse(level, study, series, parameters, *limits)
+        asked = _read(http, level)
+        media_type = plan_metadata(parse_accept(http.header(b"accept"), asked.accept))
         root = http.root_url
-        found = await http.archive.search.run(http.access, query, root)
-        headers = [_warning(root, text) for text in query.warnings]
-        if found.more and (query.limit >= limits[0] or all(name != "limit" for name, _ in parameters)):
+        found = await http.archive.search.run(http.access, asked.query, root)
+        headers = [_warning(root, text) for text in asked.query.warnings]
+        if found.more and not asked.limited:
             headers.append(_warning(root, qido.MORE_RESULTS))
         if not found.rows:
             await send_bytes(http, 204, headers)
