@@ -74,7 +74,10 @@ class Archive:
 
 
 async def open_archive(settings: Settings) -> Archive:
-    """Connect to the database and the object store that the settings name. Raises Unavailable."""
+    """Connect to the database and the object store that the settings name.
+
+    Raises Unavailable where the store's directory cannot be used; a service that is down is found by the first call.
+    """
     db = await Database.open(
         settings.database_url or attach(settings.data / "postgres"),
         size=settings.database_pool,

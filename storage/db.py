@@ -85,24 +85,28 @@ class Database:
 
     @classmethod
     async def open(cls, dsn: str, *, size: int = 8, statement_cache: int = 1024, limit: float = 30.0) -> "Database":
-        """Connect; `limit` seconds for each later statement. Raises Unavailable when the server does not answer."""
-        try:
-            pool = await asyncpg.create_pool(
-                dsn,
-                min_size=1,
-                max_size=size,
-                timeout=10,
-                command_timeout=limit,
-                statement_cache_size=statement_cache,
-                max_inactive_connection_lifetime=600,
-                reset=_keep_as_it_is,
-                server_settings={"application_name": "anor", "idle_in_transaction_session_timeout": "30s", "jit": "off"}
-                if statement_cache
-                else None,
-            )
-        except DRIVER_ERRORS as error:
-            raise translated(error) from error
-        return cls(pool, limit)
+        """Connect; `limit` seconds for each later statement.
+
+        A server that is down is no error yet: a process that starts meanwhile answers Unavailable instead of leaving
+        its clients to wait, and works as soon as the server does.
+        """
+        pool = await asyncpg.create_pool(
+            dsn,
+            min_size=0,
+            max_size=size,
+            timeout=10,
+            command_timeout=limit,
+            statement_cache_size=statement_cache,
+            max_inactive_connection_lifetime=600,
+            reset=_keep_as_it_is,
+            server_settings={"application_name": "anor", "idle_in_transaction_session_timeout": "30s", "jit": "off"}
+            if statement_cache
+            else None,
+        )
+        database = cls(pool, limit)
+        with suppress(Unavailable):  # the first statement will say so
+            await database.fetch("ready")
+        return database
 
     async def close(self) -> None:
         """Close every connection; those in use are waited for briefly."""

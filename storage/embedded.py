@@ -169,6 +169,9 @@ class EmbeddedPostgres:
         sockets.mkdir(exist_ok=True, mode=0o700)
         if sockets.lstat().st_uid not in {os.geteuid(), *(owner_of(each)[0] for each in RunAs if os.geteuid() == 0)}:
             raise EmbeddedError(f"{sockets} belongs to somebody else")
+        # Of a server of ours that is dead: PostgreSQL would take a program that now has its number (or its zombie) for
+        # it. The data directory has a lock of its own, which also sees backends that are left.
+        (sockets / f"{SOCKET_NAME}.lock").unlink(missing_ok=True)
         options = tuning(self._programs.major, self._connections, machine_memory())
         write_configuration(self.data, options)
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
