@@ -12,7 +12,7 @@ import orjson
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.batch import Batcher
 from storage.db import ConnectionLost, Database
-from storage.rows import FLAG_DEFLATED, Prepared, Shared, hex_id
+from storage.rows import FLAG_DEFLATED, Prepared, Shared, hex_id, metadata_cuts
 from storage.settings import Settings
 
 _SHARED_CACHE = 1_024
@@ -204,4 +204,5 @@ def commit_arguments(items: Sequence[Prepared], shared: dict[str, Shared]) -> tu
         [p.scan.metadata.data if p.metadata_inline else None for p in items],
         [x.metadata.crc32 for x in s],
         [x.metadata.length for x in s],
+        [metadata_cuts(x.elements) for x in s],
     )

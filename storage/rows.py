@@ -52,6 +52,8 @@ SERIES_SUMMARY = [
     "00400275",
 ]
 SERIES_CUTS = ("00080056", "00081190", "00201209")
+# Not in any dataset, but in the row of every instance: InstanceAvailability, RetrieveURL, AvailableTransferSyntaxUID.
+INSTANCE_COMPUTED = ("00080056", "00081190", "00083002")
 CHARACTER_SET = b'"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'  # DICOM JSON is UTF-8 whatever the file was
 
 FLAG_OTHER_PATIENT = 1
@@ -123,6 +125,23 @@ def summary_pieces(elements: Mapping[str, bytes], tags: Iterable[str], cuts: tup
             groups[sum(tag > cut for cut in cuts)].append(elements[tag])
     texts = [b",".join(g) for g in groups]
     return [_clean(t + b"," if t else b"") for t in texts[:3]] + [_clean(b"," + texts[3] if texts[3] else b"")]
+
+
+def metadata_cuts(elements: Mapping[str, bytes]) -> str | None:
+    """Where the computed attributes of an instance belong in its metadata: offsets as a PostgreSQL array.
+
+    None when the dataset holds one of them itself: then they have to be merged.
+    """
+    if any(tag in elements for tag in INSTANCE_COMPUTED):
+        return None
+    cuts, at, position = [], 1, 0
+    tags = list(elements)
+    for wanted in INSTANCE_COMPUTED:
+        while position < len(tags) and tags[position] < wanted:
+            at += len(elements[tags[position]]) + 1
+            position += 1
+        cuts.append(str(at))
+    return "{" + ",".join(cuts) + "}"
 
 
 def values(elements: Mapping[str, bytes], tag: str) -> list[Any]:

@@ -20,6 +20,9 @@ _MAX_FIELDS = 200
 _STUDY_ROW = "qido_study(t, {base})"
 _SERIES_ROW = "qido_series(s, t.study_uid, {base})"
 _INSTANCE_ROW = "qido_instance(i, t.study_uid, s.series_uid, {base})"
+# All attributes of an instance are its metadata: only the computed ones are missing.
+_METADATA = """i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.metadata_cuts, i.transfer_syntax,
+    concat('/studies/', t.study_uid, '/series/', s.series_uid, '/instances/', i.sop_uid) AS path"""
 _PATIENT_ROW = """concat('{"00201200":{"vr":"IS","Value":[', p.study_count, ']}}')"""
 _ROW: dict[Level, str] = {
     Level.PATIENT: _PATIENT_ROW,
@@ -31,7 +34,6 @@ _ALL: dict[Level, str] = {
     Level.PATIENT: "p.attributes",
     Level.STUDY: "t.attributes",
     Level.SERIES: "s.attributes",
-    Level.INSTANCE: "s.attributes",
 }
 
 
@@ -89,35 +91,33 @@ def compile_query(query: Query, tenant: int, base_url: str) -> Statement:
     """The SQL of a query; `base_url` is the DICOMweb root that RetrieveURL begins with. Raises BadQuery."""
     arguments = Arguments()
     level = query.level
-    # A parameter that the text does not use has no type: patients have no URL.
-    base = "" if level is Level.PATIENT else arguments(orjson.dumps(base_url)[1:-1].decode())
-    columns = [_ROW[level].replace("{base}", base) + " AS row"]
-    extra = _extra_columns(query, base)
+    extra = _extra_columns(query)
+    columns = ", ".join(extra if _METADATA in extra else [f"{_ROW[level]} AS row", *extra])
+    if "{base}" in columns:
+        columns = columns.replace("{base}", arguments(orjson.dumps(base_url)[1:-1].decode()))
     conditions = where(query, tenant, arguments)
-    order = (
-        _ORDER if query.study is not None or any(m.path == ("0020000D",) for m in query.matches) else _ORDER_EVERYWHERE
-    )
+    by_study = query.study is not None or any(m.path == ("0020000D",) for m in query.matches)
+    order = (_ORDER if by_study else _ORDER_EVERYWHERE)[level]
     # Only parameters and constants of this module go into the text: values are $n, tags are eight hexadecimal digits.
     sql = (
-        f"SELECT {', '.join(columns + extra)} FROM {FROM[level]} WHERE {conditions} ORDER BY {order[level]} "  # noqa: S608
+        f"SELECT {columns} FROM {FROM[level]} WHERE {conditions} ORDER BY {order} "  # noqa: S608
         f"LIMIT {arguments(query.limit + 1, 'bigint')} OFFSET {arguments(query.offset, 'bigint')}"
     )
     return Statement(sql, arguments.values, bool(extra))
 
 
-def _extra_columns(query: Query, base: str) -> list[str]:
+def _extra_columns(query: Query) -> list[str]:
     level = query.level
     extra: list[str] = []
     # A relational search names the parents of what it found (PS3.18 10.6.3.3).
     if level is not Level.STUDY and level is not Level.PATIENT and query.study is None:
-        extra.append(_STUDY_ROW.replace("{base}", base) + " AS study_row")
+        extra.append(f"{_STUDY_ROW} AS study_row")
     if level is Level.INSTANCE and query.series is None:
-        extra.append(_SERIES_ROW.replace("{base}", base) + " AS series_row")
+        extra.append(f"{_SERIES_ROW} AS series_row")
+    if level is Level.INSTANCE and query.all_fields:
+        return [*extra, _METADATA]
     if query.all_fields or level is Level.PATIENT:
         extra.append(f"{_ALL[level]}::text AS all_fields")
-        if level is Level.INSTANCE:
-            extra.append("i.metadata, i.metadata_crc, i.metadata_length, i.object_key")
-            return extra
     fields = [f for f in query.fields if not _given(f[0], query)]
     if fields and level is not Level.PATIENT:
         pairs = []
@@ -163,20 +163,39 @@ class SearchService:
         del records[query.limit :]
         if not statement.merge:
             return SearchResult([record[0].encode() for record in records], more)
+        if query.level is Level.INSTANCE and query.all_fields:
+            return SearchResult([await self._complete(record, base_url) for record in records], more)
         return SearchResult([await self._merged(record) for record in records], more)
+
+    async def _complete(self, record: Any, base_url: str) -> bytes:
+        """An instance with all its attributes: the stored metadata, the computed ones set in at their places."""
+        data = record["metadata"]
+        if data is None:
+            data = await self._objects.get(record["object_key"] + ".json")
+        text = DeflatedJson(data, record["metadata_crc"], record["metadata_length"]).inflate()
+        url = orjson.dumps(base_url + record["path"])
+        syntax = record["transfer_syntax"].encode()
+        computed = (
+            b'"00080056":{"vr":"CS","Value":["ONLINE"]},',
+            b'"00081190":{"vr":"UR","Value":[%b]},' % url,
+            b'"00083002":{"vr":"UI","Value":["%b"]},' % syntax,
+        )
+        parents = [record[name] for name in ("study_row", "series_row") if name in record.keys()]  # noqa: SIM118
+        cuts = record["metadata_cuts"]
+        if cuts is None or parents or cuts[2] >= len(text):
+            merged: dict[str, object] = {}
+            for row in (*parents, text, b"{%b}" % b"".join(computed)[:-1]):
+                merged.update(orjson.loads(row))
+            return orjson.dumps(dict(sorted(merged.items())))
+        one, two, three = cuts
+        first, second, third = computed
+        return b"".join((text[:one], first, text[one:two], second, text[two:three], third, text[three:]))
 
     async def _merged(self, record: Any) -> bytes:
         """Later columns add to earlier ones; the level's own row has the last word."""
         merged: dict[str, object] = {}
         columns = dict(record)
         own = columns.pop("row")
-        if "metadata" in columns:
-            data = columns.pop("metadata")
-            key = columns.pop("object_key")
-            if data is None:
-                data = await self._objects.get(key + ".json")
-            piece = DeflatedJson(data, columns.pop("metadata_crc"), columns.pop("metadata_length"))
-            merged.update(orjson.loads(piece.inflate()))
         for text in columns.values():
             merged.update(orjson.loads(text))
         merged.update(orjson.loads(own))

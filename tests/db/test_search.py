@@ -157,10 +157,24 @@ async def test_included_fields_come_from_every_upper_level(filled: Archive) -> N
 
 async def test_all_fields_of_instances_are_their_metadata(filled: Archive) -> None:
     rows = await search(filled, Level.INSTANCE, ("includefield", "all"), study=STUDIES[0], series=SERIES[0])
+    uid = rows[0]["00080018"]["Value"][0]
     assert rows[0]["00204000"]["Value"] == ["first"]
     assert rows[0]["7FE00010"]["BulkDataURI"].startswith("instances/")
-    assert "00081190" in rows[0]
+    assert rows[0]["00081190"]["Value"] == [f"{BASE}/studies/{STUDIES[0]}/series/{SERIES[0]}/instances/{uid}"]
+    assert rows[0]["00080056"]["Value"] == ["ONLINE"]
+    assert rows[0]["00083002"]["Value"] == ["1.2.840.10008.1.2.1"]
     assert list(rows[0]) == sorted(rows[0])
+
+
+async def test_a_dataset_with_computed_attributes_of_its_own_is_answered_once(archive: Archive) -> None:
+    study = new_uid()
+    await store(archive, StudyInstanceUID=study, RetrieveURL="http://elsewhere/", InstanceAvailability="OFFLINE")
+    (row,) = await search(archive, Level.INSTANCE, ("includefield", "all"), study=study)
+    assert row["00081190"]["Value"][0].startswith(BASE)
+    assert row["00080056"]["Value"] == ["ONLINE"]
+    (relational,) = await search(archive, Level.INSTANCE, ("includefield", "all"), ("StudyInstanceUID", study))
+    assert relational["00201208"]["Value"] == [1]
+    assert list(relational) == sorted(relational)
 
 
 async def test_instance_matching_on_columns_shared_and_different_attributes(filled: Archive) -> None:

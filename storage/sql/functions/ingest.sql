@@ -96,7 +96,7 @@ CREATE OR REPLACE FUNCTION ingest_commit(
     i_sop_class text[], i_transfer_syntax text[], i_instance_number bigint[], i_frames integer[], i_rows integer[], i_columns integer[],
     i_bits integer[], i_meta_size integer[], i_flags integer[], i_orthanc bytea[], i_file_sha bytea[], i_dataset_sha bytea[],
     i_source text[], i_attributes text[], i_bulk bytea[], i_frame_table bytea[], i_overflow bytea[],
-    i_metadata bytea[], i_crc bigint[], i_length bigint[]
+    i_metadata bytea[], i_crc bigint[], i_length bigint[], i_cuts text[]
 ) RETURNS TABLE (sop_uid text, outcome text, stored_key text)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -114,18 +114,18 @@ BEGIN
     PERFORM ingest_series(p_tenant, s) FROM jsonb_array_elements(p_series) s;
 
     WITH fresh AS (
-        INSERT INTO instance (tenant, series, object_size, metadata_crc, metadata_length, instance_number, number_of_frames, rows, columns,
+        INSERT INTO instance (tenant, series, object_size, metadata_crc, metadata_length, metadata_cuts, instance_number, number_of_frames, rows, columns,
             bits_allocated, meta_size, flags, sop_uid, sop_class, transfer_syntax, object_key, orthanc_id, file_sha256, dataset_sha256,
             source, attributes, bulk_table, frame_table, frame_overflow, metadata)
-        SELECT p_tenant, s.id, u.size, u.crc, u.length, u.instance_number, u.frames, u.rows, u.columns,
+        SELECT p_tenant, s.id, u.size, u.crc, u.length, u.cuts::integer[], u.instance_number, u.frames, u.rows, u.columns,
             u.bits, u.meta_size, u.flags | (u.patient_id <> t.patient_id)::integer, u.sop_uid, u.sop_class, u.transfer_syntax, u.key,
             u.orthanc, u.file_sha, u.dataset_sha, u.source, u.attributes::jsonb, u.bulk, u.frame_table, u.overflow, u.metadata
         FROM unnest(i_key, i_sop_uid, i_series_uid, i_study_uid, i_shared_id, i_patient_id, i_size, i_sop_class, i_transfer_syntax,
                 i_instance_number, i_frames, i_rows, i_columns, i_bits, i_meta_size, i_flags, i_orthanc, i_file_sha, i_dataset_sha,
-                i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length)
+                i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length, i_cuts)
             AS u(key, sop_uid, series_uid, study_uid, shared_id, patient_id, size, sop_class, transfer_syntax, instance_number, frames, rows,
                 columns, bits, meta_size, flags, orthanc, file_sha, dataset_sha, source, attributes, bulk, frame_table, overflow,
-                metadata, crc, length)
+                metadata, crc, length, cuts)
         JOIN series s ON s.tenant = p_tenant AND s.series_uid = u.series_uid AND s.shared_id = u.shared_id
         JOIN study t ON t.id = s.study AND t.study_uid = u.study_uid
         WHERE u.key = ANY (v_open)
@@ -193,15 +193,15 @@ BEGIN
                 outcome := 'stale';
             ELSE
                 INSERT INTO tomb (key, not_before) VALUES (v_have.object_key, now() + p_grace) ON CONFLICT DO NOTHING;
-                UPDATE instance i SET object_size = u.size, metadata_crc = u.crc, metadata_length = u.length, instance_number = u.instance_number,
+                UPDATE instance i SET object_size = u.size, metadata_crc = u.crc, metadata_length = u.length, metadata_cuts = u.cuts::integer[], instance_number = u.instance_number,
                     number_of_frames = u.frames, rows = u.rows, columns = u.columns, bits_allocated = u.bits, meta_size = u.meta_size, flags = u.flags,
                     sop_class = u.sop_class, transfer_syntax = u.transfer_syntax, object_key = u.key, object_offset = 0, file_sha256 = u.file_sha,
                     dataset_sha256 = u.dataset_sha, source = u.source, attributes = u.attributes::jsonb, bulk_table = u.bulk,
                     frame_table = u.frame_table, frame_overflow = u.overflow, metadata = u.metadata, received_at = now(), version = nextval('version')
                 FROM unnest(i_key, i_size, i_sop_class, i_transfer_syntax, i_instance_number, i_frames, i_rows, i_columns, i_bits, i_meta_size,
-                        i_flags, i_file_sha, i_dataset_sha, i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length)
+                        i_flags, i_file_sha, i_dataset_sha, i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length, i_cuts)
                     AS u(key, size, sop_class, transfer_syntax, instance_number, frames, rows, columns, bits, meta_size, flags, file_sha, dataset_sha,
-                        source, attributes, bulk, frame_table, overflow, metadata, crc, length)
+                        source, attributes, bulk, frame_table, overflow, metadata, crc, length, cuts)
                 WHERE i.tenant = p_tenant AND i.sop_uid = v_item.sop_uid AND u.key = v_item.key;
                 UPDATE series SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now() WHERE id = v_have.series;
                 UPDATE study SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now() WHERE id = v_have.study;

@@ -93,6 +93,7 @@ CREATE TABLE instance (
     object_size     bigint NOT NULL,
     metadata_crc    bigint NOT NULL,                 -- CRC-32 and length of the inflated metadata
     metadata_length bigint NOT NULL,
+    metadata_cuts   integer[],                       -- where computed attributes go into the inflated metadata; NULL: they must be merged
     instance_number bigint,
     number_of_frames integer,
     rows            integer,

@@ -5,7 +5,7 @@ SELECT ordinal, stored_key FROM ingest_intent($1, $2, $3, $4, $5, $6)
 -- name: ingest_commit
 -- Make a batch visible, see functions/ingest.sql.
 SELECT sop_uid, outcome, stored_key FROM ingest_commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-    $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)
+    $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)
 
 -- name: ingest_renounce
 -- Give up objects whose PUT failed or was not needed.
