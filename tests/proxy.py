@@ -19,6 +19,8 @@ Action = Literal["cut-before", "cut-after", "cut-answered", "hold", "mute"]
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST
 _PROTOCOL_3 = 196608
 _PIECE = 1 << 16
+# Sync, Flush, simple query, password, Terminate, COPY's data, end and failure: what need not wait for more.
+_PASSED_ON = frozenset({b"S", b"H", b"Q", b"p", b"X", b"d", b"c", b"f"})
 
 
 class Link:
@@ -235,8 +237,7 @@ class PostgresProxy(Proxy):
             end = at + 1 + int.from_bytes(data[at + 1 : at + 5])
             if len(data) < end:
                 return None
-            # Sync, Flush, simple query, password, Terminate: each is answered (or ends everything).
-            if data[at : at + 1] in (b"S", b"H", b"Q", b"p", b"X"):
+            if data[at : at + 1] in _PASSED_ON:
                 return end
             at = end
         return None
