@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,13 +19,14 @@ from api.exchange import Exchange, Services
 from api.logs import log_access, log_crash
 from api.responses import Header, send_bytes, send_problem
 from api.routing import PUBLIC, Answer, Operation, RouteTree, split_path
-from dicomweb.errors import ArchiveError, BadRequest, NotFound
+from dicomweb.errors import ArchiveError, BadRequest, Forbidden, NotFound
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
 _EXPOSED = b"Content-Range, Content-Length, Content-Location, ETag, Location, Warning, X-Request-Id"
 _METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
 _PREFLIGHT_AGE = b"7200"
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 
 
@@ -90,6 +92,8 @@ class FrontDoor:
             raise NotFound("nothing is served under this path")
         http.operation = operation
         http.path = found.parameters
+        if origin is not None and method not in _SAFE_METHODS:
+            self._refuse_foreign(http, origin)
         if operation.scope is not PUBLIC:
             http.access.require(operation.scope)
         if operation.hot:
@@ -121,6 +125,22 @@ class FrontDoor:
                 return
             extra.append((b"access-control-allow-origin", origin))
         extra.append((b"access-control-expose-headers", _EXPOSED))
+
+    def _refuse_foreign(self, http: Exchange, origin: bytes) -> None:
+        """Forbidden for a write that a page of another site had the browser send (row 57: no preflight guards a form).
+
+        Programs send no Origin. A page of our own is known by `Sec-Fetch-Site`, which no script can set, or because its
+        origin is the host that was asked or the one that is configured.
+        """
+        if self._any_origin or origin in self._origins or http.header(b"sec-fetch-site") == "same-origin":
+            return
+        host = http.header(b"host") or ""
+        base = urlsplit(self._services.address.base(http.scope))
+        text = origin.decode("latin-1")
+        if text not in {f"http://{host}", f"https://{host}", f"{base.scheme}://{base.netloc}"}:
+            raise Forbidden(
+                "pages of this origin may not write here; `cors_origins` would allow it", attribute="Origin"
+            )
 
     async def _options(self, http: Exchange) -> None:
         """OPTIONS never needs a right: a preflight carries none (dicomweb.md: viewers' most common failure)."""

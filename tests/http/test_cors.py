@@ -59,6 +59,27 @@ def test_off_by_default(web: httpx.Client) -> None:
     assert "access-control-allow-origin" not in web.get("/healthz", headers={"Origin": VIEWER}).headers
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example.org", "null", "http://localhost:1"])
+def test_foreign_pages_cannot_write(web: httpx.Client, origin: str) -> None:
+    """A form or a text/plain fetch goes out without preflight; the browser's Origin tells it apart."""
+    before = web.get("/statistics").json()["CountInstances"]
+    for path, kind in (("/instances", "text/plain"), (f"{ROOT}/studies", "application/dicom")):
+        answer = web.post(path, content=ct(), headers={"Origin": origin, "Content-Type": kind})
+        assert answer.status_code == 403
+    answer = web.delete(f"{ROOT}/studies/1.2.3", headers={"Origin": origin})
+    assert (answer.status_code, answer.json()["attribute"]) == (403, "Origin")
+    assert web.get("/statistics").json()["CountInstances"] == before
+
+
+def test_own_and_allowed_pages_may_write(web: httpx.Client, strict: httpx.Client) -> None:
+    own = str(web.base_url).rstrip("/")
+    assert store(web, ct(), Origin=own).status_code == 200
+    assert store(web, ct(), Origin="http://elsewhere", **{"Sec-Fetch-Site": "same-origin"}).status_code == 200
+    assert store(strict, ct(), Origin=VIEWER).status_code == 200
+    behind = {"X-Forwarded-Host": "pacs.example.org", "X-Forwarded-Proto": "https"}
+    assert store(strict, ct(), Origin="https://pacs.example.org", **behind).status_code == 200
+
+
 def test_plain_options_names_the_methods(web: httpx.Client) -> None:
     answer = web.options(f"{ROOT}/studies")
     assert answer.status_code == 204
