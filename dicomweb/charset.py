@@ -1,12 +1,14 @@
-"""Specific Character Set (PS3.3 C.12.1.1.2, PS3.5 6.1): defined terms -> codecs, and text with ISO 2022 code extensions.
+"""Specific Character Set (PS3.3 C.12.1.1.2, PS3.5 6.1): defined terms -> codecs, and text with ISO 2022 code
+extensions.
 
-Codec names come from the tables here and from nowhere else: what a file calls its character set never reaches `codecs.lookup`.
-Results equal pydicom's; where bytes do not fit their character set they become U+FFFD and a note.
+Codec names come from the tables here and from nowhere else: what a file calls its character set never reaches
+`codecs.lookup`. Results equal pydicom's; where bytes do not fit their character set they become U+FFFD and a note.
 """
 
 import re
-from collections.abc import MutableSet
 from functools import lru_cache
+
+from dicomweb.notes import Notes
 
 Codecs = tuple[str, ...]
 
@@ -87,23 +89,24 @@ _RUNS = re.compile(rb"^[^\x1b]+|\x1b[^\x1b]*")
 _RESET = re.compile(rb"[\t\n\f\r]")
 
 
-def codecs_for(value: bytes, notes: MutableSet[str]) -> Codecs:
+def codecs_for(value: bytes, notes: Notes) -> Codecs:
     """The codecs of a Specific Character Set value; what is unknown counts as the default repertoire and is noted."""
     codecs, noted = _codecs_for(value) if len(value) <= 256 else _codecs_for.__wrapped__(value)
-    notes |= noted
+    for text in noted:
+        notes.add(text)
     return codecs
 
 
 @lru_cache(maxsize=256)
 def _codecs_for(value: bytes) -> tuple[Codecs, frozenset[str]]:
-    notes: set[str] = set()
+    notes = Notes()
     terms = [term.strip() for term in value.decode("latin-1").rstrip(" \0").split("\\")]
     codecs = [_codec(term, notes) for term in terms]
     if len(terms) > 1 and _canonical(terms[0]) in _ALONE:
         notes.add("Specific Character Set: code extensions beside a character set that allows none")
         codecs = codecs[:1]
     rest = [codec for term, codec in zip(terms[1:], codecs[1:], strict=False) if term not in _ALONE]
-    return (codecs[0], *rest), frozenset(notes)
+    return (codecs[0], *rest), frozenset(notes.texts)
 
 
 def _canonical(term: str) -> str:
@@ -117,7 +120,7 @@ def _canonical(term: str) -> str:
     return term
 
 
-def _codec(term: str, notes: MutableSet[str]) -> str:
+def _codec(term: str, notes: Notes) -> str:
     if not term:
         return "latin-1"
     if codec := _TERMS.get(term):
@@ -126,14 +129,14 @@ def _codec(term: str, notes: MutableSet[str]) -> str:
     return _TERMS.get(_canonical(term)) or _ALIASES.get(term.upper(), "latin-1")
 
 
-def decode(raw: bytes, codecs: Codecs, notes: MutableSet[str]) -> str:
+def decode(raw: bytes, codecs: Codecs, notes: Notes) -> str:
     """`raw` as text. Never fails: bytes outside the character set become U+FFFD and a note."""
     if b"\x1b" not in raw:
         return _plain(raw, codecs[0], notes)
     return "".join([_run(run, codecs, notes) for run in _RUNS.findall(raw)])
 
 
-def _plain(raw: bytes, codec: str, notes: MutableSet[str]) -> str:
+def _plain(raw: bytes, codec: str, notes: Notes) -> str:
     try:
         return raw.decode(codec)
     except UnicodeError:
@@ -141,7 +144,7 @@ def _plain(raw: bytes, codec: str, notes: MutableSet[str]) -> str:
         return raw.decode(codec, "replace")
 
 
-def _run(run: bytes, codecs: Codecs, notes: MutableSet[str]) -> str:
+def _run(run: bytes, codecs: Codecs, notes: Notes) -> str:
     """One stretch of text up to the next escape sequence."""
     first = codecs[0]
     if run[:1] != b"\x1b":

@@ -1,4 +1,5 @@
-"""The VR of an element that does not say it: Implicit VR, and UN where the dictionary knows better (PS3.5 6.2.2, PS3.6).
+"""The VR of an element that does not say it: Implicit VR, and UN where the dictionary knows better (PS3.5 6.2.2,
+PS3.6).
 
 The dictionaries, public and private, are pydicom's.
 """
@@ -14,8 +15,8 @@ LUT_DESCRIPTOR = 0x00283002
 # Key under which an item remembers the Pixel Representation of the data sets around it.
 INHERITED = -1
 
-# What has been read so far of a data set and decides VRs further down: private creators by their tag, Pixel Representation,
-# the first value of LUT Descriptor.
+# What has been read so far of a data set and decides VRs further down: private creators by their tag, Pixel
+# Representation, the first value of LUT Descriptor.
 State = dict[int, str | int]
 Need = tuple[int, str | int | None]
 
@@ -33,7 +34,9 @@ class Resolved(NamedTuple):
 
 @lru_cache(maxsize=8192)
 def public_vr(tag: int) -> str:
-    """The dictionary's VR, possibly an ambiguous one such as "US or SS"; UL for group lengths, UN for what is not in it."""
+    """The dictionary's VR, possibly an ambiguous one such as "US or SS"; UL for group lengths, UN for what is not in
+    it.
+    """
     try:
         return str(dictionary_VR(tag))
     except KeyError:

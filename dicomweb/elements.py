@@ -1,22 +1,23 @@
 """The walk over a data set's own elements: the hot loop of ingest.
 
-A series repeats almost all its elements, so an element that has been seen costs one lookup of its raw bytes, and a run of
-such elements one comparison (`memo`). Pixel data is not touched beyond its item headers.
+A series repeats almost all its elements, so an element that has been seen costs one lookup of its raw bytes, and a run
+of such elements one comparison (`memo`). Pixel data is not touched beyond its item headers.
 """
 
 from typing import Final, cast
 
 from dicomweb.charset import DEFAULT, Codecs, codecs_for
-from dicomweb.dictionary import PIXEL_REPRESENTATION, Need, State, resolve
+from dicomweb.dictionary import PIXEL_REPRESENTATION, Need, State
 from dicomweb.errors import TooLarge
 from dicomweb.frames import Fragments
-from dicomweb.memo import MAX_RAW, Context, Entry, Memo
+from dicomweb.memo import MAX_RAW, VOLATILE, Context, Entry, Memo
 from dicomweb.metadata import MetadataBuilder
 from dicomweb.pixelinfo import PixelElement
 from dicomweb.structure import (
     GROUP_LENGTH,
     NOTED,
     PIXELS,
+    PLAIN,
     SEQUENCE,
     SPECIFIC_CHARACTER_SET,
     UNDEFINED,
@@ -30,17 +31,16 @@ from dicomweb.structure import (
     walk_fragments,
 )
 from dicomweb.values import BINARY_VRS, TEXT_BULK, render
-from dicomweb.walker import Walker
+from dicomweb.walker import Scope, Walker
 
 # Shared and Per-frame Functional Groups: never among the elements that are indexed.
 FUNCTIONAL_GROUPS: Final = frozenset((0x52009229, 0x52009230))
 _SOP_INSTANCE_UID: Final = 0x00080018
+_PAST_THE_END: Final = "the value ends past the end of the file: the file is cut or a length is wrong"
 _EXTENDED_OFFSETS: Final = 0x7FE00001
 _EXTENDED_LENGTHS: Final = 0x7FE00002
 # Never alike in two instances, or of effect beyond their own text.
 _NOT_KEPT: Final = frozenset((_SOP_INSTANCE_UID, SPECIFIC_CHARACTER_SET, _EXTENDED_OFFSETS, _EXTENDED_LENGTHS))
-# First bytes of a sequence without a length, by which a known one is found again.
-_PROBE: Final = 64
 
 
 def _holds(needs: tuple[Need, ...], state: State) -> bool:
@@ -74,7 +74,10 @@ class ElementWalk:
     def _context(self) -> Context:
         if not self.values:
             return Context(0)
-        return self.memo.context(self.coding.explicit, self.codecs, (self.limits.max_depth, self.limits.bulk_threshold))
+        key = (self.limits.max_depth, self.limits.bulk_threshold)
+        context = self.memo.context(self.coding.explicit, self.codecs, key)
+        context.begin()
+        return context
 
     def walk(self) -> None:  # noqa: C901, PLR0912, PLR0915 - one loop: a call for each element would double its cost
         """All elements in order: what has been seen before here, everything else in `_learn`."""
@@ -85,7 +88,7 @@ class ElementWalk:
         known_heads, head_size = heads.known, 4 if implicit else 6
         state, elements, parts = self.state, self.elements, self.builder.parts
         context = self.context
-        known = context.known
+        known, learnt = context.known, context.learnt
         last, count = -1, 0
         streak: list[Entry] = []
         streak_start = pos
@@ -109,14 +112,17 @@ class ElementWalk:
                 raw = buffer[pos : start + length]
                 entry = known.get(raw) or context.recall(raw)
             else:
-                entry = self._recall_unmeasured(pos) if length == UNDEFINED else None
+                entry = context.find_unmeasured(buffer, pos) if length == UNDEFINED else None
             if entry is None or (entry.needs and not _holds(entry.needs, state)):
                 if streak:
                     context.offer(buffer[streak_start:pos], streak)
                     streak = []
-                pos = self._learn(head, pos, start, length)
-                context = self.context
-                known = context.known
+                if head.kind == PLAIN and length < TEXT_BULK and self.values:
+                    pos = self._learn_plain(head, pos, start, start + length)
+                else:
+                    pos = self._learn(head, pos, start, length)
+                    context = self.context
+                known, learnt = context.known, context.learnt
                 last = tag
                 continue
             for run in entry.runs:
@@ -130,9 +136,14 @@ class ElementWalk:
                     pos, last, count = pos + run.size, run.last, count + run.count
                     break
             else:
-                if not streak:
-                    streak_start = pos
-                streak.append(entry)
+                if learnt.get(tag, 0) >= VOLATILE:
+                    if streak:
+                        context.offer(buffer[streak_start:pos], streak)
+                        streak = []
+                else:
+                    if not streak:
+                        streak_start = pos
+                    streak.append(entry)
                 if entry.text:
                     parts.append(entry.text)
                     elements[entry.key] = entry.text
@@ -148,18 +159,30 @@ class ElementWalk:
         if self.walker.count > self.limits.max_elements:
             raise TooLarge(f"more than {self.limits.max_elements} elements")
 
-    def _recall_unmeasured(self, pos: int) -> Entry | None:
-        """What is known of an element without a length, by its first bytes: equal bytes end in the same place."""
-        entry = self.context.known.get(self.buffer[pos : pos + _PROBE])
-        if entry is not None and self.buffer[pos : pos + len(entry.raw)] == entry.raw:
-            return entry
-        return None
+    def _learn_plain(self, head: Head, pos: int, start: int, stop: int) -> int:
+        """As `_learn`, for the common case: a short value that is neither a sequence nor binary."""
+        if stop > self.end:
+            refuse(head.tag, pos, _PAST_THE_END)
+        walker, key = self.walker, head.key
+        walker.count += 1
+        if walker.count > self.limits.max_elements:
+            self._check_count()
+        notes = walker.notes.count
+        raw = bytes(self.buffer[pos:stop])
+        text = head.member + render(key, head.vr, raw[start - pos :], self.codecs, walker.notes)
+        self.builder.parts.append(text)
+        self.elements[key] = text
+        if head.tag == _SOP_INSTANCE_UID:
+            walker.sop_uid = raw[start - pos :].decode("latin-1").strip(" \0")
+        elif notes == walker.notes.count and len(raw) <= MAX_RAW:
+            self.context.keep(raw, Entry(raw, head.tag, key, text, 1, (), None))
+        return stop
 
     def _learn(self, head: Head, pos: int, start: int, length: int) -> int:
         """An element that was not seen before; the offset behind it."""
         tag, kind = head.tag, head.kind
         walker = self.walker
-        counted, bulk, notes = walker.count, len(walker.bulk), len(walker.notes)
+        counted, bulk, notes = walker.count, len(walker.bulk), walker.notes.count
         walker.count += 1
         self._check_count()
         if kind == PIXELS:
@@ -172,19 +195,22 @@ class ElementWalk:
         elif length == UNDEFINED:
             stop = self._fragments(head, start)[1]
             size = stop - 8 - start
-            text, needs = head.member + walker.bulk_member(head.key, head.vr, start, size, encapsulated=True), ()
+            text, needs = head.member + walker.bulk_value(head.key, head.vr, start, size, encapsulated=True), ()
         else:
             stop = start + length
             if stop > self.end:
-                refuse(tag, pos, "the value ends past the end of the file: the file is cut or a length is wrong")
+                refuse(tag, pos, _PAST_THE_END)
             text, needs = self._value(head, start, length)
         self._add(head.key, text)
-        repeatable = bulk == len(walker.bulk) and notes == len(walker.notes) and self.values
+        repeatable = bulk == len(walker.bulk) and notes == walker.notes.count and self.values
         if repeatable and stop - pos <= MAX_RAW and tag not in _NOT_KEPT:
             raw = bytes(self.buffer[pos:stop])
             sets = {tag: self.state[tag]} if kind == NOTED and tag in self.state else None
             entry = Entry(raw, tag, head.key, text, walker.count - counted, needs, sets)
-            self.context.keep(raw[:_PROBE] if length == UNDEFINED else raw, entry)
+            if length == UNDEFINED:
+                self.context.keep_unmeasured(entry)
+            else:
+                self.context.keep(raw, entry)
         return stop
 
     def _add(self, key: str, text: bytes) -> None:
@@ -197,9 +223,11 @@ class ElementWalk:
         walker = self.walker
         walker.inherited = False
         out = [head.member]
-        implicit = not self.coding.explicit
-        stop = walker.sequence(start, length, self.end, head, self.codecs, self.state, out, implicit=implicit)
+        stop = walker.sequence(head, start, length, self.end, self._scope(), out)
         return b"".join(out), self._inherited(), stop
+
+    def _scope(self) -> Scope:
+        return Scope(self.codecs, self.state, not self.coding.explicit)
 
     def _inherited(self) -> tuple[Need, ...]:
         if not self.walker.inherited:
@@ -221,26 +249,26 @@ class ElementWalk:
             # PS3.18 F.2.2: not in the JSON model.
             return b"", needs
         if not vr or (vr == "UN" and not self.coding.big):
-            vr, needs = resolve(tag, length, self.state, explicit=self.coding.explicit)
+            vr, needs = walker.resolved(head, length, self.state, explicit=self.coding.explicit)
             if vr == "SQ":
                 walker.inherited = False
-                text = walker.opaque_sequence(start, length, head, self.codecs, self.state)
+                text = walker.opaque_sequence(head, start, length, self._scope())
                 if text is not None:
                     return member + text, needs + self._inherited()
                 vr = "UN"
         if tag in {_EXTENDED_OFFSETS, _EXTENDED_LENGTHS} and length <= 8 * self.limits.max_frames:
             self.offset_tables[tag] = bytes(self.buffer[start : start + length])
-        if length > (self.limits.bulk_threshold if vr in BINARY_VRS else TEXT_BULK - 1):
-            return member + walker.bulk_member(key, vr, start, length), needs
+        if walker.is_bulk(vr, length):
+            return member + walker.bulk_value(key, vr, start, length), needs
         raw = bytes(self.buffer[start : start + length])
         if kind == NOTED:
             walker.take_note(tag, vr, raw, self.codecs, self.state)
             if tag == SPECIFIC_CHARACTER_SET:
                 self.codecs = codecs_for(raw, walker.notes)
                 self.context = self._context()
-        elif tag == _SOP_INSTANCE_UID:
+        if tag == _SOP_INSTANCE_UID:
             walker.sop_uid = raw.decode("latin-1").strip(" \0")
-        return member + render(key, vr, raw, self.codecs, walker.notes) if self.values else member, needs
+        return member + walker.value(key, vr, raw, self.codecs), needs
 
     def _pixels(self, head: Head, pos: int, start: int, length: int) -> int:
         """Pixel data: noted, never read; always bulk data."""
@@ -253,7 +281,7 @@ class ElementWalk:
         elif stop > self.end:
             refuse(head.tag, start, "pixel data ends past the end of the file: the file is cut")
         if length:
-            text = self.walker.bulk_member(head.key, vr, start, length, encapsulated=fragments is not None)
+            text = self.walker.bulk_value(head.key, vr, start, length, encapsulated=fragments is not None)
         else:
             text = render(head.key, vr, b"", self.codecs, self.walker.notes)
         self._add(head.key, head.member + text)
@@ -272,10 +300,7 @@ class ElementWalk:
             out.clear()
 
         out = [head.member]
-        implicit = not self.coding.explicit
-        stop = walker.sequence(
-            start, length, self.end, head, self.codecs, self.state, out, implicit=implicit, drain=drain
-        )
+        stop = walker.sequence(head, start, length, self.end, self._scope(), out, drain)
         drain(out)
         walker.count, walker.max_elements = counted, self.limits.max_elements
         return stop

@@ -1,12 +1,13 @@
 """Frame table: where each frame of an instance is (PS3.3 C.7.6.3.1.8, PS3.5 8.1.1 and A.4).
 
-A record is 12 bytes little endian, u64 offset and u32 length, so that one SQL substring() reads the slice of a request; record i is at
-byte 12 * i. Bit 63 of the offset marks a frame that is not contiguous: the other bits are then the place of its first extent in
-`overflow`, the length is how many extents it has, and an extent is a record of the plain kind. Bit 62 marks a frame of packed single
-bits that does not fill whole bytes (PS3.5 8.1.1): the record covers the bytes that the frame touches, `bit_span` says which bits.
+A record is 12 bytes little endian, u64 offset and u32 length, so that one SQL substring() reads the slice of a request;
+record i is at byte 12 * i. Bit 63 of the offset marks a frame that is not contiguous: the other bits are then the place
+of its first extent in `overflow`, the length is how many extents it has, and an extent is a record of the plain kind.
+Bit 62 marks a frame of packed single bits that does not fill whole bytes (PS3.5 8.1.1): the record covers the bytes
+that the frame touches, `bit_span` says which bits.
 
-What a file says about its own frames is believed only as far as the item headers confirm it: a table that lies is dropped, and a frame
-whose bytes cannot be told is not in the table. No record ever points at another frame's bytes.
+What a file says about its own frames is believed only as far as the item headers confirm it: a table that lies is
+dropped, and a frame whose bytes cannot be told is not in the table. No record ever points at another frame's bytes.
 """
 
 import struct
@@ -88,13 +89,17 @@ def bit_span(record: bytes) -> tuple[int, int] | None:
 
 
 def realign(covering: bytes, first: int, bits: int) -> bytes:
-    """A frame of packed single bits out of the bytes that its record covers: first pixel in bit 0 of byte 0, padded with zeros."""
+    """A frame of packed single bits out of the bytes that its record covers: first pixel in bit 0 of byte 0, padded
+    with zeros.
+    """
     number = int.from_bytes(covering, "little") >> first & ((1 << bits) - 1)
     return number.to_bytes((bits + 7) // 8, "little")
 
 
 def native_frames(offset: int, size: int, frame_bits: int, count: int, max_frames: int) -> tuple[FrameTable, list[str]]:
-    """Frames of `frame_bits` bits each, one after the other in a value field of `size` bytes; those that lie outside are left out."""
+    """Frames of `frame_bits` bits each, one after the other in a value field of `size` bytes; those that lie outside
+    are left out.
+    """
     warnings: list[str] = []
     if frame_bits <= 0 or count <= 0:
         return FrameTable(b""), ["the size of a frame is not known"]
@@ -141,7 +146,8 @@ def _records(frames: Sequence[Extents]) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Fragments:
-    """The items of encapsulated pixel data: `offsets` of their values in the file, `lengths`, and the Basic Offset Table's content.
+    """The items of encapsulated pixel data: `offsets` of their values in the file, `lengths`, and the Basic Offset
+    Table's content.
 
     `base` is the offset of the first fragment's item tag, from which both offset tables count.
     """
@@ -160,7 +166,9 @@ def encapsulated_frames(
     *,
     video: bool = False,
 ) -> tuple[FrameTable, list[str]]:
-    """Frames of encapsulated pixel data; tables are used when the item headers confirm them, else fragments are counted."""
+    """Frames of encapsulated pixel data; tables are used when the item headers confirm them, else fragments are
+    counted.
+    """
     held = len(fragments.offsets)
     warnings: list[str] = []
     if extended is not None:
@@ -186,7 +194,9 @@ def encapsulated_frames(
 
 
 def _by_extended_table(fragments: Fragments, extended: tuple[bytes, bytes], count: int) -> FrameTable | None:
-    """One fragment a frame, as PS3.3 C.7.6.3.1.8 demands. The item header has the last word on the length: some writers count it in."""
+    """One fragment a frame, as PS3.3 C.7.6.3.1.8 demands. The item header has the last word on the length: some writers
+    count it in.
+    """
     if len(extended[0]) != len(extended[1]) or len(extended[0]) != 8 * count:
         return None
     starts, sizes = struct.unpack(f"<{count}Q", extended[0]), struct.unpack(f"<{count}Q", extended[1])
@@ -208,7 +218,9 @@ def _by_extended_table(fragments: Fragments, extended: tuple[bytes, bytes], coun
 
 
 def _by_basic_table(fragments: Fragments, count: int) -> FrameTable | None:
-    """Fragments from one offset up to the next are a frame (PS3.5 A.4); every offset must be that of an item, the first one 0."""
+    """Fragments from one offset up to the next are a frame (PS3.5 A.4); every offset must be that of an item, the first
+    one 0.
+    """
     if len(fragments.basic_table) != 4 * count:
         return None
     starts = struct.unpack(f"<{count}I", fragments.basic_table)
@@ -232,7 +244,9 @@ def _by_basic_table(fragments: Fragments, count: int) -> FrameTable | None:
 
 
 def _by_end_marker(buffer: object, extents: list[Extent], count: int) -> list[Extents] | None:
-    """JPEG family: a frame ends with the fragment whose last bytes hold an end marker (FF D9); only when that gives `count` frames."""
+    """JPEG family: a frame ends with the fragment whose last bytes hold an end marker (FF D9); only when that gives
+    `count` frames.
+    """
     groups: list[Extents] = []
     frame: list[Extent] = []
     for offset, length in extents:

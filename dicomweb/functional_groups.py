@@ -1,15 +1,16 @@
 """Functional groups (PS3.3 C.7.6.16): thousands of items that differ in a few values only.
 
-The first items are walked element by element. What was learnt of one, which bytes are headers and which are values, is its shape: an
-item of the same shape has the same header bytes in the same places, so one unpack and one comparison check all of its structure, and
-only its values are looked at. A slide of 180,000 frames has about two million elements; this makes them a matter of a second.
+The first items are walked element by element. What was learnt of one, which bytes are headers and which are values, is
+its shape: an item of the same shape has the same header bytes in the same places, so one unpack and one comparison
+check all of its structure, and only its values are looked at. A slide of 180,000 frames has about two million elements;
+this makes them a matter of a second.
 """
 
-from collections.abc import MutableSet
 from struct import Struct
 from typing import Final, NamedTuple
 
 from dicomweb.charset import Codecs
+from dicomweb.notes import Notes
 from dicomweb.values import render
 
 # Shapes kept for items of one length, and in all; how many items may fit no shape before no more are made.
@@ -22,7 +23,9 @@ _MIN_ITEM: Final = 8
 
 
 class Leaf(NamedTuple):
-    """A value field met on the way: `start` and `length` in the buffer, `out_at` where its attribute object is in the output."""
+    """A value field met on the way: `start` and `length` in the buffer, `out_at` where its attribute object is in the
+    output.
+    """
 
     start: int
     length: int
@@ -68,7 +71,7 @@ class _Shape:
         self._leaves = leaves
         self._memories = memories
 
-    def read(self, buffer: bytes, pos: int, out: list[bytes], notes: MutableSet[str]) -> bool:
+    def read(self, buffer: bytes, pos: int, out: list[bytes], notes: Notes) -> bool:
         """Append the text of the item at `pos` to `out` if it has this shape."""
         fields = self._unpack(buffer, pos)
         if fields[::2] != self._constant:
@@ -84,7 +87,7 @@ class _Shape:
         out += pieces
         return True
 
-    def _render(self, index: int, value: bytes, notes: MutableSet[str]) -> bytes:
+    def _render(self, index: int, value: bytes, notes: Notes) -> bytes:
         leaf, memory = self._leaves[index], self._memories[index]
         text = render(leaf.key, leaf.vr, value, leaf.codecs, notes)
         if len(value) <= 64:
@@ -106,9 +109,11 @@ class Shapes:
         self._patience = _PATIENCE
 
     def read(
-        self, buffer: bytes, pos: int, bound: int, out: list[bytes], notes: MutableSet[str]
+        self, buffer: bytes, pos: int, bound: int, out: list[bytes], notes: Notes
     ) -> tuple[int, int] | None:
-        """Try the item whose header is at `pos`: its text goes to `out`, (bytes, elements) come back; None when it is of no known shape."""
+        """Try the item whose header is at `pos`: its text goes to `out`, (bytes, elements) come back; None when it is
+        of no known shape.
+        """
         shapes = self._by_header.get(buffer[pos : pos + _MIN_ITEM])
         if shapes is None:
             return None

@@ -1,8 +1,10 @@
-"""pydicom data sets -> DICOM JSON (PS3.18 Annex F): for data that did not come through the scanner, and where it asks for help."""
+"""pydicom data sets -> DICOM JSON (PS3.18 Annex F): for data that did not come through the scanner, and where it asks
+for help.
+"""
 
 import warnings
 from base64 import b64encode
-from collections.abc import Mapping, MutableSet
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
+from dicomweb.notes import Notes
 from dicomweb.structure import Coding
 from dicomweb.values import BINARY_VRS, number_json
 
@@ -24,11 +27,13 @@ _NOTHING: Mapping[str, bytes] = {}
 
 
 def dataset_json(dataset: Dataset, bulk: Mapping[str, bytes] = _NOTHING) -> bytes:
-    """The JSON object of `dataset`. `bulk` gives the finished attribute object for paths ("00480105/0/00282000") that are bulk."""
-    return _object(dataset, "", bulk, set())
+    """The JSON object of `dataset`. `bulk` gives the finished attribute object for paths ("00480105/0/00282000") that
+    are bulk.
+    """
+    return _object(dataset, "", bulk, Notes())
 
 
-def members(data: bytes, coding: Coding, bulk: Mapping[str, bytes], notes: MutableSet[str]) -> dict[str, bytes]:
+def members(data: bytes, coding: Coding, bulk: Mapping[str, bytes], notes: Notes) -> dict[str, bytes]:
     """The attribute objects of an encoded data set by tag.
 
     Only for `data` whose structure has been walked: pydicom recurses into sequences and believes lengths.
@@ -36,10 +41,12 @@ def members(data: bytes, coding: Coding, bulk: Mapping[str, bytes], notes: Mutab
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = read_dataset(BytesIO(data), not coding.explicit, not coding.big)
-        return {f"{tag:08X}": _attribute(dataset, tag, "", bulk, notes) for tag in sorted(dataset.keys()) if tag.element}
+        return {
+            f"{tag:08X}": _attribute(dataset, tag, "", bulk, notes) for tag in sorted(dataset.keys()) if tag.element
+        }
 
 
-def _object(dataset: Dataset, prefix: str, bulk: Mapping[str, bytes], notes: MutableSet[str]) -> bytes:
+def _object(dataset: Dataset, prefix: str, bulk: Mapping[str, bytes], notes: Notes) -> bytes:
     parts = [
         b'"%08X":%s' % (tag, _attribute(dataset, tag, prefix, bulk, notes))
         for tag in sorted(dataset.keys())
@@ -48,7 +55,7 @@ def _object(dataset: Dataset, prefix: str, bulk: Mapping[str, bytes], notes: Mut
     return b"{" + b",".join(parts) + b"}"
 
 
-def _attribute(dataset: Dataset, tag: BaseTag, prefix: str, bulk: Mapping[str, bytes], notes: MutableSet[str]) -> bytes:
+def _attribute(dataset: Dataset, tag: BaseTag, prefix: str, bulk: Mapping[str, bytes], notes: Notes) -> bytes:
     path = f"{prefix}{tag:08X}"
     if (known := bulk.get(path)) is not None:
         return known
@@ -71,7 +78,7 @@ def _binary(vr: str, value: bytes) -> bytes:
     return b'{"vr":"%s","InlineBinary":"%s"}' % (vr.encode(), b64encode(value))
 
 
-def _element(element: DataElement, path: str, bulk: Mapping[str, bytes], notes: MutableSet[str], *, big: bool) -> bytes:
+def _element(element: DataElement, path: str, bulk: Mapping[str, bytes], notes: Notes, *, big: bool) -> bytes:
     vr = str(element.VR)
     value = element.value
     if vr == "SQ":

@@ -1,8 +1,9 @@
 """What a series repeats: raw elements -> finished JSON, and whole runs of them -> finished JSON and deflate.
 
-A series repeats nearly all its elements byte for byte. An element that has been seen costs one dictionary lookup; elements that keep
-coming together become a run, which costs one comparison and brings its compressed form along. Nothing here changes what a scan
-yields, except that the compressed metadata may be put together from other pieces (it inflates to the same text).
+A series repeats nearly all its elements byte for byte. An element that has been seen costs one dictionary lookup;
+elements that keep coming together become a run, which costs one comparison and brings its compressed form along.
+Nothing here changes what a scan yields, except that the compressed metadata may be put together from other pieces (it
+inflates to the same text).
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,15 @@ MAX_RAW: Final = 16384
 _RUN_LEVEL = 6
 _RUNS_PER_ELEMENT = 4
 _PIECES_PER_RUN = 32
+# First bytes of a sequence without a length, by which it is found again: its header and that of its first item, the
+# least that a sequence has. How many may share them.
+_PROBE = 20
+_ALIKE = 32
+# An element that was new so often in about the last so many scans (a quarter of them) has no place in a run, even when
+# its value happens to be known: slice 7 of another series has the same number, and a run with it in would never be seen
+# again.
+VOLATILE: Final = 8
+_WINDOW = 32
 
 
 class Entry:
@@ -37,14 +47,14 @@ class Entry:
         self.count = count
         self.needs = needs
         self.sets = sets
-        self.runs: list[Run] = []
+        self.runs: Sequence[Run] = ()
 
 
 class Piece:
     """A run's text, `lead` in front, as deflate that may refer back to the pieces before it in the same instance.
 
-    Back references are distances, so a piece is right wherever the same pieces came before it with gaps of the same lengths between
-    them, whatever the gaps contain: `before` and `gap` (bytes of text) say which.
+    Back references are distances, so a piece is right wherever the same pieces came before it with gaps of the same
+    lengths between them, whatever the gaps contain: `before` and `gap` (bytes of text) say which.
     """
 
     __slots__ = ("before", "data", "gap", "text")
@@ -102,15 +112,26 @@ class Run:
 class Context:
     """The memo of one coding and character set."""
 
-    __slots__ = ("_limit", "_old", "_old_noted", "_size", "known", "noted")
+    __slots__ = ("_limit", "_old", "_old_noted", "_scans", "_size", "known", "learnt", "noted", "unmeasured")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
         self.known: dict[bytes, Entry] = {}
+        # Sequences without a length, by their first bytes.
+        self.unmeasured: dict[bytes, list[Entry]] = {}
+        # How often each tag has been new lately.
+        self.learnt: dict[int, int] = {}
         self.noted: set[int] = set()
+        self._scans = 0
         self._old: dict[bytes, Entry] = {}
         self._old_noted: set[int] = set()
+
+    def begin(self) -> None:
+        """Another scan uses this context: what was learnt long ago counts less and less."""
+        self._scans += 1
+        if not self._scans % _WINDOW:
+            self.learnt = {tag: count // 2 for tag, count in self.learnt.items() if count > 1}
 
     def recall(self, raw: bytes) -> Entry | None:
         """An entry that `known` lost to the change of generations."""
@@ -119,13 +140,29 @@ class Context:
             self.keep(raw, entry)
         return entry
 
-    def keep(self, key: bytes, entry: Entry) -> None:
+    def keep(self, raw: bytes, entry: Entry) -> None:
         """Remember. Two generations bound what is held: `limit` bytes of raw elements and about twice that of text."""
         if self._size > self._limit:
             self._old, self.known, self._size = self.known, {}, 0
             self._old_noted, self.noted = self.noted, set()
-        self.known[key] = entry
-        self._size += len(entry.raw) + 400
+            self.unmeasured = {}
+        self.known[raw] = entry
+        self.learnt[entry.tag] = self.learnt.get(entry.tag, 0) + 1
+        self._size += len(raw) + 400
+
+    def keep_unmeasured(self, entry: Entry) -> None:
+        """Remember a sequence that has no length of its own."""
+        self.keep(entry.raw, entry)
+        alike = self.unmeasured.setdefault(entry.raw[:_PROBE], [])
+        alike.insert(0, entry)
+        del alike[_ALIKE:]
+
+    def find_unmeasured(self, buffer: bytes, pos: int) -> Entry | None:
+        """A known sequence without a length at `pos`: the walk of equal bytes ends in the same place."""
+        for entry in self.unmeasured.get(buffer[pos : pos + _PROBE], ()):
+            if buffer[pos : pos + len(entry.raw)] == entry.raw:
+                return entry
+        return None
 
     def offer(self, raw: bytes, entries: list[Entry]) -> None:
         """Elements that were all known and came one after the other; the second time they become a run."""
@@ -146,7 +183,8 @@ class Context:
 class Memo:
     """Shared by any number of scans with the same limits, from any thread: entries are complete when they are put in.
 
-    `limit` is about the bytes of raw elements held for each coding and character set; the whole is bounded by three times that.
+    `limit` is about the bytes of raw elements held for each coding and character set; the whole is bounded by three
+    times that.
     """
 
     __slots__ = ("_contexts", "_key", "_limit")

@@ -1,9 +1,13 @@
 """The finished, compressed DICOM JSON of one instance, put together from the members that a scan yields in order."""
 
+from typing import Final
 from zlib import crc32
 
 from dicomweb.deflate import DeflatedJson, Deflater, deflate, stored
 from dicomweb.memo import Piece, Run
+
+# Below so many bytes of repeated text compressing is cheap, and pieces cost more space than they save time.
+_WORTH: Final = 2048
 
 
 class MetadataBuilder:
@@ -38,7 +42,7 @@ class MetadataBuilder:
                 repeated += len(part.text)
             else:
                 single += len(part)
-        if repeated > single:
+        if repeated > _WORTH and repeated > 3 * single:
             return self._assembled()
         return deflate(b"{" + b",".join(self._texts()) + b"}")
 

@@ -37,9 +37,9 @@ class Scan:
     """What ingest needs to know of one instance.
 
     `elements` has the top-level attributes in ascending order of their tags, each as a finished JSON member
-    (`b'"00100010":{"vr":"PN",...}'`); functional groups are in `metadata` only. Offsets count from the start of the file,
-    but from the start of the inflated data set when it is `deflated`. `meta_size` is where the data set begins in the
-    file. `fallback` says why pydicom did the work, None when it did not.
+    (`b'"00100010":{"vr":"PN",...}'`); functional groups are in `metadata` only. Offsets count from the start of the
+    file, but from the start of the inflated data set when it is `deflated`. `meta_size` is where the data set begins in
+    the file. `fallback` says why pydicom did the work, None when it did not.
     """
 
     sop_class_uid: str
@@ -59,13 +59,11 @@ class Scan:
     deflated: bool = False
 
 
-def scan(
-    buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS, *, version: str = "", memo: Memo | None = None
-) -> Scan:
+def scan(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS, *, version: str = "", memo: Memo | None = None) -> Scan:
     """Check and describe the DICOM file in `buffer`, which is read only and in one piece.
 
-    `version` goes into bulk data URIs; `memo` is what earlier scans have learnt. Time is linear in the size of the header;
-    memory is a small multiple of it. Raises BadDicom, which names the attribute, or TooLarge.
+    `version` goes into bulk data URIs; `memo` is what earlier scans have learnt. Time is linear in the size of the
+    header; memory is a small multiple of it. Raises BadDicom, which names the attribute, or TooLarge.
     """
     if isinstance(buffer, memoryview):
         buffer = _hashable(buffer)
@@ -101,7 +99,7 @@ def _hashable(view: memoryview) -> Buffer:
 def _ask_pydicom(walk: ElementWalk) -> None:
     """Let pydicom make the JSON of what the walk has accepted; bulk values stay as the walk found them."""
     walker = walk.walker
-    bulk = {
+    bulk = walker.opaque | {
         entry.path: bulk_reference(entry.vr, bulk_uri(walker.sop_uid, entry.path, walker.version))
         for entry in walker.bulk
     }
@@ -156,7 +154,7 @@ def _described(walk: ElementWalk, meta: FileMeta, fallback: str | None, *, defla
         pixel,
         BulkTable.of(walk.walker.bulk),
         fallback,
-        (*warnings, *sorted(walk.walker.notes)),
+        (*warnings, *sorted(walk.walker.notes.texts)),
         deflated,
     )
 

@@ -14,14 +14,16 @@ from dicomweb.values import first_integer, first_text
 
 # One stream of many frames: not divisible into frames by its container.
 _VIDEO: Final = frozenset(f"1.2.840.10008.1.2.4.{arc}{part}" for arc in range(100, 109) for part in ("", ".1"))
-# Classes with an Image Pixel module whose names do not say so: Enhanced US Volume, Parametric Map, Segmentation, RT Dose,
-# Ophthalmic OCT B-scan Volume Analysis.
+# Classes with an Image Pixel module whose names do not say so: Enhanced US Volume, Parametric Map, Segmentation, RT
+# Dose, Ophthalmic OCT B-scan Volume Analysis.
 _ALSO_IMAGES: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.{arc}" for arc in ("6.2", "30", "66.4", "481.2", "77.1.5.8"))
 
 
 @dataclass(frozen=True, slots=True)
 class PixelElement:
-    """Where pixel data was met: `offset` and `length` of its value field in the file, for encapsulated data without the delimiter."""
+    """Where pixel data was met: `offset` and `length` of its value field in the file, for encapsulated data without the
+    delimiter.
+    """
 
     tag: int
     vr: str
@@ -115,8 +117,9 @@ def frame_bits(info: PixelInfo) -> int:
 def refuse_if_cut(sop_class: str, elements: Mapping[str, bytes]) -> str | None:
     """A file that was cut between two elements looks whole, but an image whose pixels are described must have them.
 
-    Raises BadDicom for an image class with Rows, Columns and Bits Allocated that has neither pixel data nor a provider URL
-    (PS3.3 C.7.6.3.1, Pixel Data Provider URL); returns a warning for an image class without any description of pixels.
+    Raises BadDicom for an image class with Rows, Columns and Bits Allocated that has neither pixel data nor a provider
+    URL (PS3.3 C.7.6.3.1, Pixel Data Provider URL); returns a warning for an image class without any description of
+    pixels.
     """
     if not is_image_class(sop_class) or "00287FE0" in elements:
         return None
@@ -127,6 +130,8 @@ def refuse_if_cut(sop_class: str, elements: Mapping[str, bytes]) -> str | None:
 
 @lru_cache(maxsize=1024)
 def is_image_class(sop_class: str) -> bool:
-    """Whether instances of the storage class carry the Image Pixel module; most registered names end in "Image Storage"."""
+    """Whether instances of the storage class carry the Image Pixel module; most registered names end in "Image
+    Storage".
+    """
     entry = UID_dictionary.get(sop_class)
     return sop_class in _ALSO_IMAGES or (entry is not None and "Image Storage" in entry[0])

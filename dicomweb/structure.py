@@ -25,8 +25,10 @@ PIXEL_TAGS: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 
 @dataclass(frozen=True, slots=True)
 class ScanLimits:
-    """What a file may ask for. `max_inflated` is bytes, `max_inflate_ratio` bytes out for one byte in; bulk values are longer than
-    `bulk_threshold` bytes; functional groups and fragments have limits of their own, because slides have millions of them."""
+    """What a file may ask for. `max_inflated` is bytes, `max_inflate_ratio` bytes out for one byte in; bulk values are
+    longer than `bulk_threshold` bytes; functional groups and fragments have limits of their own, because slides have
+    millions of them.
+    """
 
     max_depth: int = 32
     max_elements: int = 200_000
@@ -91,7 +93,9 @@ class Heads:
         self.known: dict[bytes, Head] = {}
 
     def read(self, raw: bytes, at: int) -> Head:
-        """The meaning of header bytes that are not in `known`; refuses unknown VRs and groups that no data set may contain."""
+        """The meaning of header bytes that are not in `known`; refuses unknown VRs and groups that no data set may
+        contain.
+        """
         word = _B16 if self._big else _U16
         group, element = word(raw, 0)[0], word(raw, 2)[0]
         tag = group << 16 | element
@@ -155,7 +159,8 @@ def heads_of(coding: Coding) -> Heads:
 
 
 def walk_fragments(buffer: Buffer, pos: int, bound: int, tag: int, limit: int) -> tuple[Fragments, int]:
-    """The fragments of an undefined-length value field that starts at `pos` (PS3.5 A.4), and the offset behind its delimiter.
+    """The fragments of an undefined-length value field that starts at `pos` (PS3.5 A.4), and the offset behind its
+    delimiter.
 
     Reads the eight bytes of each item header and the Basic Offset Table, no fragment.
     """

@@ -1,27 +1,29 @@
 """Value fields -> attribute objects of the DICOM JSON model (PS3.18 Annex F), little endian.
 
-`render` gives the same JSON value as pydicom, apart from what the annex asks for and pydicom does not do:
-empty values among several are null (F.2.5), empty PN component groups are left out (F.2.2), an empty sequence has no "Value" (F.2.5),
-numbers that JSON cannot hold are strings (F.2.3: IS, DS, SV, UV beyond 2^53; NaN and infinities), and NUL characters, which no DICOM
-character repertoire contains and PostgreSQL's jsonb cannot store, are dropped from text.
+`render` gives the same JSON value as pydicom, apart from what the annex asks for and pydicom does not do: empty values
+among several are null (F.2.5), empty PN component groups are left out (F.2.2), an empty sequence has no "Value"
+(F.2.5), numbers that JSON cannot hold are strings (F.2.3: IS, DS, SV, UV beyond 2^53; NaN and infinities), and NUL
+characters, which no DICOM character repertoire contains and PostgreSQL's jsonb cannot store, are dropped from text.
 """
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, MutableSet, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import isfinite
+from math import isfinite, isnan
 from struct import Struct
 from typing import Final
 
 import orjson
 
 from dicomweb.charset import Codecs, decode
+from dicomweb.notes import Notes
 
-SHORT_VRS: Final = frozenset("AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-LONG_VRS: Final = frozenset("OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-BINARY_VRS: Final = frozenset("OB OD OF OL OV OW UN".split())
-# Value fields from here on are bulk data whatever their VR: nobody searches them, and parsing five million numbers is an attack.
+SHORT_VRS: Final = frozenset("AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())  # noqa: SIM905
+LONG_VRS: Final = frozenset("OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # noqa: SIM905
+BINARY_VRS: Final = frozenset("OB OD OF OL OV OW UN".split())  # noqa: SIM905
+# Value fields from here on are bulk data whatever their VR: nobody searches them, and parsing five million numbers is
+# an attack.
 TEXT_BULK: Final = 65536
 
 _dumps = orjson.dumps
@@ -32,8 +34,8 @@ _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,14}")
 _LOOSE_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _LUT_DESCRIPTORS: Final = frozenset(("00281101", "00281102", "00281103", "00283002"))
 
-Notes = MutableSet[str]
-Render = Callable[[bytes, Codecs, Notes], bytes]
+Convert = Callable[[bytes], bytes]
+Decode = Callable[[bytes, Codecs, Notes], bytes]
 
 
 def _string(text: str) -> str:
@@ -47,19 +49,19 @@ def _strings(values: Sequence[str]) -> bytes:
     return _dumps([_string(value) or None for value in values])
 
 
-def _application_entity(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+def _application_entity(raw: bytes) -> bytes:
     return _strings([value.strip(" \0") for value in raw.decode("latin-1").split("\\")])
 
 
-def _default_repertoire(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+def _default_repertoire(raw: bytes) -> bytes:
     return _strings(raw.decode("latin-1").rstrip(" \0").split("\\"))
 
 
-def _uid(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+def _uid(raw: bytes) -> bytes:
     return _strings([value.strip() for value in raw.decode("latin-1").rstrip(" \0").split("\\")])
 
 
-def _uri(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+def _uri(raw: bytes) -> bytes:
     return _strings([raw.decode("latin-1").rstrip(" \0")])
 
 
@@ -90,7 +92,9 @@ def _person_name(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
 
 
 def _number_text(raw: bytes, *, integral: bool) -> bytes:
-    """A DS or IS value that is not written as JSON writes numbers: as a number all the same where that is exact, else as it stands."""
+    """A DS or IS value that is not written as JSON writes numbers: as a number all the same where that is exact, else
+    as it stands.
+    """
     text = raw.decode("latin-1").strip(" \0")
     if not text:
         return b"null"
@@ -103,7 +107,7 @@ def _number_text(raw: bytes, *, integral: bool) -> bytes:
     return _dumps(_string(text))
 
 
-def _decimal(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+def _decimal(raw: bytes) -> bytes:
     if not (raw := raw.strip(b" \0")):
         return b""
     matches = _NUMBER.fullmatch
@@ -113,7 +117,7 @@ def _decimal(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
     )
 
 
-def _integer(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+def _integer(raw: bytes) -> bytes:
     if not (raw := raw.strip(b" \0")):
         return b""
     matches = _INTEGER.fullmatch
@@ -133,17 +137,17 @@ class WrongLength(ValueError):
     """A binary value field that is no multiple of its VR's size."""
 
 
-def _tag_list(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+def _tag_list(raw: bytes) -> bytes:
     if len(raw) % 4:
         raise WrongLength
     words = Struct(f"<{len(raw) // 2}H").unpack(raw)
     return _dumps([f"{group:04X}{element:04X}" for group, element in zip(words[::2], words[1::2], strict=True)])
 
 
-def _integers(code: str, size: int) -> Render:
+def _integers(code: str, size: int) -> Convert:
     one = Struct("<" + code).unpack
 
-    def render_integers(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+    def render_integers(raw: bytes) -> bytes:
         if len(raw) == size:
             return b"[%d]" % one(raw)[0]
         if len(raw) % size:
@@ -153,8 +157,8 @@ def _integers(code: str, size: int) -> Render:
     return render_integers
 
 
-def _long_integers(code: str) -> Render:
-    def render_long_integers(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+def _long_integers(code: str) -> Convert:
+    def render_long_integers(raw: bytes) -> bytes:
         if len(raw) % 8:
             raise WrongLength
         values = Struct(f"<{len(raw) // 8}{code}").unpack(raw)
@@ -164,14 +168,16 @@ def _long_integers(code: str) -> Render:
 
 
 def number_json(value: float) -> float | str:
-    """A float as JSON can hold it; not-a-number and infinities become the strings that DICOMweb implementations agree on."""
+    """A float as JSON can hold it; not-a-number and infinities become the strings that DICOMweb implementations agree
+    on.
+    """
     if isfinite(value):
         return value
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _floats(code: str, size: int) -> Render:
-    def render_floats(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
+def _floats(code: str, size: int) -> Convert:
+    def render_floats(raw: bytes) -> bytes:
         if len(raw) % size:
             raise WrongLength
         values = Struct(f"<{len(raw) // size}{code}").unpack(raw)
@@ -182,7 +188,8 @@ def _floats(code: str, size: int) -> Render:
     return render_floats
 
 
-_RENDER: Final[dict[str, Render]] = {
+# VRs whose values are what their bytes say.
+_CONVERT: Final[dict[str, Convert]] = {
     "AE": _application_entity,
     "AS": _default_repertoire,
     "AT": _tag_list,
@@ -193,24 +200,27 @@ _RENDER: Final[dict[str, Render]] = {
     "FD": _floats("d", 8),
     "FL": _floats("f", 4),
     "IS": _integer,
-    "LO": _text,
-    "LT": _single_text,
-    "PN": _person_name,
-    "SH": _text,
     "SL": _integers("i", 4),
     "SS": _integers("h", 2),
-    "ST": _single_text,
     "SV": _long_integers("q"),
     "TM": _default_repertoire,
-    "UC": _text,
     "UI": _uid,
     "UL": _integers("I", 4),
     "UR": _uri,
     "US": _integers("H", 2),
-    "UT": _single_text,
     "UV": _long_integers("Q"),
 }
-_OPEN: Final = {vr: b'{"vr":"%s","Value":' % vr.encode() for vr in _RENDER}
+# VRs in the character set of the data set.
+_DECODE: Final[dict[str, Decode]] = {
+    "LO": _text,
+    "LT": _single_text,
+    "PN": _person_name,
+    "SH": _text,
+    "ST": _single_text,
+    "UC": _text,
+    "UT": _single_text,
+}
+_OPEN: Final = {vr: b'{"vr":"%s","Value":' % vr.encode() for vr in (*_CONVERT, *_DECODE)}
 _EMPTY: Final = {vr: b'{"vr":"%s"}' % vr.encode() for vr in SHORT_VRS | LONG_VRS}
 _BINARY: Final = {vr: b'{"vr":"%s","InlineBinary":"' % vr.encode() for vr in BINARY_VRS}
 
@@ -218,19 +228,21 @@ _BINARY: Final = {vr: b'{"vr":"%s","InlineBinary":"' % vr.encode() for vr in BIN
 def render(key: str, vr: str, raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
     """The attribute object of one value field that is no sequence: `{"vr":"US","Value":[512]}`.
 
-    `key` is the tag ("00280010"); what had to be replaced on the way is added to `notes`. Never fails: a binary number field of a
-    length that its VR does not allow is shown as UN.
+    `key` is the tag ("00280010"); what had to be replaced on the way is added to `notes`. Never fails: a binary number
+    field of a length that its VR does not allow is shown as UN.
     """
     if not raw:
         return _EMPTY[vr]
-    convert = _RENDER.get(vr)
-    if convert is None:
+    if decode_text := _DECODE.get(vr):
+        value = decode_text(raw, codecs, notes)
+    elif convert := _CONVERT.get(vr):
+        try:
+            value = convert(raw)
+        except WrongLength:
+            notes.add(f"({key[:4]},{key[4:]}) has a length that its VR {vr} does not allow")
+            return _BINARY["UN"] + b64encode(raw) + b'"}'
+    else:
         return _BINARY[vr] + b64encode(raw) + b'"}'
-    try:
-        value = convert(raw, codecs, notes)
-    except WrongLength:
-        notes.add(f"({key[:4]},{key[4:]}) has a length that its VR {vr} does not allow")
-        return _BINARY["UN"] + b64encode(raw) + b'"}'
     if not value:
         return _EMPTY[vr]
     if vr == "SS" and key in _LUT_DESCRIPTORS and value.startswith(b"[-"):

@@ -8,7 +8,7 @@ from base64 import b64decode, b64encode
 
 from pydicom import dcmread
 
-BINARY = frozenset("OB OD OF OL OV OW UN".split())
+BINARY = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "UN"])
 _SAFE = 2**53 - 1
 _SWAP = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 THRESHOLD = 768  # bytes; pydicom's 1024 counts base64
@@ -24,7 +24,9 @@ def pydicom_json(data: bytes) -> dict:
 
 def annex_f(dataset: dict, *, big_endian: bool = False) -> dict:
     """pydicom's JSON with the points put right in which it departs from Annex F, each with the section that says so."""
-    return {tag: _attribute(tag, value, big_endian) for tag, value in dataset.items() if not tag.endswith("0000")}  # F.2.2
+    return {
+        tag: _attribute(tag, value, big_endian) for tag, value in dataset.items() if not tag.endswith("0000")
+    }  # F.2.2
 
 
 def _attribute(tag: str, attribute: dict, big_endian: bool) -> dict:
@@ -48,7 +50,9 @@ def _value(tag: str, vr: str, value: object, big_endian: bool) -> object:
     if vr == "SQ":
         return annex_f(value, big_endian=big_endian)
     if vr == "PN":
-        return {group: text.replace("\0", "") for group, text in value.items() if text.replace("\0", "")} or None  # F.2.2
+        return {
+            group: text.replace("\0", "") for group, text in value.items() if text.replace("\0", "")
+        } or None  # F.2.2
     if isinstance(value, float) and not math.isfinite(value):
         return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
     if isinstance(value, int) and abs(value) > _SAFE and vr in ("IS", "SV", "UV"):

@@ -15,7 +15,7 @@ SOP = "1.2.826.0.1.3680043.8.498.1"
 STUDY = "1.2.826.0.1.3680043.8.498.2"
 SERIES = "1.2.826.0.1.3680043.8.498.3"
 
-LONG = frozenset("OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+LONG = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
 UNDEFINED = 0xFFFFFFFF
 
 

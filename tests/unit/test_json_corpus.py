@@ -24,7 +24,8 @@ FILES = sorted(
 )
 LIMITS = ScanLimits(bulk_threshold=THRESHOLD)
 
-# What pydicom reads and we do not store, with the reason. A file that is accepted against this table fails the test too.
+# What pydicom reads and we do not store, with the reason. A file that is accepted against this table fails the test
+# too.
 NO_IDENTITY = "has no SOP Class, SOP Instance, Study or Series Instance UID"
 REFUSED = {
     "bad_sequence.dcm": "its SOP Instance UID is a hash, no UID",
@@ -129,7 +130,14 @@ def test_a_shared_memo_changes_nothing():
 
 @pytest.mark.parametrize("kind", ["memoryview", "bytearray", "mmap"])
 def test_every_kind_of_buffer_gives_the_same(kind, tmp_path):
-    for name in ("CT_small.dcm", "JPEG2000.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm", "reportsi.dcm"):
+    for name in (
+        "CT_small.dcm",
+        "JPEG2000.dcm",
+        "MR_small_implicit.dcm",
+        "MR_small_bigendian.dcm",
+        "image_dfl.dcm",
+        "reportsi.dcm",
+    ):
         data = Path(pydicom.data.get_testdata_file(name)).read_bytes()
         expected = scan(data)
         if kind == "mmap":

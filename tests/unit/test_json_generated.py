@@ -16,7 +16,9 @@ from tests.unit.encoded import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, dicom_f
 
 LIMITS = ScanLimits(bulk_threshold=THRESHOLD)
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
-PROFILE = settings(max_examples=50, phases=PHASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+PROFILE = settings(
+    max_examples=50, phases=PHASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 FULL = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 
 # Tags with an unambiguous VR in the dictionary, by VR, away from those that mean something to a scanner.
@@ -66,16 +68,21 @@ def joined(values: list[bytes]) -> bytes:
 
 @st.composite
 def person_name(draw, charset: str) -> bytes:
-    first = [charset.split("\\")[0] if draw(st.booleans()) else charset for _ in range(3)]
-    groups = [encode(draw(text_of(one)).replace(" ", "^"), charset) if one == charset else b"Smith^John" for one in first]
-    # pydicom's to_json fails (IndexError) on a name that is empty among several; see test_json_values for what we make of it.
+    first = [charset.split("\\", maxsplit=1)[0] if draw(st.booleans()) else charset for _ in range(3)]
+    groups = [
+        encode(draw(text_of(one)).replace(" ", "^"), charset) if one == charset else b"Smith^John" for one in first
+    ]
+    # pydicom's to_json fails (IndexError) on a name that is empty among several; see test_json_values for what we make
+    # of it.
     return b"=".join(groups[: draw(st.integers(1, 3))]).rstrip(b"=") or b"Doe"
 
 
 DATES = st.sampled_from([b"20200131", b"19991231", b"2020.01.31", b"20200101-20201231", b"202013"])
 TIMES = st.sampled_from([b"101112", b"10", b"235959.123456", b"1011-1213", b"10:11:12"])
 DECIMALS = st.one_of(
-    st.sampled_from([b"0", b"-0", b"1.50", b"+3", b"-.5", b"7.", b"007", b"1e5", b"1.0E-3", b" 12 ", b"1234567890.12345"]),
+    st.sampled_from(
+        [b"0", b"-0", b"1.50", b"+3", b"-.5", b"7.", b"007", b"1e5", b"1.0E-3", b" 12 ", b"1234567890.12345"]
+    ),
     st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: f"{value:.9g}".encode()[:16]),
 )
 INTEGERS = st.one_of(
@@ -100,7 +107,14 @@ NUMBERS = {
     "FL": packed("f", st.floats(width=32)),
     "FD": packed("d", st.floats()),
 }
-STRINGS = {"AE": PLAIN_TEXT, "AS": st.sampled_from([b"055Y", b"003M"]), "CS": CODES, "DA": DATES, "DT": DATES, "TM": TIMES}
+STRINGS = {
+    "AE": PLAIN_TEXT,
+    "AS": st.sampled_from([b"055Y", b"003M"]),
+    "CS": CODES,
+    "DA": DATES,
+    "DT": DATES,
+    "TM": TIMES,
+}
 MULTIPLE = {"DS": DECIMALS, "IS": INTEGERS, "UI": st.sampled_from([b"1.2.840.10008.1.2", b"2.25.1", b"1.2"])}
 
 
@@ -127,7 +141,9 @@ def value_of(draw, vr: str, charset: str, syntax: str) -> bytes:
     if vr == "UR":
         return pad(vr, draw(st.sampled_from([b"http://example.org/a?b=c", b"urn:x\\y"])))
     if vr in ("LT", "ST", "UT"):
-        return pad(vr, encode(draw(text_of(charset)), charset) + draw(st.sampled_from([b"", b"\r\nnext", b" back\\slash"])))
+        return pad(
+            vr, encode(draw(text_of(charset)), charset) + draw(st.sampled_from([b"", b"\r\nnext", b" back\\slash"]))
+        )
     return pad(vr, joined([encode(draw(text_of(charset)), charset) for _ in range(draw(st.integers(1, 3)))]))
 
 
@@ -163,7 +179,9 @@ def private_block(draw, syntax: str, charset: str) -> dict[int, bytes]:
     group = {"GEMS_IDEN_01": 0x0009, "SIEMENS CSA HEADER": 0x0029, "NOBODY KNOWS ME": 0x0071}[creator]
     block = draw(st.sampled_from([0x10, 0x20]))
     parts = {group << 16 | block: text(group << 16 | block, "LO", creator, syntax=encoding)}
-    known = {"GEMS_IDEN_01": [(1, "LO"), (0xE3, "UI")], "SIEMENS CSA HEADER": [(8, "CS"), (0x10, "OB")]}.get(creator, [])
+    known = {"GEMS_IDEN_01": [(1, "LO"), (0xE3, "UI")], "SIEMENS CSA HEADER": [(8, "CS"), (0x10, "OB")]}.get(
+        creator, []
+    )
     for number, vr in [*known, (0x77, "UN")]:
         tag = group << 16 | block << 8 | number
         written = draw(st.sampled_from([vr, "UN"])) if encoding == EXPLICIT else vr
