@@ -3,7 +3,7 @@
 A message says what was wrong and names the attribute or parameter; it never repeats patient data.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class ArchiveError(Exception):
@@ -101,10 +101,14 @@ class Forbidden(ArchiveError):
 
 
 class Unavailable(ArchiveError):
-    """The database or the object store is down, slow or full; a retry may succeed (0xA700)."""
+    """The database or the object store is down, slow or (`reason`) full; a retry may succeed (0xA700)."""
 
     slug = "unavailable"
     default_reason = 0xA700
+
+    def __init__(self, message: str, *, reason: Literal["", "full"] = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class CorruptObject(ArchiveError):

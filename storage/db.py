@@ -50,7 +50,7 @@ def translated(error: Exception) -> ArchiveError:
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Unavailable("the database did not answer in time")
     if isinstance(error, asyncpg.DiskFullError):
-        return Unavailable("the database's disk is full")
+        return Unavailable("the database's disk is full", reason="full")
     if isinstance(error, asyncpg.PostgresError) and not isinstance(
         error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
     ):

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _IOV_MAX: Final = 1024
 _COPY_STEP: Final = 1 << 26
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 
 
@@ -202,6 +202,6 @@ def translated(error: OSError, doing: str) -> ArchiveError:
     reason = os.strerror(error.errno or 0)
     if isinstance(error, FileExistsError):
         return Unavailable("the object store has an object under that key already; it was left as it is")
-    if error.errno in _FULL:
-        return Unavailable(f"the object store is full: cannot {doing} ({reason})")
+    if error.errno in FULL:
+        return Unavailable(f"the object store is full: cannot {doing} ({reason})", reason="full")
     return Unavailable(f"the object store cannot {doing}: {reason}")

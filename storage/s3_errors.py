@@ -5,7 +5,7 @@ quotation itself (it holds bucket, key and request id) never reaches a client.
 """
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
 
@@ -14,6 +14,7 @@ from dicomweb.errors import ArchiveError, ObjectMissing, Unavailable
 _CODE: Final = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS: Final = re.compile(r"status code: (\d{3})\b")
 
+_FULL: Final = frozenset({"QuotaExceeded", "InsufficientCapacity", "XMinioStorageFull"})
 _REASONS: Final = {
     "NoSuchBucket": "the bucket does not exist",
     "SignatureDoesNotMatch": "the secret key is wrong",
@@ -56,12 +57,13 @@ def translate(error: BaseException) -> ArchiveError:
     if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
         return ObjectMissing("the object store does not have the object")
     if code in _REASONS:
-        return Unavailable(f"the object store refuses the request: {_REASONS[code]}")
+        full: Literal["", "full"] = "full" if code in _FULL else ""
+        return Unavailable(f"the object store refuses the request: {_REASONS[code]}", reason=full)
     status = status_of(error)
     if status in {401, 403}:  # the answer to a HEAD has no body that would say more
         return Unavailable("the object store refuses the request: the keys are wrong or access is denied")
     if status == 507:
-        return Unavailable("the object store refuses the request: it is full")
+        return Unavailable("the object store refuses the request: it is full", reason="full")
     if status is not None:
         return Unavailable(f"the object store failed with status {status}{f' ({code})' if code else ''}")
     text = str(error)

@@ -8,9 +8,10 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from dicomweb.errors import TooLarge, Unavailable
+from storage.directory_files import FULL
 
 _WRITE_SIZE = 1 << 20
 _INLINE_DIGEST = 64 << 10
@@ -91,7 +92,8 @@ class Spool:
                 self._drop(written)
         except OSError as error:
             self.discard()
-            raise Unavailable(f"the spool disk refused the upload ({error.strerror})") from error
+            full: Literal["", "full"] = "full" if error.errno in FULL else ""
+            raise Unavailable(f"the spool disk refused the upload ({error.strerror})", reason=full) from error
 
     def _drop(self, written: int) -> None:
         self._pending -= written
