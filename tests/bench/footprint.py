@@ -1,5 +1,6 @@
 """What Anor costs: the time to start, the memory it holds when idle, and how it grows under large objects."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ def run(work: Path, results: Path | None, repeats: int) -> Report:
         say(f"{idle.processes} processes; {idle.pss / _MEBIBYTE:.0f} MiB when shared pages are divided (PSS)")
         _value(report, floors.IDLE, idle.rss / _MEBIBYTE)
         _large_objects(report, started.archive, work)
+    shutil.rmtree(home)
     return report
 
 
@@ -67,8 +69,7 @@ def _large_objects(report: Report, archive: Archive, work: Path) -> None:
         with _growth(archive) as grown:
             _timed(work_on, test)
         _value(report, test, grown[0] / _MEBIBYTE)
-    for path in files:
-        path.unlink()
+    shutil.rmtree(work / "large")
 
 
 def _timed(work: Callable[[], None], what: str) -> None:

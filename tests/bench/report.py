@@ -119,6 +119,9 @@ class Report:
     @staticmethod
     def _show(row: Row) -> None:
         for name, m in row.medians.items():
+            if m == Figures(rate=m.rate):  # one value, whose unit is in the test's name
+                say(f"{row.test:50s} {name:7s}{m.rate:10.2f}")
+                continue
             say(
                 f"{row.test:46s} c{row.connections:<2d} {name:7s}{m.rate:10.1f}/s {m.megabytes:8.1f} MB/s  "
                 f"p50 {m.p50:8.2f}  p99 {m.p99:8.2f} ms  cpu {m.cpu:7.3f} ms  gen {m.generator:4.2f}  "
