@@ -1,8 +1,12 @@
 """Which instance an upload was that could not be stored.
 
-FailedSOPSequence and Orthanc's `AlreadyStored` have to name it.
+FailedSOPSequence and Orthanc's `AlreadyStored` have to name it, and an error does not carry it.
 """
 
+import asyncio
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from dicomweb.errors import ArchiveError
@@ -22,15 +26,22 @@ class Identity:
     orthanc: OrthancIds
 
 
-def identity_of(spooled: Spooled) -> Identity | None:
-    """The identifiers as far as they can be told.
-
-    From the bytes that are still in memory. None when they cannot be read.
-    """
-    if spooled.data is None:
-        return None
+@contextmanager
+def readable(spooled: Spooled) -> Iterator[bytes | mmap.mmap]:
+    """The upload's bytes, readable also after `ingest.store` has moved or removed its file: a map keeps them."""
+    buffer = spooled.buffer()
     try:
-        found = scan(spooled.data)
+        yield buffer
+    finally:
+        if isinstance(buffer, mmap.mmap):
+            with suppress(BufferError):  # an error's traceback may still hold a view; the map goes with it
+                buffer.close()
+
+
+async def identity_of(buffer: bytes | mmap.mmap) -> Identity | None:
+    """The identifiers in a file that was refused, or None when it cannot be read. A large file is read in a thread."""
+    try:
+        found = scan(buffer) if isinstance(buffer, bytes) else await asyncio.to_thread(scan, buffer)
     except ArchiveError:
         return None
     return Identity(

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from api.exchange import Exchange
-from api.identity import identity_of
+from api.identity import Identity, identity_of, readable
 from api.logs import log_crash
 from api.uploads import Body, BodyReader, Upload
 from dicomweb.errors import ArchiveError, Unavailable
@@ -82,31 +82,29 @@ class StoreTransaction:
         except ArchiveError as error:
             upload.drop()
             self._upload = None
-            self._results.append(self._failed(error))
+            self._results.append(self._not_stored(error))
 
     async def _end_part(self) -> None:
         upload, self._upload = self._upload, None
         if upload is None:
             return
-        await self._slots.acquire()
         try:
-            spooled = await upload.spool.finish()
+            spooled = await upload.finish()
+            await self._slots.acquire()
         except ArchiveError as error:
-            self._slots.release()
-            upload.drop()
-            self._results.append(self._failed(error))
+            self._results.append(self._not_stored(error))
             return
-        upload.memory.shrink(spooled.size if spooled.data is not None else 0)
         self._results.append(asyncio.ensure_future(self._store(spooled, upload)))
 
     async def _store(self, spooled: Spooled, upload: Upload) -> Outcome:
         http = self._http
+        ingest = http.archive.ingest
         try:
-            stored = await http.archive.ingest.store(
-                http.access, spooled, self._source, expect_study=self._expect_study
-            )
-        except ArchiveError as error:
-            return self._failed(error, spooled)
+            with readable(spooled) as buffer:
+                try:
+                    stored = await ingest.store(http.access, spooled, self._source, expect_study=self._expect_study)
+                except ArchiveError as error:
+                    return self._not_stored(error, await identity_of(buffer))
         except Exception as error:  # noqa: BLE001 - whatever one part does, the others have their own outcome
             log_crash(http.request_id, http.operation.path, error)
             return Outcome(failure_reason=PROCESSING_FAILURE, comment="the instance could not be processed")
@@ -115,10 +113,9 @@ class StoreTransaction:
             self._slots.release()
         return _succeeded(stored)
 
-    def _failed(self, error: ArchiveError, spooled: Spooled | None = None) -> Outcome:
+    def _not_stored(self, error: ArchiveError, who: Identity | None = None) -> Outcome:
         if isinstance(error, Unavailable):
             self._unavailable.append(error)
-        who = None if spooled is None else identity_of(spooled)
         if who is None:
             return failed(error)
         return failed(error, who.sop_class, who.sop_instance, who.study, who.series)

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from api.errors import SLOW_BODY, HttpRefusal
 from api.exchange import Exchange
 from dicomweb.errors import BadRequest, TooLarge, UnsupportedMediaType
-from storage.spool import Spool
+from storage.spool import Spool, Spooled
 
 # A body slower than this over a whole window is refused: a handful of trickling clients must not hold the server's
 # memory.
@@ -207,12 +207,26 @@ class Upload:
 
     __slots__ = ("memory", "spool")
 
-    def __init__(self, http: Exchange) -> None:
+    def __init__(self, http: Exchange, declared: str | None = None) -> None:
+        """`declared` is the Content-Length of a body that is the instance itself."""
         settings = http.settings
-        self.memory = http.services.uploads.reserve(settings.spool_memory)
+        wanted = settings.spool_memory
+        if declared is not None and declared.isdigit():
+            wanted = min(wanted, int(declared) + 1)  # the spool goes to disk when the limit is reached
+        self.memory = http.services.uploads.reserve(wanted)
         self.spool = Spool(
             http.archive.objects.spool_dir, memory_limit=self.memory.size, max_size=settings.max_instance
         )
+
+    async def finish(self) -> Spooled:
+        """The complete instance. `memory` stays reserved for what of it is in memory, until it is released."""
+        try:
+            spooled = await self.spool.finish()
+        except BaseException:
+            self.drop()
+            raise
+        self.memory.shrink(spooled.size if spooled.data is not None else 0)
+        return spooled
 
     def drop(self) -> None:
         """Forget the bytes."""

@@ -85,7 +85,7 @@ function draw(levels) {
 
 async function start() {
   if (typeof ol === 'undefined') {
-    fail('OpenLayers is not installed on this server: run "make viewer" once, with npm at hand, and reload.');
+    fail('OpenLayers is not installed on this server: "python -m wsi.viewer" installs it where npm is at hand.');
     return;
   }
   const [found] = await dicom.fetch(`/series?SeriesInstanceUID=${encodeURIComponent(series)}&includefield=0020000D,0008103E`);

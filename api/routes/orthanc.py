@@ -3,19 +3,21 @@
 POST /instances, GET /statistics, GET /system. Errors have Orthanc's own JSON here.
 """
 
+from mmap import mmap
 from typing import Any
 
 import orjson
 
 from api.examples import DICOM
 from api.exchange import Exchange
-from api.identity import identity_of
+from api.identity import identity_of, readable
 from api.responses import JSON, send_bytes
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import Body, BodyReader, Gunzipped, Upload
 from dicomweb.errors import BadDicom, BadRequest, Conflict, TooLarge, Unavailable, UnsupportedMediaType
 from dicomweb.uids import OrthancIds
 from storage.ingest import Provenance
+from storage.spool import Spooled
 
 _MIB = 1 << 20
 _ZIP = b"PK\x03\x04"
@@ -28,19 +30,24 @@ async def upload(http: Exchange) -> None:
     """Store one DICOM file. An identical one, and one that the policy refuses, is `AlreadyStored` as in Orthanc."""
     with BodyReader(http, http.settings.max_body) as reader:
         entry = await _receive(http, _decoded(http, reader))
-    spooled = await entry.spool.finish()
+    spooled = await entry.finish()
     try:
-        stored = await http.archive.ingest.store(http.access, spooled, Provenance("rest", http.peer))
-    except Conflict:
-        identity = identity_of(spooled)
-        if identity is None:
-            raise
-        ids, status = identity.orthanc, "AlreadyStored"
-    else:
-        ids, status = stored.orthanc, "Success" if stored.status in {"stored", "replaced"} else "AlreadyStored"
+        with readable(spooled) as buffer:
+            ids, status = await _store(http, spooled, buffer)
     finally:
         entry.memory.release()
     await send_bytes(http, 200, [JSON], _upload_answer(ids, status))
+
+
+async def _store(http: Exchange, spooled: Spooled, buffer: bytes | mmap) -> tuple[OrthancIds, str]:
+    try:
+        stored = await http.archive.ingest.store(http.access, spooled, Provenance("rest", http.peer))
+    except Conflict:
+        identity = await identity_of(buffer)
+        if identity is None:
+            raise
+        return identity.orthanc, "AlreadyStored"
+    return stored.orthanc, "Success" if stored.status in {"stored", "replaced"} else "AlreadyStored"
 
 
 def _decoded(http: Exchange, reader: BodyReader) -> Body:
@@ -58,7 +65,7 @@ async def _receive(http: Exchange, body: Body) -> Upload:
     """The body in a spool; the first bytes tell what it is, because Orthanc's clients seldom send a Content-Type."""
     if (http.header(b"content-type") or "").lower().startswith("multipart/"):
         raise UnsupportedMediaType("send the DICOM file as the body itself", attribute="Content-Type")
-    entry = Upload(http)
+    entry = Upload(http, http.header(b"content-length") if isinstance(body, BodyReader) else None)
     try:
         while (chunk := await body.read()) is not None:
             _refuse_zip(entry.spool.size, chunk)

@@ -72,7 +72,7 @@ async def static(file: str, request: Request) -> Response:
     if file in VIEWER_FILES:
         found = viewer_file(file)
         if found is None:
-            raise NotFound("OpenLayers is not installed; `make viewer` fetches it")
+            raise NotFound("OpenLayers is not installed: `python -m wsi.viewer` fetches it")
         return _file(found, request)
     if file in _FILES:
         return _file(_PAGES / file, request)

@@ -25,15 +25,18 @@ def dicomweb(server: RunningServer) -> DICOMwebClient:
 @pytest.fixture(scope="package")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A server with tight limits, a public URL, CORS for one origin and a trusted proxy on this machine."""
-    with running_server(
-        tmp_path_factory.mktemp("strict"),
-        workers=1,
-        max_body=300_000,
-        max_instance=100_000,
-        max_parts=3,
-        qido_max_limit=5,
-        qido_default_limit=2,
-        cors_origins="https://viewer.example.org",
-        trusted_proxies="127.0.0.0/8",
-    ) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with (
+        running_server(
+            tmp_path_factory.mktemp("strict"),
+            workers=1,
+            max_body=300_000,
+            max_instance=100_000,
+            max_parts=3,
+            qido_max_limit=5,
+            qido_default_limit=2,
+            cors_origins="https://viewer.example.org",
+            trusted_proxies="127.0.0.0/8",
+        ) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
         yield client

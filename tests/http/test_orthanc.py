@@ -33,6 +33,14 @@ def test_upload(web: httpx.Client) -> None:
     assert _upload(web, encoded(ds)).json() == answer.json() | {"Status": "AlreadyStored"}
 
 
+def test_large_duplicate_is_named_too(web: httpx.Client) -> None:
+    """Above the memory of a spool the file has gone by the time it is refused."""
+    ds = dataset(Rows=2000, Columns=2500, PixelData=bytes(10_000_000))
+    first = _upload(web, encoded(ds))
+    ds.KVP = "80"
+    assert _upload(web, encoded(ds)).json() == first.json() | {"Status": "AlreadyStored"}
+
+
 def test_url_with_a_doubled_slash(web: httpx.Client) -> None:
     answer = web.send(web.build_request("POST", f"{web.base_url}//instances", content=ct()))
     assert answer.json()["Status"] == "Success"
