@@ -12,13 +12,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from api.cli_logging import configure_logging
 from api.cli_options import fail, guarded
+from api.listening import ListenError, listen
 from api.supervisor import Part, StartError, Supervisor, raise_file_limit
 from dicomweb.errors import ArchiveError
 from storage.embedded import EmbeddedError, EmbeddedPostgres, connections_for, database_url
@@ -38,7 +39,7 @@ def run_all(settings: Settings) -> int:
     begin = time.monotonic()
     guarded(lambda: check_exposure(settings.host, insecure=settings.insecure))
     _prepare(settings)
-    listener, settings = _bind(settings)
+    listeners, settings = _bind(settings)
     settings = _with_dimse_port(settings)
     application = _Application(settings)
     postgres = None
@@ -52,11 +53,11 @@ def run_all(settings: Settings) -> int:
             ).start(meanwhile=application.build)
         _migrate(database_url(settings))
         parts = [
-            *_http_parts(application, listener, settings),
+            *_http_parts(application, listeners),
             Part("DIMSE", lambda: _dimse(settings)),
             Part("worker", lambda: _worker(settings)),
         ]
-        supervisor = Supervisor(parts, postgres, (listener,), settings.shutdown_timeout)
+        supervisor = Supervisor(parts, postgres, listeners, settings.shutdown_timeout)
         return _supervise(supervisor, settings, begin)
     except (EmbeddedError, ArchiveError) as error:
         fail(error)
@@ -73,9 +74,9 @@ def run_api(settings: Settings) -> int:
     guarded(lambda: check_exposure(settings.host, insecure=settings.insecure))
     _prepare(settings)
     _require_migrated(settings)
-    listener, settings = _bind(settings)
-    parts = _http_parts(_Application(settings), listener, settings)
-    return _supervise(Supervisor(parts, None, (listener,), settings.shutdown_timeout), settings, begin, alone=True)
+    listeners, settings = _bind(settings)
+    parts = _http_parts(_Application(settings), listeners)
+    return _supervise(Supervisor(parts, None, listeners, settings.shutdown_timeout), settings, begin, alone=True)
 
 
 def run_worker(settings: Settings) -> int:
@@ -140,31 +141,28 @@ class _Application:
         return serve_http(self._app, listener, self._settings)
 
 
-def _http_parts(application: _Application, listener: socket.socket, settings: Settings) -> list[Part]:
+def _http_parts(application: _Application, listeners: Sequence[socket.socket]) -> list[Part]:
     application.build()
     import api.server  # noqa: F401 - imported before the fork, once for all workers
 
-    return [
-        Part(f"HTTP worker {n + 1}", lambda: application.serve(listener), listens=True) for n in range(settings.workers)
-    ]
+    def part(number: int, listener: socket.socket) -> Part:
+        return Part(f"HTTP worker {number}", lambda: application.serve(listener), listener)
+
+    return [part(number, listener) for number, listener in enumerate(listeners, start=1)]
 
 
-def _bind(settings: Settings) -> tuple[socket.socket, Settings]:
-    from api.server import ListenError, listen
-
+def _bind(settings: Settings) -> tuple[list[socket.socket], Settings]:
     try:
-        listener = listen(settings.host, settings.http_port)
+        listeners = listen(settings.host, settings.http_port, settings.workers)
     except ListenError as error:
         fail(error)
-    return listener, dataclasses.replace(settings, http_port=listener.getsockname()[1])
+    return listeners, dataclasses.replace(settings, http_port=listeners[0].getsockname()[1])
 
 
 def _with_dimse_port(settings: Settings) -> Settings:
     """A port that is taken is said at once; 0 becomes a free one."""
-    from api.server import ListenError, listen
-
     try:
-        probe = listen(settings.host, settings.dimse_port)
+        [probe] = listen(settings.host, settings.dimse_port, 1)
     except ListenError as error:
         fail(error)
     with probe:

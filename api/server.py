@@ -1,9 +1,4 @@
-"""HTTP: one listening socket that several granian workers share, each a process with one event loop.
-
-The supervisor binds the socket once. So a port that is taken is an error at start (SO_REUSEPORT, granian's own way,
-would silently share it with a second archive), a free port can be asked for (0), connections that wait survive the
-death of a worker, and an idle worker takes the next connection.
-"""
+"""HTTP: granian in each worker process, one event loop, on a listening socket that the supervisor made."""
 
 import asyncio
 import signal
@@ -18,15 +13,11 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
+from api.listening import BACKLOG
 from storage.settings import Settings
 
-BACKLOG: Final = 2048
 CONNECTIONS: Final = 4096  # per worker; those above wait in the backlog
 READ_BUFFER: Final = 1 << 20  # what one `receive` of a large body brings at most
-
-
-class ListenError(Exception):
-    """The address cannot be listened on; the message says why."""
 
 
 class _Server(Server):
@@ -56,25 +47,6 @@ class _Server(Server):
         holder = SocketHolder(self._listener.detach(), False, BACKLOG)  # type: ignore[call-arg]
         self._shd = holder  # type: ignore[assignment]
         self._sfd = holder.get_fd()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind and listen; port 0 takes a free one. Raises ListenError."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ListenError(f"cannot listen on {host}: {error.strerror}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
-        listener.setblocking(False)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    return listener
 
 
 def serve_http(app: FastAPI, listener: socket.socket, settings: Settings) -> int:

@@ -13,10 +13,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
+from api.listening import steer
 from storage.embedded import EmbeddedError, EmbeddedPostgres
 from storage.process import die_with_parent
 
@@ -40,7 +41,7 @@ class Part:
 
     name: str
     run: Callable[[], int]
-    listens: bool = False  # keeps the supervisor's listening sockets
+    listener: socket.socket | None = None  # the one of the supervisor's listening sockets that it keeps
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class Supervisor:
 
     parts: Iterable[Part]
     postgres: EmbeddedPostgres | None = None
-    listeners: tuple[socket.socket, ...] = ()
+    listeners: Sequence[socket.socket] = ()
     shutdown_timeout: float = 60.0
     _children: list[_Child] = field(default_factory=list)
     _postgres_due: float = 0.0
@@ -137,16 +138,22 @@ class Supervisor:
 
     def _look_after_children(self) -> None:
         now = time.monotonic()
+        changed = False
         for child in self._children:
             status = _ended(child.pid) if child.pid else None
             if status is not None:
+                changed = True
                 child.pid = 0
                 lived = now - child.started
                 child.delay = 0.0 if lived > _HEALTHY_AFTER else min(child.delay * 2 or _FIRST_DELAY, _LONGEST_DELAY)
                 child.due = now + child.delay
                 log.error("%s ended (%s); starts again in %.1f s", child.part.name, _describe(status), child.delay)
             if not child.pid and now >= child.due:
+                changed = True
                 self._fork(child)
+        if changed:
+            alive = [child.part.listener for child in self._children if child.pid]
+            steer(self.listeners, [n for n, listener in enumerate(self.listeners) if listener in alive])
 
     def _fork(self, child: _Child) -> None:
         parent = os.getpid()
@@ -154,8 +161,8 @@ class Supervisor:
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            if not child.part.listens:
-                for listener in self.listeners:
+            for listener in self.listeners:
+                if listener is not child.part.listener:
                     listener.close()
             if self.postgres is not None:
                 self.postgres.leave()

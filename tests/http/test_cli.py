@@ -85,11 +85,15 @@ def family(server: RunningServer) -> list[psutil.Process]:
 
 def http_workers(server: RunningServer) -> list[psutil.Process]:
     """Children that listen on the HTTP port."""
-    return [
-        child
-        for child in family(server)
-        if any(each.status == psutil.CONN_LISTEN and each.laddr.port == server.port for each in child.net_connections())
-    ]
+    return [child for child in family(server) if server.port in listening_ports(child)]
+
+
+def listening_ports(process: psutil.Process) -> set[int]:
+    try:
+        found = process.net_connections(kind="tcp")
+    except psutil.NoSuchProcess:
+        return set()
+    return {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
 
 
 def eventually(condition: object, seconds: float = 30) -> None:
@@ -303,10 +307,10 @@ def test_slow_upload_is_finished_before_the_end(own: Path) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as upload:
         upload.sendall(
             b"POST /instances HTTP/1.1\r\nHost: x\r\nContent-Type: application/dicom\r\n"
-            b"Content-Length: %d\r\n\r\n" % len(body)
+            b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
         )
+        assert upload.recv(100).startswith(b"HTTP/1.1 100")  # the route reads
         upload.sendall(body[:1000])
-        time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: _refused(server.port))  # nothing new is accepted
         time.sleep(0.5)
@@ -334,8 +338,11 @@ def _refused(port: int) -> bool:
 def test_a_request_that_never_ends_is_cut_after_the_timeout(own: Path) -> None:
     server = start_server(own, shutdown_timeout=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as upload:
-        upload.sendall(b"POST /instances HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
-        time.sleep(0.3)
+        upload.sendall(
+            b"POST /instances HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
+        )
+        assert upload.recv(100).startswith(b"HTTP/1.1 100")
+        upload.sendall(b"abc")
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(30) == 1  # says that something was cut
     assert not (own / "postgres/data/postmaster.pid").exists()
