@@ -1,5 +1,4 @@
-"""Specific Character Set (PS3.3 C.12.1.1.2, PS3.5 6.1): defined terms -> codecs, and text with ISO 2022 code
-extensions.
+"""Specific Character Set (PS3.3 C.12.1.1.2, PS3.5 6.1): defined terms -> codecs, text with ISO 2022 extensions.
 
 Codec names come from the tables here and from nowhere else: what a file calls its character set never reaches
 `codecs.lookup`. Results equal pydicom's; where bytes do not fit their character set they become U+FFFD and a note.

@@ -176,7 +176,6 @@ def combine(crc1: int, crc2: int, len2: int) -> int:
 
 
 # --- joining
-# -------------------------------------------------------------------------------------------------------------
 _OPEN, _COMMA, _CLOSE = stored(b"["), stored(b","), stored(b"]")
 
 
@@ -206,9 +205,7 @@ class GzipArray:
 
 
 def gzip_array(pieces: Sequence[DeflatedJson]) -> list[bytes]:
-    """The whole of a `GzipArray`: a list of buffers, so that the caller decides whether to join or to send them one by
-    one.
-    """
+    """The whole of a `GzipArray`, as a list of buffers: the caller decides whether to join them."""
     array = GzipArray()
     out = [part for piece in pieces for part in array.add(piece)]
     out.append(array.end())
@@ -232,7 +229,6 @@ def concatenate(parts: Iterable[DeflatedJson]) -> DeflatedJson:
 
 
 # --- deflated data sets
-# --------------------------------------------------------------------------------------------------
 _CHUNK = 256 * 1024
 _FREE_RATIO_BYTES = 1024 * 1024
 

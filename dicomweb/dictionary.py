@@ -1,5 +1,4 @@
-"""The VR of an element that does not say it: Implicit VR, and UN where the dictionary knows better (PS3.5 6.2.2,
-PS3.6).
+"""The VR of an element that does not say it: Implicit VR, and UN where the dictionary knows better (PS3.5 6.2.2).
 
 The dictionaries, public and private, are pydicom's.
 """
@@ -34,9 +33,7 @@ class Resolved(NamedTuple):
 
 @lru_cache(maxsize=8192)
 def public_vr(tag: int) -> str:
-    """The dictionary's VR, possibly an ambiguous one such as "US or SS"; UL for group lengths, UN for what is not in
-    it.
-    """
+    """The dictionary's VR, maybe an ambiguous one ("US or SS"); UL for group lengths, UN for what is not in it."""
     try:
         return str(dictionary_VR(tag))
     except KeyError:

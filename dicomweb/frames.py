@@ -89,17 +89,13 @@ def bit_span(record: bytes) -> tuple[int, int] | None:
 
 
 def realign(covering: bytes, first: int, bits: int) -> bytes:
-    """A frame of packed single bits out of the bytes that its record covers: first pixel in bit 0 of byte 0, padded
-    with zeros.
-    """
+    """A frame of packed single bits from the bytes that its record covers: first pixel in bit 0, zeros at the end."""
     number = int.from_bytes(covering, "little") >> first & ((1 << bits) - 1)
     return number.to_bytes((bits + 7) // 8, "little")
 
 
 def native_frames(offset: int, size: int, frame_bits: int, count: int, max_frames: int) -> tuple[FrameTable, list[str]]:
-    """Frames of `frame_bits` bits each, one after the other in a value field of `size` bytes; those that lie outside
-    are left out.
-    """
+    """Frames of `frame_bits` bits, one after the other in a value field of `size` bytes, as far as it holds them."""
     warnings: list[str] = []
     if frame_bits <= 0 or count <= 0:
         return FrameTable(b""), ["the size of a frame is not known"]
@@ -146,10 +142,10 @@ def _records(frames: Sequence[Extents]) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Fragments:
-    """The items of encapsulated pixel data: `offsets` of their values in the file, `lengths`, and the Basic Offset
-    Table's content.
+    """The items of encapsulated pixel data.
 
-    `base` is the offset of the first fragment's item tag, from which both offset tables count.
+    `offsets` of their values in the file, `lengths`, and the content of the Basic Offset Table; `base` is the offset of
+    the first fragment's item tag, from which both offset tables count.
     """
 
     base: int
@@ -166,9 +162,7 @@ def encapsulated_frames(
     *,
     video: bool = False,
 ) -> tuple[FrameTable, list[str]]:
-    """Frames of encapsulated pixel data; tables are used when the item headers confirm them, else fragments are
-    counted.
-    """
+    """Frames of encapsulated pixel data: by tables that the item headers confirm, else by counting fragments."""
     held = len(fragments.offsets)
     warnings: list[str] = []
     if extended is not None:
@@ -194,8 +188,9 @@ def encapsulated_frames(
 
 
 def _by_extended_table(fragments: Fragments, extended: tuple[bytes, bytes], count: int) -> FrameTable | None:
-    """One fragment a frame, as PS3.3 C.7.6.3.1.8 demands. The item header has the last word on the length: some writers
-    count it in.
+    """One fragment a frame (PS3.3 C.7.6.3.1.8).
+
+    The item header has the last word on the length: some writers count the header in.
     """
     if len(extended[0]) != len(extended[1]) or len(extended[0]) != 8 * count:
         return None
@@ -218,9 +213,7 @@ def _by_extended_table(fragments: Fragments, extended: tuple[bytes, bytes], coun
 
 
 def _by_basic_table(fragments: Fragments, count: int) -> FrameTable | None:
-    """Fragments from one offset up to the next are a frame (PS3.5 A.4); every offset must be that of an item, the first
-    one 0.
-    """
+    """Fragments from one offset to the next (PS3.5 A.4); every offset must be that of an item, the first one 0."""
     if len(fragments.basic_table) != 4 * count:
         return None
     starts = struct.unpack(f"<{count}I", fragments.basic_table)
@@ -244,9 +237,7 @@ def _by_basic_table(fragments: Fragments, count: int) -> FrameTable | None:
 
 
 def _by_end_marker(buffer: object, extents: list[Extent], count: int) -> list[Extents] | None:
-    """JPEG family: a frame ends with the fragment whose last bytes hold an end marker (FF D9); only when that gives
-    `count` frames.
-    """
+    """JPEG family: a frame ends with a fragment whose end holds the marker FF D9; if that gives `count` frames."""
     groups: list[Extents] = []
     frame: list[Extent] = []
     for offset, length in extents:

@@ -23,9 +23,7 @@ _MIN_ITEM: Final = 8
 
 
 class Leaf(NamedTuple):
-    """A value field met on the way: `start` and `length` in the buffer, `out_at` where its attribute object is in the
-    output.
-    """
+    """A value field met on the way: where it is in the buffer, and where its attribute object is in the output."""
 
     start: int
     length: int
@@ -39,7 +37,7 @@ Memory = dict[bytes, bytes]
 
 
 class _Shape:
-    """What one item teaches about others: the constant bytes between its values, and the constant text between theirs."""
+    """What one item teaches about others: constant bytes between its values, and constant text between theirs."""
 
     __slots__ = ("_constant", "_leaves", "_memories", "_pieces", "_unpack", "count", "size")
 
@@ -108,12 +106,8 @@ class Shapes:
         self._made = 0
         self._patience = _PATIENCE
 
-    def read(
-        self, buffer: bytes, pos: int, bound: int, out: list[bytes], notes: Notes
-    ) -> tuple[int, int] | None:
-        """Try the item whose header is at `pos`: its text goes to `out`, (bytes, elements) come back; None when it is
-        of no known shape.
-        """
+    def read(self, buffer: bytes, pos: int, bound: int, out: list[bytes], notes: Notes) -> tuple[int, int] | None:
+        """Append the text of the item at `pos`; (its bytes, its elements), None when it is of no known shape."""
         shapes = self._by_header.get(buffer[pos : pos + _MIN_ITEM])
         if shapes is None:
             return None

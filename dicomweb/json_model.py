@@ -1,6 +1,4 @@
-"""pydicom data sets -> DICOM JSON (PS3.18 Annex F): for data that did not come through the scanner, and where it asks
-for help.
-"""
+"""pydicom data sets -> DICOM JSON (PS3.18 Annex F): for data that no scan has seen, and where a scan needs help."""
 
 import warnings
 from base64 import b64encode
@@ -27,9 +25,7 @@ _NOTHING: Mapping[str, bytes] = {}
 
 
 def dataset_json(dataset: Dataset, bulk: Mapping[str, bytes] = _NOTHING) -> bytes:
-    """The JSON object of `dataset`. `bulk` gives the finished attribute object for paths ("00480105/0/00282000") that
-    are bulk.
-    """
+    """The JSON object of `dataset`; `bulk` has finished attribute objects by path ("00480105/0/00282000")."""
     return _object(dataset, "", bulk, Notes())
 
 

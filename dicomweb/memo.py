@@ -98,7 +98,7 @@ class Run:
         self._pieces: dict[tuple[bytes, Piece | None, int], Piece] = {}
 
     def piece(self, lead: bytes, before: Piece | None, gap: int) -> Piece:
-        """The run after `before` and `gap` bytes of other text; `lead` is "{" or ",". At most a few variants are kept."""
+        """The run after `before` and `gap` bytes of other text; `lead` is "{" or ",". Few variants are kept."""
         known = self._pieces.get((lead, before, gap))
         if known is None:
             if len(self._pieces) >= _PIECES_PER_RUN:
@@ -195,7 +195,7 @@ class Memo:
         self._contexts: dict[tuple[bool, Codecs], Context] = {}
 
     def context(self, explicit: bool, codecs: Codecs, key: object) -> Context:
-        """The memo for a coding and character set. Another `key` (the limits that fragments depend on) starts afresh."""
+        """The memo for a coding and character set; another `key` (the limits that texts depend on) starts afresh."""
         if key != self._key:
             self._key = key
             self._contexts = {}

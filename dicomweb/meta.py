@@ -26,10 +26,10 @@ class FileMeta:
 
 
 def read_file_meta(buffer: Buffer) -> FileMeta:
-    """Group 0002. A group length that is absent or wrong is tolerated with a warning: the group ends where another one
-    begins.
+    """Group 0002.
 
-    Raises BadDicom without preamble and "DICM", when an element does not fit, or when the transfer syntax is missing.
+    A group length that is absent or wrong is tolerated with a warning: the group ends where another one begins. Raises
+    BadDicom without preamble and "DICM", when an element does not fit, or when the transfer syntax is missing.
     """
     end = len(buffer)
     if end < _START + 8 or buffer[128:132] != b"DICM":

@@ -1,8 +1,8 @@
-"""The scanner: one checked pass over a DICOM file (PS3.10 chapter 7) -> attributes, finished DICOM JSON, frame table,
-bulk data table.
+"""The scanner: one checked pass over a DICOM file (PS3.10 chapter 7).
 
-Whatever is structurally wrong is refused before anything else looks at the bytes; what is legal but unusual is left to
-pydicom, and the scan says so.
+It yields the attributes, the finished DICOM JSON, the frame table and the bulk data table. Whatever is structurally
+wrong is refused before anything else looks at the bytes; what is legal but unusual is left to pydicom, and the scan
+says so.
 """
 
 from dataclasses import dataclass

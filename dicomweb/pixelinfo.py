@@ -21,9 +21,7 @@ _ALSO_IMAGES: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.{arc}" for arc in ("6.
 
 @dataclass(frozen=True, slots=True)
 class PixelElement:
-    """Where pixel data was met: `offset` and `length` of its value field in the file, for encapsulated data without the
-    delimiter.
-    """
+    """Where pixel data was met: `offset` and `length` of its value field, without the delimiter of fragments."""
 
     tag: int
     vr: str
@@ -130,8 +128,6 @@ def refuse_if_cut(sop_class: str, elements: Mapping[str, bytes]) -> str | None:
 
 @lru_cache(maxsize=1024)
 def is_image_class(sop_class: str) -> bool:
-    """Whether instances of the storage class carry the Image Pixel module; most registered names end in "Image
-    Storage".
-    """
+    """Whether instances of the class carry the Image Pixel module; most registered names end in "Image Storage"."""
     entry = UID_dictionary.get(sop_class)
     return sop_class in _ALSO_IMAGES or (entry is not None and "Image Storage" in entry[0])

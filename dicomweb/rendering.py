@@ -13,8 +13,8 @@ from dicomweb.values import BINARY_VRS, TEXT_BULK, bulk_reference, render, text_
 class Rendering:
     """The JSON side of one scan.
 
-    Without `values` no JSON is made: the walk then only checks the structure and finds the bulk values, and pydicom does
-    the rest, save for the paths in `opaque`, into which nobody must look.
+    Without `values` no JSON is made: the walk then only checks the structure and finds the bulk values, and pydicom
+    does the rest, save for the paths in `opaque`, into which nobody must look.
     """
 
     def __init__(

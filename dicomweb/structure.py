@@ -25,7 +25,9 @@ PIXEL_TAGS: Final = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 
 @dataclass(frozen=True, slots=True)
 class ScanLimits:
-    """What a file may ask for. `max_inflated` is bytes, `max_inflate_ratio` bytes out for one byte in; bulk values are
+    """What a file may ask for.
+
+    `max_inflated` is bytes, `max_inflate_ratio` bytes out for one byte in; bulk values are
     longer than `bulk_threshold` bytes; functional groups and fragments have limits of their own, because slides have
     millions of them.
     """
@@ -93,9 +95,7 @@ class Heads:
         self.known: dict[bytes, Head] = {}
 
     def read(self, raw: bytes, at: int) -> Head:
-        """The meaning of header bytes that are not in `known`; refuses unknown VRs and groups that no data set may
-        contain.
-        """
+        """The meaning of header bytes not in `known`; refuses unknown VRs and groups that no data set may have."""
         word = _B16 if self._big else _U16
         group, element = word(raw, 0)[0], word(raw, 2)[0]
         tag = group << 16 | element
@@ -159,8 +159,7 @@ def heads_of(coding: Coding) -> Heads:
 
 
 def walk_fragments(buffer: Buffer, pos: int, bound: int, tag: int, limit: int) -> tuple[Fragments, int]:
-    """The fragments of an undefined-length value field that starts at `pos` (PS3.5 A.4), and the offset behind its
-    delimiter.
+    """The fragments of the value field at `pos` (PS3.5 A.4), and the offset behind its delimiter.
 
     Reads the eight bytes of each item header and the Basic Offset Table, no fragment.
     """

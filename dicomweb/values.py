@@ -92,9 +92,7 @@ def _person_name(raw: bytes, codecs: Codecs, notes: Notes) -> bytes:
 
 
 def _number_text(raw: bytes, *, integral: bool) -> bytes:
-    """A DS or IS value that is not written as JSON writes numbers: as a number all the same where that is exact, else
-    as it stands.
-    """
+    """A DS or IS value that is not written as JSON writes numbers: a number if that is exact, else a string."""
     text = raw.decode("latin-1").strip(" \0")
     if not text:
         return b"null"
@@ -168,9 +166,7 @@ def _long_integers(code: str) -> Convert:
 
 
 def number_json(value: float) -> float | str:
-    """A float as JSON can hold it; not-a-number and infinities become the strings that DICOMweb implementations agree
-    on.
-    """
+    """A float as JSON can hold it; NaN and infinities as the strings that DICOMweb implementations agree on."""
     if isfinite(value):
         return value
     return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -50,12 +50,15 @@ class Scope(NamedTuple):
 
 
 class _Sequence:
-    """A sequence whose items are being walked. `end` is -1 when a delimiter ends it, `bound` where it must have ended."""
+    """A sequence whose items are being walked; `end` is -1 up to a delimiter, `bound` where that must have come."""
 
     __slots__ = ("bound", "codecs", "end", "implicit", "index", "key", "parent", "state", "tag")
 
     def __init__(self, parent: "_Item | Scope", head: Head, start: int, length: int, bound: int) -> None:
         self.parent = parent
+        self.implicit = parent.implicit
+        self.codecs = parent.codecs
+        self.state: State = parent.state
         self.tag = head.tag
         self.key = head.key
         self.end = -1
@@ -64,9 +67,6 @@ class _Sequence:
             self.end = self.bound = start + length
             if self.end > bound:
                 refuse(head.tag, start, f"the sequence ends past its parent: {_CUT}")
-        self.implicit = parent.implicit
-        self.codecs = parent.codecs
-        self.state = parent.state
         self.index = -1
 
     def path(self) -> str:
@@ -84,8 +84,8 @@ class _Item:
         self.index = sequence.index
         self.end = end
         self.bound = bound
-        self.implicit = implicit
-        self.codecs = sequence.codecs
+        self.implicit: bool = implicit
+        self.codecs: Codecs = sequence.codecs
         outer = sequence.state
         signed = outer.get(PIXEL_REPRESENTATION, outer.get(INHERITED)) if outer else None
         self.state: State = {} if signed is None else {INHERITED: signed}
@@ -238,7 +238,7 @@ class Walker(Rendering):
             refuse(tag, self._pos, f"nested more than {self.limits.max_depth} deep")
 
     def _elements(self, item: _Item, out: list[bytes]) -> _Sequence | None:  # noqa: C901, PLR0912, PLR0915 - hot loop
-        """Walk the elements of an item: None at its end, or the next sequence in it, `_pos` being at its value field."""
+        """Walk the elements of an item: None at its end, or the next sequence in it with `_pos` at its value field."""
         buffer = self.buffer
         pos, bound, last, implicit = self._pos, item.bound, item.last, item.implicit
         heads = heads_of(IMPLICIT_LITTLE if implicit else self.coding)
@@ -299,7 +299,7 @@ class Walker(Rendering):
         return None
 
     def _attribute(self, item: _Item, head: Head, start: int, length: int) -> tuple[bytes, int]:
-        """The attribute object of an element that is more than a short plain value, and the offset behind the element."""
+        """The attribute object of an element that is more than a short plain value, and the offset behind it."""
         tag, key, _, vr, _, kind = head
         if length == UNDEFINED:
             if item.implicit or vr not in BINARY_VRS:

@@ -134,7 +134,7 @@ def image_pixels(
 
 
 def sparse_slide(frames: int, *, undefined: bool = False) -> bytes:
-    """A TILED_SPARSE instance with `frames` frames: per-frame functional groups as scanners write them, tiny fragments."""
+    """A TILED_SPARSE instance with `frames` frames: functional groups as scanners write them, tiny fragments."""
     columns = 400
     short, long = struct.Struct("<H").pack, struct.Struct("<i").pack
 

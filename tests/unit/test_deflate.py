@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dicomweb.deflate import (
     Deflater,
+    GzipArray,
     combine,
     concatenate,
     deflate,
@@ -51,6 +52,9 @@ def test_pieces_make_one_gzip_member(texts):
     assert one.decompress(whole) == plain
     assert one.eof
     assert one.unused_data == b""
+    array = GzipArray()
+    streamed = [part for piece in pieces for part in array.add(piece)]
+    assert b"".join([*streamed, array.end()]) == whole
     joined = concatenate(pieces)
     text = b"".join(texts)
     assert (joined.inflate(), joined.crc32, joined.length) == (text, zlib.crc32(text), len(text))

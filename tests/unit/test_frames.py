@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import data_store
@@ -16,7 +17,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import get_expected_length
 
 from dicomweb.errors import ArchiveError, CorruptObject, TooLarge
-from dicomweb.frames import RECORD_SIZE, FrameTable, bit_span, locate, native_frames, realign
+from dicomweb.frames import RECORD_SIZE, FrameTable, bit_span, is_fragmented, locate, native_frames, realign
 from dicomweb.part10 import Scan, ScanLimits, scan
 from tests.unit.encoded import JPEG, dicom_file, element, fragments, image_pixels
 
@@ -281,7 +282,7 @@ def test_a_frame_beyond_four_gigabytes_has_several_extents():
     extents = table.locate(1)
     assert sum(length for _, length in extents) == 2**33
     assert extents[0][0] == 1000 + 2**33
-    assert all(first[0] + first[1] == second[0] for first, second in zip(extents, extents[1:], strict=False))
+    assert all(first[0] + first[1] == second[0] for first, second in pairwise(extents))
 
 
 def test_frames_are_limited():
@@ -299,6 +300,8 @@ def test_damaged_tables_are_noticed():
     with pytest.raises(CorruptObject):
         locate(b"", b"")
     fragmented = scan(encapsulated([b"ab", b"cd"], 1)).frames
+    assert is_fragmented(fragmented.record(0))
+    assert not is_fragmented(scan(encapsulated([b"ab"], 1)).frames.record(0))
     assert fragmented.locate(0) == FrameTable.from_bytes(fragmented.to_bytes(), fragmented.overflow).locate(0)
     with pytest.raises(CorruptObject):
         locate(fragmented.record(0), fragmented.overflow[:-1])

@@ -86,8 +86,7 @@ def test_every_file_gives_the_json_of_pydicom():
         expected = reference(data)
         try:
             found = scan(data, LIMITS)
-        except ArchiveError as error:
-            assert isinstance(error, BadDicom)
+        except BadDicom as error:
             if expected is not None and path.name not in REFUSED:
                 differences.append(f"{path.name} refused: {error.message}")
             seen["refused" if expected is not None else "refused by both"] += 1

@@ -1,4 +1,4 @@
-"""The scanner against pydicom on generated data sets: every VR, sequences of all kinds, private blocks, character sets."""
+"""The scanner against pydicom on generated data sets: every VR, sequences, private blocks, character sets."""
 
 import json
 import struct
@@ -25,9 +25,10 @@ FULL = settings(max_examples=2000, deadline=None, suppress_health_check=list(Hea
 _SPECIAL = {0x00080005, 0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00280103, 0x00283002, 0x00287FE0}
 TAGS: dict[str, list[int]] = {}
 for _tag, _entry in DicomDictionary.items():
-    if 0x0008 <= _tag >> 16 < 0x7FE0 and len(_entry[0]) == 2 and _tag not in _SPECIAL and _tag & 0xFFFF:
-        if _tag >> 16 not in (0x0028, 0x5200):
-            TAGS.setdefault(_entry[0], []).append(_tag)
+    _group = _tag >> 16
+    _usable = 0x0008 <= _group < 0x7FE0 and _group not in (0x0028, 0x5200) and _tag not in _SPECIAL
+    if _usable and _tag & 0xFFFF and len(_entry[0]) == 2:
+        TAGS.setdefault(_entry[0], []).append(_tag)
 CHARSETS = {
     "": "Plain ASCII",
     "ISO_IR 100": "Müller Ærø",
@@ -58,7 +59,7 @@ def encode(value: str, charset: str) -> bytes:
 
 @st.composite
 def text_of(draw, charset: str, size: int = 24) -> str:
-    words = CHARSETS[charset].split(" ") + ["a", "Z9", "x-y", ""]
+    words = [*CHARSETS[charset].split(" "), "a", "Z9", "x-y", ""]
     return " ".join(draw(st.lists(st.sampled_from(words), max_size=4)))[:size].strip()
 
 

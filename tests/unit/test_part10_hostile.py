@@ -5,6 +5,7 @@ import struct
 import time
 import tracemalloc
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pydicom.data
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicomweb.errors import ArchiveError, BadDicom, TooLarge
+from dicomweb.errors import BadDicom, TooLarge
 from dicomweb.part10 import Memo, ScanLimits, scan
 from tests.unit.encoded import (
     BIG_ENDIAN,
@@ -278,7 +279,7 @@ def test_damaged_bytes_never_raise_anything_else(name):
             changed[random_source.randrange(128, min(len(data), 6000))] = random_source.randrange(256)
         try:
             found = scan(bytes(changed), memo=memo)
-        except ArchiveError:
+        except (BadDicom, TooLarge):
             continue
         text_now = found.metadata.inflate()
         assert zlib.crc32(text_now) == found.metadata.crc32
@@ -295,10 +296,8 @@ def test_random_data_sets_never_raise_anything_else(tail, syntax):
     if syntax == DEFLATED:
         squeeze = zlib.compressobj(1, zlib.DEFLATED, -15)
         body = squeeze.compress(body) + squeeze.flush()
-    try:
+    with suppress(BadDicom, TooLarge):
         scan(file_meta(syntax) + body)
-    except ArchiveError as error:
-        assert isinstance(error, (BadDicom, TooLarge))
 
 
 @settings(max_examples=200, deadline=None)
@@ -318,10 +317,8 @@ def test_random_structures_never_raise_anything_else(data):
     tag = data.draw(st.sampled_from([0x00081140, 0x52009230, 0x7FE00010]))
     vr = data.draw(st.sampled_from(["SQ", "OB", "UN"]))
     length = data.draw(st.sampled_from([None, UNDEFINED]))
-    try:
+    with suppress(BadDicom, TooLarge):
         scan(dicom_file({tag: element(tag, vr, content, length=length)}))
-    except ArchiveError as error:
-        assert isinstance(error, (BadDicom, TooLarge))
 
 
 def test_time_is_linear():
