@@ -15,6 +15,13 @@ from storage.directory_files import FULL
 
 _WRITE_SIZE = 1 << 20
 _INLINE_DIGEST = 64 << 10
+# PS3.10 7.1. Clients that send a dataset from memory (dicomweb-client) leave it out; what is stored is a file.
+_PREAMBLE = bytes(128) + b"DICM"
+
+
+def _lacks_preamble(chunk: bytes | memoryview) -> bool:
+    """Whether an upload begins with the file meta group itself."""
+    return bytes(chunk[:2]) == b"\x02\x00" and bytes(chunk[128:132]) != b"DICM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ class Spool:
 
     def write_now(self, chunk: bytes | memoryview) -> bool:
         """Take a chunk without waiting; False when `flush` is due (the memory limit is reached). Raises TooLarge."""
+        if self.size == 0 and _lacks_preamble(chunk):
+            self.write_now(_PREAMBLE)
         length = len(chunk)
         if self.size + length > self._max_size:
             raise TooLarge(f"the instance is larger than {self._max_size} bytes")

@@ -119,6 +119,8 @@ async def retrieve_bulk(http: Exchange) -> None:
     """A bulk value, by the path that its BulkDataURI names."""
     study, series, sop = uids_of(http)
     assert sop is not None
+    if http.path.get("again", sop) != sop:
+        raise NotFound("the URI names two instances")
     retrieve = http.archive.retrieve
     path = parse_bulk_path(http.path["path"])
     located = await retrieve.bulk(http.access, study, series, sop, path)

@@ -143,6 +143,14 @@ async def test_the_study_of_the_request_must_be_the_datasets(archive: Archive) -
     assert await objects(archive) == set()
 
 
+async def test_a_file_without_its_preamble_is_stored_with_one(archive: Archive) -> None:
+    data = ct()
+    assert (await store(archive, data[132:])).status == "stored"
+    (row,) = await rows(archive, "SELECT object_key FROM instance")
+    assert await archive.objects.get(row["object_key"]) == data
+    assert (await store(archive, data)).status == "identical"
+
+
 async def test_what_cannot_be_understood_leaves_nothing(archive: Archive) -> None:
     data = ct()
     for bad in (b"", b"no dicom" * 100, data[:-10], data[:300], data + b"x" * 300_000):
