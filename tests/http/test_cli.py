@@ -338,9 +338,7 @@ def _refused(port: int) -> bool:
 def test_a_request_that_never_ends_is_cut_after_the_timeout(own: Path) -> None:
     server = start_server(own, shutdown_timeout=1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as upload:
-        upload.sendall(
-            b"POST /instances HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
-        )
+        upload.sendall(b"POST /instances HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
         assert upload.recv(100).startswith(b"HTTP/1.1 100")
         upload.sendall(b"abc")
         server.process.send_signal(signal.SIGINT)
