@@ -96,6 +96,12 @@ def codecs_for(value: bytes, notes: Notes) -> Codecs:
     return codecs
 
 
+def is_defined(value: bytes) -> bool:
+    """Whether every term of a Specific Character Set value is in the tables here."""
+    terms = [term.strip() for term in value.decode("latin-1").rstrip(" \0").split("\\")]
+    return all(not term or _canonical(term) in _TERMS or term.upper() in _ALIASES for term in terms)
+
+
 @lru_cache(maxsize=256)
 def _codecs_for(value: bytes) -> tuple[Codecs, frozenset[str]]:
     notes = Notes()

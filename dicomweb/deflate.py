@@ -14,8 +14,8 @@ from io import BytesIO
 
 from dicomweb.errors import BadDicom, TooLarge
 
-# Measured on a CT header's JSON (12 KB): level 1 0.06 ms and 27 %, level 6 0.16 ms and 21 %. See
-# tests/unit/test_deflate.py.
+# The JSON of a CT header, 9 KB (tests/bench/scan_speed.py): level 1 leaves 24 % in 0.06 ms, level 4 23 % in 0.10 ms,
+# level 6 21 % in 0.14 ms.
 LEVEL = 4
 _RAW = -15
 WINDOW = 32768

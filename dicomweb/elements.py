@@ -6,7 +6,7 @@ of such elements one comparison (`memo`). Pixel data is not touched beyond its i
 
 from typing import Final, cast
 
-from dicomweb.charset import DEFAULT, Codecs, codecs_for
+from dicomweb.charset import DEFAULT, Codecs
 from dicomweb.dictionary import PIXEL_REPRESENTATION, Need, State
 from dicomweb.errors import TooLarge
 from dicomweb.frames import Fragments
@@ -39,6 +39,9 @@ _SOP_INSTANCE_UID: Final = 0x00080018
 _PAST_THE_END: Final = "the value ends past the end of the file: the file is cut or a length is wrong"
 _EXTENDED_OFFSETS: Final = 0x7FE00001
 _EXTENDED_LENGTHS: Final = 0x7FE00002
+# Data Set Trailing Padding (PS3.10 7.2) fills a block of a medium; a larger one hides something.
+_PADDING: Final = 0xFFFCFFFC
+_MAX_PADDING: Final = 128 * 1024
 # Never alike in two instances, or of effect beyond their own text.
 _NOT_KEPT: Final = frozenset((_SOP_INSTANCE_UID, SPECIFIC_CHARACTER_SET, _EXTENDED_OFFSETS, _EXTENDED_LENGTHS))
 
@@ -256,6 +259,8 @@ class ElementWalk:
                 if text is not None:
                     return member + text, needs + self._inherited()
                 vr = "UN"
+        if tag == _PADDING and length > _MAX_PADDING:
+            refuse(tag, start, f"more than {_MAX_PADDING} bytes of padding")
         if tag in {_EXTENDED_OFFSETS, _EXTENDED_LENGTHS} and length <= 8 * self.limits.max_frames:
             self.offset_tables[tag] = bytes(self.buffer[start : start + length])
         if walker.is_bulk(vr, length):
@@ -264,7 +269,7 @@ class ElementWalk:
         if kind == NOTED:
             walker.take_note(tag, vr, raw, self.codecs, self.state)
             if tag == SPECIFIC_CHARACTER_SET:
-                self.codecs = codecs_for(raw, walker.notes)
+                self.codecs = walker.charset(raw, start)
                 self.context = self._context()
         if tag == _SOP_INSTANCE_UID:
             walker.sop_uid = raw.decode("latin-1").strip(" \0")

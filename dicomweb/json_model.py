@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
+from dicomweb.errors import BadDicom
 from dicomweb.notes import Notes
 from dicomweb.structure import Coding
 from dicomweb.values import BINARY_VRS, number_json
@@ -29,14 +30,17 @@ def dataset_json(dataset: Dataset, bulk: Mapping[str, bytes] = _NOTHING) -> byte
     return _object(dataset, "", bulk, Notes())
 
 
-def members(data: bytes, coding: Coding, bulk: Mapping[str, bytes], notes: Notes) -> dict[str, bytes]:
+def members(data: bytes | bytearray, coding: Coding, bulk: Mapping[str, bytes], notes: Notes) -> dict[str, bytes]:
     """The attribute objects of an encoded data set by tag.
 
     Only for `data` whose structure has been walked: pydicom recurses into sequences and believes lengths.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = read_dataset(BytesIO(data), not coding.explicit, not coding.big)
+        try:
+            dataset = read_dataset(BytesIO(data), not coding.explicit, not coding.big)
+        except Exception as error:
+            raise BadDicom("the data set cannot be read") from error
         return {
             f"{tag:08X}": _attribute(dataset, tag, "", bulk, notes) for tag in sorted(dataset.keys()) if tag.element
         }

@@ -103,7 +103,13 @@ def _ask_pydicom(walk: ElementWalk) -> None:
         entry.path: bulk_reference(entry.vr, bulk_uri(walker.sop_uid, entry.path, walker.version))
         for entry in walker.bulk
     }
-    data = bytes(walk.buffer[walk.start : walk.pixel_start]) + bytes(walk.buffer[walk.pixel_end : walk.end])
+    data = bytearray(walk.buffer[walk.start : walk.pixel_start])
+    before = walk.pixel_end - len(data)
+    data += walk.buffer[walk.pixel_end : walk.end]
+    for offset, length in walker.undefined_charsets:
+        # pydicom would look for a codec of that name.
+        at = offset - (walk.start if offset < walk.pixel_start else before)
+        data[at : at + length] = b" " * length
     rendered = json_model.members(data, walk.coding, bulk, walker.notes) | bulk
     for key in walk.elements:
         attribute = rendered.get(key)

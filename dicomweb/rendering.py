@@ -3,7 +3,7 @@
 from typing import cast
 
 from dicomweb.bulk import BulkEntry, bulk_uri
-from dicomweb.charset import Codecs
+from dicomweb.charset import Codecs, codecs_for, is_defined
 from dicomweb.dictionary import LUT_DESCRIPTOR, PIXEL_REPRESENTATION, Resolved, State, Unsure, is_creator, resolve
 from dicomweb.notes import Notes
 from dicomweb.structure import Buffer, Coding, Head, ScanLimits, readers, refuse
@@ -30,6 +30,8 @@ class Rendering:
         self.notes = Notes()
         self.bulk: list[BulkEntry] = []
         self.opaque: dict[str, bytes] = {}
+        # Where values of Specific Character Set are that pydicom must not see, (offset, length).
+        self.undefined_charsets: list[tuple[int, int]] = []
         self._u16, self._u32 = readers(coding)
 
     def is_bulk(self, vr: str, length: int) -> bool:
@@ -46,6 +48,12 @@ class Rendering:
     def value(self, key: str, vr: str, raw: bytes, codecs: Codecs) -> bytes:
         """The attribute object of a value that is neither a sequence nor bulk."""
         return render(key, vr, raw, codecs, self.notes) if self.values else b""
+
+    def charset(self, raw: bytes, offset: int) -> Codecs:
+        """The codecs of a Specific Character Set value at `offset`."""
+        if not self.values and not is_defined(raw):
+            self.undefined_charsets.append((offset, len(raw)))
+        return codecs_for(raw, self.notes)
 
     def resolved(self, head: Head, length: int, state: State, *, explicit: bool) -> Resolved:
         """The VR of an element that does not say it; without values, UN for those that only pydicom can tell."""

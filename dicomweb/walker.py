@@ -6,7 +6,7 @@ Nesting costs an entry on a list, never a Python frame.
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
-from dicomweb.charset import Codecs, codecs_for
+from dicomweb.charset import Codecs
 from dicomweb.dictionary import INHERITED, PIXEL_REPRESENTATION, State
 from dicomweb.errors import BadDicom, TooLarge
 from dicomweb.functional_groups import Leaf, Shapes
@@ -325,7 +325,7 @@ class Walker(Rendering):
         if kind == NOTED:
             self.take_note(tag, vr, raw, item.codecs, item.state)
             if tag == SPECIFIC_CHARACTER_SET:
-                item.codecs = codecs_for(raw, self.notes)
+                item.codecs = self.charset(raw, start)
         return self.value(key, vr, raw, item.codecs), stop
 
     def opaque_sequence(self, head: Head, start: int, length: int, scope: Scope) -> bytes | None:

@@ -17,7 +17,7 @@ from tests.unit.encoded import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, dicom_f
 LIMITS = ScanLimits(bulk_threshold=THRESHOLD)
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 PROFILE = settings(
-    max_examples=50, phases=PHASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=40, phases=PHASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 FULL = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 

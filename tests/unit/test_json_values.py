@@ -295,7 +295,7 @@ def test_bulk_values_are_referred_to_and_found_again():
 
 
 def test_huge_text_and_number_values_are_bulk_and_never_parsed():
-    digits = b"\\".join([b"1.5"] * 5_000_000)
+    digits = b"\\".join([b"1.5"] * 2_000_000)
     parts = {
         0x0028303A: element(0x0028303A, "UT", b"x" * 70_000),
         0x00281050: element(0x00281050, "DS", digits, syntax=IMPLICIT),
@@ -328,6 +328,24 @@ def test_big_endian_is_left_to_pydicom_and_words_are_swapped():
     assert ours["00281201"]["InlineBinary"] == "AgEEAw=="
     assert [entry.path for entry in found.bulk] == ["00081115/0/00091001", "00091001"]
     assert "BulkDataURI" in ours["00081115"]["Value"][0]["00091001"]
+
+
+def test_pydicom_is_given_no_codec_names_of_the_file_either():
+    kw = {"syntax": BIG_ENDIAN}
+    for term in (b"unicode_escape", b"ISO_IR 1\x002", b"punycode", b"ISO_IR 100\\idna"):
+        inner = text(0x00080005, "CS", term, **kw) + text(0x00080104, "LO", "\\u0041", **kw)
+        parts = {
+            0x00080005: text(0x00080005, "CS", term, **kw),
+            0x00081115: sequence(0x00081115, [inner], **kw),
+            0x00104000: text(0x00104000, "LT", "\\u0041", **kw),
+            0x7FE00010: element(0x7FE00010, "OB", b"ab", **kw),
+            0xFFFAFFFA: sequence(0xFFFAFFFA, [inner], **kw),
+        }
+        found = scan(dicom_file(parts, **kw))
+        assert found.fallback == "big endian"
+        assert b'"\\\\u0041"' in found.elements["00104000"]
+        assert b"u0041" in found.elements["00081115"]
+        assert b"u0041" in found.elements["FFFAFFFA"]
 
 
 def test_what_pydicom_cannot_convert_is_shown_as_unknown():

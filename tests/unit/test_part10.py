@@ -156,6 +156,8 @@ def test_tags_must_ascend_at_every_level():
 def test_trailing_padding_is_part_of_the_data_set_and_other_bytes_are_not():
     padded = dicom_file({0xFFFCFFFC: element(0xFFFCFFFC, "OB", bytes(100))})
     assert scan(padded).sop_instance_uid == SOP
+    with pytest.raises(BadDicom, match="padding"):
+        scan(dicom_file({0xFFFCFFFC: element(0xFFFCFFFC, "OB", bytes(200_000))}))
     for tail in (b"\0", bytes(7), bytes(8), bytes(200_000), b"\xff" * 12):
         with pytest.raises(BadDicom):
             scan(dicom_file(tail=tail))
@@ -265,7 +267,7 @@ def test_limits_hold_for_what_is_remembered():
 
 def test_a_memo_is_bounded():
     memo = Memo(limit=20_000)
-    for number in range(3000):
+    for number in range(1000):
         scan(slice_of(number), memo=memo)
     for context in memo._contexts.values():
         assert len(context.known) + len(context._old) < 200
@@ -277,7 +279,7 @@ def test_a_memo_is_bounded():
 
 @pytest.mark.parametrize("undefined", [False, True])
 def test_functional_groups_are_streamed_and_equal_pydicom(undefined):
-    data = sparse_slide(700, undefined=undefined)
+    data = sparse_slide(400, undefined=undefined)
     found = scan(data)
     assert "52009230" not in found.elements
     assert "52009229" not in found.elements
@@ -286,13 +288,13 @@ def test_functional_groups_are_streamed_and_equal_pydicom(undefined):
     expected = dcmread(io.BytesIO(data)).to_json_dict()
     assert ours["52009230"] == expected["52009230"]
     assert ours["52009229"] == expected["52009229"]
-    assert found.frames.count == 700
+    assert found.frames.count == 400
     assert found.warnings == ()
 
 
 def test_functional_groups_of_many_shapes_equal_pydicom():
     frames = []
-    for number in range(300):
+    for number in range(200):
         content = text(0x00209056, "SH", "stack" * (number % 5)) + element(0x00209057, "UL", struct.pack("<I", number))
         private = text(0x00290010, "LO", "SIEMENS CSA HEADER") + element(0x00291008, "UN", b"CS %d  " % (number % 7))
         charset = text(0x00080005, "CS", "ISO_IR 192") if number % 3 else b""

@@ -185,9 +185,9 @@ def test_a_transfer_syntax_that_lies_is_refused():
 
 def test_elements_are_limited():
     many = b"".join(
-        struct.pack("<HH", 0x9 + 2 * (i >> 16), i % 0x10000) + b"UN\0\0\0\0\0\0" for i in range(0x10, 600_000)
+        struct.pack("<HH", 0x9 + 2 * (i >> 16), i % 0x10000) + b"UN\0\0\0\0\0\0" for i in range(0x10, 210_000)
     )
-    empty_items = element(CONTENT, "SQ", item(b"") * 1_000_000)
+    empty_items = element(CONTENT, "SQ", item(b"") * 300_000)
     for data in (dicom_file({0x00090010: many}), dicom_file({CONTENT: empty_items})):
         started = time.process_time()
         with pytest.raises(TooLarge, match="more than 200000 elements"):
@@ -197,8 +197,8 @@ def test_elements_are_limited():
 
 def test_a_small_deflated_file_cannot_become_a_large_one():
     squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
-    body = squeeze.compress(b"".join(identity().values()) + element(0x00420011, "OB", b"", length=300 << 20))
-    body += squeeze.compress(bytes(300 << 20)) + squeeze.flush()
+    body = squeeze.compress(b"".join(identity().values()) + element(0x00420011, "OB", b"", length=100 << 20))
+    body += squeeze.compress(bytes(100 << 20)) + squeeze.flush()
     tracemalloc.start()
     try:
         with pytest.raises(TooLarge):
@@ -220,7 +220,7 @@ def test_cut_files_are_refused_unless_nothing_shows_it(name):
     whole = scan(data)
     boundaries = element_ends(data, whole.meta_size) if not whole.deflated else set()
     where = (
-        set(range(0, len(data), max(1, len(data) // 400))) | set(range(max(0, len(data) - 100), len(data))) | boundaries
+        set(range(0, len(data), max(1, len(data) // 200))) | set(range(max(0, len(data) - 100), len(data))) | boundaries
     )
     for at in sorted(where - {len(data)}):
         try:
@@ -256,7 +256,7 @@ def test_few_cuts_go_unnoticed():
     tried = accepted = 0
     for name in SAMPLES:
         data = sample(name)
-        for at in random.Random(1).sample(range(150, len(data)), 600):
+        for at in random.Random(1).sample(range(150, len(data)), 300):
             tried += 1
             try:
                 scan(data[:at])
@@ -264,8 +264,8 @@ def test_few_cuts_go_unnoticed():
                 continue
             accepted += 1
     # pydicom reads a third of these without complaint.
-    assert tried == 3600
-    assert accepted <= 36
+    assert tried == 1800
+    assert accepted <= 18
 
 
 @pytest.mark.parametrize("name", [*SAMPLES, *MORE])
@@ -273,7 +273,7 @@ def test_damaged_bytes_never_raise_anything_else(name):
     data = sample(name)
     memo = Memo()
     random_source = random.Random(name)
-    for _ in range(150):
+    for _ in range(100):
         changed = bytearray(data)
         for _ in range(random_source.choice([1, 1, 1, 2, 8])):
             changed[random_source.randrange(128, min(len(data), 6000))] = random_source.randrange(256)
@@ -334,7 +334,7 @@ def test_time_is_linear():
             best = min(best, time.process_time() - started)
         return best
 
-    assert seconds(40_000) < 4 * 2.5 * seconds(10_000)
+    assert seconds(20_000) < 4 * 2.5 * seconds(5_000)
 
 
 def test_messages_name_the_attribute_and_no_value():
