@@ -16,13 +16,13 @@ from typing import Final
 
 # linux/prctl.h, linux/sched.h, linux/capability.h
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_KEEPCAPS: Final = 8
+_PR_SET_SECUREBITS: Final = 28
+_SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_RAISE: Final = 2
 _CLONE_NEWUSER: Final = 0x10000000
 _CAP_DAC_OVERRIDE: Final = 1
 _CAPABILITY_VERSION_3: Final = 0x20080522
-_SYS_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 
 # What a program sees itself as inside its namespace: an account that every system knows, as initdb looks it up.
 _NOBODY: Final = pwd.getpwnam("nobody")
@@ -110,7 +110,9 @@ def _enter_namespace() -> None:
 
 
 def _become_nobody() -> None:
-    _prctl(_PR_SET_KEEPCAPS, 1)
+    # Else the change of user would drop what `_keep_only` wants to keep, and access(2), which initdb asks before it
+    # runs anything, would judge without it. Not allowed everywhere; then the paths have to be open to `nobody`.
+    _libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setresgid(_NOBODY.pw_gid, _NOBODY.pw_gid, _NOBODY.pw_gid)
     os.setresuid(_NOBODY.pw_uid, _NOBODY.pw_uid, _NOBODY.pw_uid)
@@ -118,13 +120,14 @@ def _become_nobody() -> None:
 
 
 def _keep_only(capability: int) -> None:
-    """Drop every capability but one, and let that one survive exec; without it, simply drop all."""
-    bit = 1 << capability
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    number = _SYS_CAPSET.get(os.uname().machine)
-    kept = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)  # effective, permitted, inheritable; then the high halves
-    if number is None or _libc.syscall(number, header, kept) != 0:
-        return
+    """Drop every capability but one, which survives exec; where we do not hold that one, drop all."""
+    for kept in (1 << capability, 0):
+        header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+        sets = (ctypes.c_uint32 * 6)(kept, kept, kept, 0, 0, 0)  # effective, permitted, inheritable; the high halves
+        if _libc.capset(header, sets) == 0:
+            break
+    else:
+        raise OSError(ctypes.get_errno(), "cannot drop the rights of root")
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 

@@ -282,6 +282,16 @@ def test_root_without_and_with_user_namespaces(base: Path, order: tuple[str, ...
         assert run(server.dsn, "SELECT count(*) FROM thing") == len(order)
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or PROGRAMS is not None, reason="root, with the programs of the wheel")
+def test_nobody_runs_programs_that_are_closed_to_it(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"  # such as a checkout in /root
+    shutil.copytree(find_programs(None).directory.parent, closed / "pg", symlinks=True)
+    closed.chmod(0o700)
+    with EmbeddedPostgres(closed / "postgres", programs=closed / "pg/bin", run_as="nobody") as server:
+        assert run(server.dsn, "SELECT 1") == 1
+    assert closed.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="starts a server as another user")
 def test_normal_user_even_without_an_account(tmp_path_factory: pytest.TempPathFactory) -> None:
     program = find_programs(None, PROGRAMS).directory / "postgres"
