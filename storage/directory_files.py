@@ -13,7 +13,8 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.objects import Chunk
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 _IOV_MAX: Final = 1024
 _COPY_STEP: Final = 1 << 26
+SPOOLED: Final = "spool-"  # begins the names of uploads
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 
@@ -173,13 +175,34 @@ def identity(directory: str) -> tuple[int, int]:
     return held.st_dev, held.st_ino
 
 
+def spool_file(directory: Path) -> tuple[Path, BinaryIO]:
+    """A new, locked file for an upload; it belongs to a living process as long as the lock is held."""
+    new = directory / f"new-{secrets.token_hex(16)}"
+    file = os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # Only now: a file with this prefix has always been locked, so that no clean-up takes it too early.
+        named = new.with_name(f"{SPOOLED}{secrets.token_hex(16)}")
+        os.rename(new, named)  # noqa: PTH104
+    except OSError:
+        file.close()
+        unlink_quietly(str(new))
+        raise
+    return named, file
+
+
 def remove_stale(spool: str, age: float) -> None:
-    """Remove what processes that died left in the spool directory: untouched for `age` seconds and locked by nobody."""
+    """Remove what processes that died left in the spool directory.
+
+    Uploads that nobody locks, and other files that nobody locks and that are untouched for `age` seconds.
+    """
     oldest = time.time() - age
     with os.scandir(spool) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                if not entry.is_file(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_mtime > oldest:
+                if not entry.is_file(follow_symlinks=False):
+                    continue
+                if not entry.name.startswith(SPOOLED) and entry.stat(follow_symlinks=False).st_mtime > oldest:
                     continue
                 fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 try:

@@ -4,14 +4,13 @@ import asyncio
 import hashlib
 import mmap
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from dicomweb.errors import TooLarge, Unavailable
-from storage.directory_files import FULL
+from storage.directory_files import FULL, spool_file
 
 _WRITE_SIZE = 1 << 20
 _INLINE_DIGEST = 64 << 10
@@ -32,6 +31,7 @@ class Spooled:
     sha256: bytes
     data: bytes | None
     path: Path | None
+    lock: BinaryIO | None = None  # keeps the file: one that nobody locks is left from a process that died
 
     def buffer(self) -> bytes | mmap.mmap:
         """The contiguous bytes: the data themselves, or a read-only map of the file."""
@@ -49,6 +49,8 @@ class Spooled:
         """Remove the file, if there is one and it was not taken over."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+        if self.lock is not None:
+            self.lock.close()
 
 
 class Spool:
@@ -91,9 +93,7 @@ class Spool:
         try:
             if self._file is None:
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                handle, name = tempfile.mkstemp(prefix="spool-", dir=self._directory)
-                self._path = Path(name)
-                self._file = os.fdopen(handle, "wb", buffering=0)
+                self._path, self._file = spool_file(self._directory)
             for chunk in self._chunks:
                 self._sha.update(chunk)
             while self._chunks:
@@ -118,11 +118,10 @@ class Spool:
 
     async def finish(self) -> Spooled:
         """No more bytes: the complete upload."""
-        path, data = None, None
+        path, data, lock = None, None, None
         if self._file is not None:
             await asyncio.to_thread(self._flush)
-            self._file.close()
-            path = self._path
+            path, lock = self._path, self._file
         elif len(self._chunks) == 1 and isinstance(self._chunks[0], bytes):
             data = self._chunks[0]
         else:
@@ -131,7 +130,7 @@ class Spool:
             # A digest costs as much as everything else together: of large instances it is computed off the loop.
             await asyncio.to_thread(self._sha.update, data) if self.size > _INLINE_DIGEST else self._sha.update(data)
         self._chunks, self._file, self._path = [], None, None
-        return Spooled(self.size, self._sha.digest(), data, path)
+        return Spooled(self.size, self._sha.digest(), data, path, lock)
 
     def discard(self) -> None:
         """Forget everything; removes the file. Safe to call at any time, also after `finish`."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from tests.files import ct
 
@@ -94,7 +95,7 @@ class Shared:
 
     def violation(self, text: str) -> None:
         with self.lock:
-            self.violations.append(text)
+            self.violations.append(f"{datetime.now(UTC):%H:%M:%S} {text}")
 
     def count(self, what: str, number: int = 1) -> None:
         with self.lock:
@@ -121,7 +122,7 @@ class Client:
         except Exception as error:  # noqa: BLE001 - a client that breaks must fail the test
             self._shared.violation(f"{self.thread.name} broke: {error!r}")
         finally:
-            self._close()
+            self.close()
 
     def _step(self) -> None:
         kind = self._random.random()
@@ -320,6 +321,7 @@ class Client:
 
     def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         """Raises Failed for no answer, half an answer, and 503."""
+        began = time.monotonic()
         try:
             if self._connection is None:
                 self._connection = http.client.HTTPConnection("127.0.0.1", self._shared.port, timeout=45)
@@ -327,11 +329,11 @@ class Client:
             answer = self._connection.getresponse()
             content = answer.read()
         except TimeoutError:
-            self._close()
-            self._shared.violation(f"{method} {path} hung")
+            self.close()
+            self._shared.violation(f"{method} {path} hung for {time.monotonic() - began:.0f} s")
             raise Failed from None
         except (OSError, http.client.HTTPException):
-            self._close()
+            self.close()
             self._shared.count("no answer")
             raise Failed from None
         if answer.status == 503:
@@ -341,7 +343,7 @@ class Client:
             raise Failed
         return answer.status, content
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
