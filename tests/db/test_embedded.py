@@ -285,9 +285,12 @@ def test_root_without_and_with_user_namespaces(base: Path, order: tuple[str, ...
 @pytest.mark.skipif(os.geteuid() != 0 or PROGRAMS is not None, reason="root, with the programs of the wheel")
 def test_nobody_runs_programs_that_are_closed_to_it(tmp_path: Path) -> None:
     closed = tmp_path / "closed"  # such as a checkout in /root
-    shutil.copytree(find_programs(None).directory.parent, closed / "pg", symlinks=True)
+    wheel = find_programs(None).directory.parents[1]
+    for part in (wheel, wheel.with_name(f"{wheel.name}.libs")):
+        shutil.copytree(part, closed / part.name, symlinks=True)
     closed.chmod(0o700)
-    with EmbeddedPostgres(closed / "postgres", programs=closed / "pg/bin", run_as="nobody") as server:
+    programs = closed / wheel.name / find_programs(None).directory.relative_to(wheel)
+    with EmbeddedPostgres(closed / "postgres", programs=programs, run_as="nobody") as server:
         assert run(server.dsn, "SELECT 1") == 1
     assert closed.stat().st_mode & 0o777 == 0o700
 
