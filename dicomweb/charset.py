@@ -110,7 +110,7 @@ def _codecs_for(value: bytes) -> tuple[Codecs, frozenset[str]]:
     if len(terms) > 1 and _canonical(terms[0]) in _ALONE:
         notes.add("Specific Character Set: code extensions beside a character set that allows none")
         codecs = codecs[:1]
-    rest = [codec for term, codec in zip(terms[1:], codecs[1:], strict=False) if term not in _ALONE]
+    rest = [codec for term, codec in zip(terms[1:], codecs[1:], strict=False) if _canonical(term) not in _ALONE]
     return (codecs[0], *rest), frozenset(notes.texts)
 
 

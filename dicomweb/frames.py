@@ -228,8 +228,6 @@ def _by_basic_table(fragments: Fragments, count: int) -> FrameTable | None:
             following += 1
         elif following < count and start > starts[following]:
             return None
-        if not groups:
-            return None
         groups[-1].append((offset, length))
     if following != count:
         return None

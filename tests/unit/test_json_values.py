@@ -4,7 +4,9 @@ import json
 import struct
 
 import pytest
+from pydicom.dataset import Dataset
 
+from dicomweb.json_model import dataset_json
 from dicomweb.notes import Notes
 from dicomweb.part10 import ScanLimits, scan
 from dicomweb.values import render
@@ -328,6 +330,74 @@ def test_big_endian_is_left_to_pydicom_and_words_are_swapped():
     assert ours["00281201"]["InlineBinary"] == "AgEEAw=="
     assert [entry.path for entry in found.bulk] == ["00081115/0/00091001", "00091001"]
     assert "BulkDataURI" in ours["00081115"]["Value"][0]["00091001"]
+
+
+def test_binary_values_without_a_length_are_bulk():
+    content = item(b"") + item(b"abcd") + mark(0xE0DD)
+    encoded = element(0x00420011, "OB", content, length=UNDEFINED)
+    data = dicom_file({0x00081115: sequence(0x00081115, [encoded]), 0x00420011: encoded})
+    found = scan(data)
+    assert [(entry.path, entry.encapsulated) for entry in found.bulk] == [
+        ("00081115/0/00420011", True),
+        ("00420011", True),
+    ]
+    for entry in found.bulk:
+        assert data[entry.offset : entry.offset + entry.length] == content[:-8]
+
+
+def test_private_sequences_of_implicit_items_are_read():
+    kw = {"syntax": IMPLICIT}
+    inner = item(text(0x00080100, "SH", "A", **kw), **kw)
+    block = text(0x00290010, "LO", "SIEMENS MEDCOM HEADER", **kw) + element(0x00291040, "", inner, **kw)
+    broken = text(0x00290010, "LO", "SIEMENS MEDCOM HEADER", **kw) + element(0x00291040, "", inner[:-2], **kw)
+    found = json_of(dicom_file({0x00400555: sequence(0x00400555, [block, broken], **kw)}, **kw))
+    good, bad = found["00400555"]["Value"]
+    assert good["00291040"] == {"vr": "SQ", "Value": [{"00080100": {"vr": "SH", "Value": ["A"]}}]}
+    assert bad["00291040"]["vr"] == "UN"
+
+
+def test_unusual_character_set_values():
+    def of(charset: str, raw: bytes, **kwargs: str) -> tuple[bytes, tuple[str, ...]]:
+        found = scan(dicom_file({0x00080005: text(0x00080005, "CS", charset), 0x00081030: text(0x00081030, "LO", raw)}))
+        return found.elements["00081030"], found.warnings
+
+    misspelt = "Specific Character Set: a term that is not defined"
+    assert of("ISO-IR-100", b"\xe9") == (b'"00081030":{"vr":"LO","Value":["\xc3\xa9"]}', (misspelt,))
+    assert "山".encode() in of("ISO_IR 13\\ISO_2022_IR_87", b"\x1b$B;3\x1b(J")[0]
+    assert "é".encode() in of("UTF-8", "é".encode())[0]
+    text_now, notes = of("ISO_IR 192\\ISO 2022 IR 87", "é".encode())
+    assert "é".encode() in text_now
+    assert notes == ("Specific Character Set: code extensions beside a character set that allows none",)
+    assert "é".encode() in of("ISO 2022 IR 6\\ISO 2022 IR 100\\ISO_IR 192", b"\x1b-A\xe9")[0]
+    assert of("\\ISO 2022 IR 149", b"\x1b$)C\xff")[1] == ("text that does not fit its character set",)
+
+
+def test_data_sets_of_pydicom_have_the_same_json():
+    dataset = Dataset()
+    dataset.PatientName = "Yamada^Tarou=山田^太郎"
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.Rows = 512
+    dataset.ImageType = ["A", "", "B"]
+    dataset.FrameIncrementPointer = [0x00181063, 0x00181065]
+    dataset.PixelSpacing = [0.5, 0.25]
+    dataset.InstanceNumber = 7
+    item_set = Dataset()
+    item_set.CodeValue = "X"
+    dataset.ProcedureCodeSequence = [item_set]
+    dataset.ReferencedSeriesSequence = []
+    dataset.add_new(0x00091001, "UN", b"abc")
+    dataset.add_new(0x00189810, "US or SS", 3)
+    found = json.loads(dataset_json(dataset, {"00091001": b'{"vr":"UN","BulkDataURI":"x"}'}))
+    assert found["00100010"]["Value"] == [{"Alphabetic": "Yamada^Tarou", "Ideographic": "山田^太郎"}]
+    assert found["00080008"]["Value"] == ["A", None, "B"]
+    assert found["00280009"]["Value"] == ["00181063", "00181065"]
+    assert found["00280030"]["Value"] == [0.5, 0.25]
+    assert found["00200013"]["Value"] == [7]
+    assert found["00081032"]["Value"] == [{"00080100": {"vr": "SH", "Value": ["X"]}}]
+    assert found["00081115"] == {"vr": "SQ"}
+    assert found["00091001"] == {"vr": "UN", "BulkDataURI": "x"}
+    assert found["00189810"] == {"vr": "US", "Value": [3]}
+    assert list(found) == sorted(found)
 
 
 def test_pydicom_is_given_no_codec_names_of_the_file_either():

@@ -66,13 +66,11 @@ def nested(depth: int, *, undefined: bool, syntax: str = EXPLICIT) -> bytes:
 def test_nesting_is_limited_and_costs_no_stack(undefined, syntax):
     for depth, accepted in ((1, True), (32, True), (33, False), (100, False), (1000, False), (100_000, False)):
         data = dicom_file({CONTENT: nested(depth, undefined=undefined, syntax=syntax)}, syntax=syntax)
-        started = time.process_time()
         if accepted:
             assert scan(data).sop_instance_uid
         else:
             with pytest.raises(BadDicom, match="nested more than 32 deep"):
                 scan(data)
-        assert time.process_time() - started < 1
 
 
 def test_nesting_through_unknown_vr_is_limited():
@@ -189,10 +187,8 @@ def test_elements_are_limited():
     )
     empty_items = element(CONTENT, "SQ", item(b"") * 300_000)
     for data in (dicom_file({0x00090010: many}), dicom_file({CONTENT: empty_items})):
-        started = time.process_time()
         with pytest.raises(TooLarge, match="more than 200000 elements"):
             scan(data)
-        assert time.process_time() - started < 10  # seconds, on a busy machine; about 1 s on a quiet one
 
 
 def test_a_small_deflated_file_cannot_become_a_large_one():
@@ -206,6 +202,24 @@ def test_a_small_deflated_file_cannot_become_a_large_one():
         assert tracemalloc.get_traced_memory()[1] < 240 * len(body) + (4 << 20)
     finally:
         tracemalloc.stop()
+
+
+def test_limits_hold_inside_items():
+    many = [b"".join(text(tag, "LO", "A") for tag in range(0x00181000, 0x00181010))] * 10
+    with pytest.raises(TooLarge, match="more than 100 elements"):
+        scan(dicom_file({0x00081115: sequence(0x00081115, many)}), ScanLimits(max_elements=100))
+    with pytest.raises(TooLarge, match="more than 10 elements"):
+        scan(
+            dicom_file({tag: text(tag, "LO", "A") for tag in range(0x00181000, 0x00181010)}),
+            ScanLimits(max_elements=10),
+        )
+
+
+def test_a_bulk_value_needs_an_instance_to_belong_to():
+    data = dicom_file({0x00080017: element(0x00080017, "OB", bytes(2000))})
+    assert scan(data).bulk.lookup("00080017")
+    with pytest.raises(BadDicom, match="before the SOP Instance UID"):
+        scan(file_meta(sop="") + data[len(file_meta()) :])
 
 
 def test_polyglot_preambles_are_stored_as_they_are():
