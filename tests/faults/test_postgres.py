@@ -1,6 +1,7 @@
 """PostgreSQL is killed, stopped, hangs or is full: requests say so in time, and all goes on by itself afterwards."""
 
 import secrets
+import signal
 import subprocess
 import threading
 import time
@@ -173,3 +174,30 @@ def test_a_full_disk_of_the_database_is_said_and_survived(tmp_path):
                         assert_unavailable(answer, status=answer.status_code)
                 assert web.get("/healthz").status_code == 200
             eventually(lambda: stow(web, [ct()]).status_code == 200, 30, "stores again")
+
+
+@pytest.mark.parametrize("owner_lives", [True, False])
+def test_a_shutdown_while_the_server_recovers_from_a_crash_does_not_hang(tmp_path, owner_lives):
+    """PostgreSQL 18 never ends a fast shutdown that is asked for while it replays its log."""
+    base = tmp_path / "pg"
+    owner = EmbeddedPostgres(base).start()
+    assert owner.pid is not None
+    postmaster = psutil.Process(owner.pid)
+    backends = [p for p in postmaster.children() if "checkpointer" in " ".join(p.cmdline())]
+    backends[0].kill()
+    eventually(lambda: any("startup" in " ".join(p.cmdline()) for p in _children(postmaster)), 10, "recovery")
+    if owner_lives:
+        with within(8):
+            owner.stop()
+        return
+    postmaster.send_signal(signal.SIGINT)  # as the kernel does when the owner is killed
+    process = owner._process
+    assert process is not None
+    owner.leave()
+    with within(25), EmbeddedPostgres(base) as next_owner:
+        assert next_owner.pid is not None
+        process.wait(10)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if child.status() != psutil.STATUS_ZOMBIE]
