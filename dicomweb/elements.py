@@ -42,6 +42,8 @@ _EXTENDED_LENGTHS: Final = 0x7FE00002
 # Data Set Trailing Padding (PS3.10 7.2) fills a block of a medium; a larger one hides something.
 _PADDING: Final = 0xFFFCFFFC
 _MAX_PADDING: Final = 128 * 1024
+# A data set with more new elements than this is no image header, and must not push what series repeat out of the memo.
+_MEMORABLE: Final = 5000
 # Never alike in two instances, or of effect beyond their own text.
 _NOT_KEPT: Final = frozenset((_SOP_INSTANCE_UID, SPECIFIC_CHARACTER_SET, _EXTENDED_OFFSETS, _EXTENDED_LENGTHS))
 
@@ -177,7 +179,7 @@ class ElementWalk:
         self.elements[key] = text
         if head.tag == _SOP_INSTANCE_UID:
             walker.sop_uid = raw[start - pos :].decode("latin-1").strip(" \0")
-        elif notes == walker.notes.count and len(raw) <= MAX_RAW:
+        elif notes == walker.notes.count and len(raw) <= MAX_RAW and walker.count < _MEMORABLE:
             self.context.keep(raw, Entry(raw, head.tag, key, text, 1, (), None))
         return stop
 
@@ -206,7 +208,7 @@ class ElementWalk:
             text, needs = self._value(head, start, length)
         self._add(head.key, text)
         repeatable = bulk == len(walker.bulk) and notes == walker.notes.count and self.values
-        if repeatable and stop - pos <= MAX_RAW and tag not in _NOT_KEPT:
+        if repeatable and stop - pos <= MAX_RAW and tag not in _NOT_KEPT and counted < _MEMORABLE:
             raw = bytes(self.buffer[pos:stop])
             sets = {tag: self.state[tag]} if kind == NOTED and tag in self.state else None
             entry = Entry(raw, tag, head.key, text, walker.count - counted, needs, sets)
