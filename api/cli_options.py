@@ -50,10 +50,14 @@ def fail(message: object, status: int = 1) -> NoReturn:
 
 def settings_from(config: Path | None, **flags: object) -> tuple[Settings, dict[str, str]]:
     """Effective settings and their origins; a wrong one ends the program with status 2."""
+    toml = find_toml(config, os.environ)
     try:
-        settings, origins = load_settings(flags, os.environ, find_toml(config, os.environ))
+        settings, origins = load_settings(flags, os.environ, toml)
     except SettingError as error:
         fail(error, 2)
+    secrets = [setting.name for setting in table() if setting.about.secret and origins[setting.name] == str(toml)]
+    if toml is not None and secrets and toml.stat().st_mode & 0o077:
+        print(f"anor: {toml} holds {', '.join(secrets)}, and others can read it: chmod 600 {toml}", file=sys.stderr)
     for name, meant in unknown_variables(os.environ).items():
         print(f"anor: {name} is not a setting and is ignored; is {meant} meant?", file=sys.stderr)
     return settings, origins

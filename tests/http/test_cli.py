@@ -148,6 +148,16 @@ def test_wrong_settings_end_with_status_2() -> None:
     assert "is ANOR_WORKERS meant?" in anor("config", wokrers="2").stderr
 
 
+def test_a_file_with_secrets_should_be_private(tmp_path: Path) -> None:
+    toml = tmp_path / "some.toml"
+    toml.write_text('database_url = "postgresql://u:hunter2@h/d"\n')
+    toml.chmod(0o644)
+    said = anor("config", "--config", str(toml))
+    assert f"{toml} holds database_url, and others can read it: chmod 600 {toml}" in said.stderr
+    toml.chmod(0o600)
+    assert anor("config", "--config", str(toml)).stderr == ""
+
+
 @pytest.mark.parametrize("command", ["serve", "api", "dimse"])
 def test_beyond_loopback_is_refused(command: str, tmp_path: Path) -> None:
     said = anor(command, "--host", "0.0.0.0", data=str(tmp_path / "data"))
