@@ -16,7 +16,7 @@ from api.responses import (
 )
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadRequest, NotAcceptable, NotFound, Unavailable
-from dicomweb.multipart import Writer, content_length, part_headers
+from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import RetrievePlan, parse_accept, plan_instances, plan_metadata
 from dicomweb.uids import checked_uid
 from storage.retrieve import Instance
@@ -119,32 +119,32 @@ async def _send_files(
         else:
             await send_stream(http, 200, headers, instance.size, retrieve.file(instance))
         return
-    boundary = f"anor-{version}"
-    headers.append((b"content-type", Writer(boundary).content_type(plans[0].media_type).encode()))
+    writer = Writer(f"anor-{version}")
+    headers.append((b"content-type", writer.content_type(plans[0].media_type).encode()))
+    root = http.root_url
+    heads = [writer.part_head(_part(root, i, p)) for i, p in zip(instances, plans, strict=True)]
     length = None
     if all(plan.reencode == "none" for plan in plans):
-        length = content_length(boundary, ((_part(http, i, p), i.size) for i, p in zip(instances, plans, strict=True)))
-    await send_stream(http, 200, headers, length, _parts(http, instances, plans, boundary))
+        length = sum(map(len, heads)) + sum(i.size for i in instances) + len(writer.tail())
+    await send_stream(http, 200, headers, length, _parts(http, instances, plans, heads, writer.tail()))
 
 
-def _part(http: Exchange, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str, str], ...]:
-    location = f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str, str], ...]:
+    location = f"{root}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
     return part_headers(plan.media_type, plan.transfer_syntax, location)
 
 
 async def _parts(
-    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], boundary: str
+    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], heads: Sequence[bytes], tail: bytes
 ) -> AsyncIterator[bytes]:
     """The multipart body. Files that leave as stored are read ahead; a rewritten one is made when its turn comes."""
-    writer = Writer(boundary)
     retrieve = http.archive.retrieve
-    plan_of = dict(zip((i.sop for i in instances), plans, strict=True))
-    as_stored = [i for i in instances if plan_of[i.sop].reencode == "none"]
+    as_stored = [i for i, plan in zip(instances, plans, strict=True) if plan.reencode == "none"]
     files = retrieve.files(as_stored)
     try:
-        for instance in instances:
-            yield writer.part_head(_part(http, instance, plan_of[instance.sop]))
-            if plan_of[instance.sop].reencode != "none":
+        for instance, plan, head in zip(instances, plans, heads, strict=True):
+            yield head
+            if plan.reencode != "none":
                 async for chunk in retrieve.as_explicit(instance):
                     yield chunk
                 continue
@@ -154,7 +154,7 @@ async def _parts(
             else:
                 async for chunk in body:
                     yield chunk
-        yield writer.tail()
+        yield tail
     finally:
         await files.aclose()  # type: ignore[attr-defined]  # an async generator: its read-ahead must end with the answer
 
