@@ -32,6 +32,7 @@ from storage.embedded_cluster import (
     write_configuration,
     write_private,
 )
+from storage.embedded_processes import POLL, cluster_name, end, end_orphans, retire_orphan
 from storage.process import RunAs, choose_identity, hand_over, owner_of, prepare_child
 from storage.settings_model import Settings
 
@@ -49,7 +50,6 @@ __all__ = [
 SOCKET_NAME: Final = ".s.PGSQL.5432"
 SOCKET_PATH_LIMIT: Final = 107  # bytes in sockaddr_un.sun_path, without the final zero
 LOG_LIMIT: Final = 8 << 20
-POLL: Final = 0.004
 
 
 def _nothing() -> None:
@@ -122,7 +122,7 @@ class EmbeddedPostgres:
                 create_cluster(self.base, programs, identity, meanwhile)
                 meanwhile = _nothing
             else:
-                _retire_orphan(self.data, timeout)
+                retire_orphan(self.data, timeout)
                 if self.data.stat().st_uid != owner_of(identity)[0]:
                     hand_over(identity, [self.data, *self.data.rglob("*")])
             self._identity = identity
@@ -144,7 +144,7 @@ class EmbeddedPostgres:
         """Shut down cleanly (open transactions are rolled back) and give up the directory."""
         process, self._process = self._process, None
         if process is not None:
-            _end(process, timeout, signal.SIGQUIT if self._throwaway else signal.SIGINT)
+            end(process, timeout, signal.SIGQUIT if self._throwaway else signal.SIGINT)
         if self._lock is not None:
             (self.base / "endpoint.json").unlink(missing_ok=True)
             self._lock.close()
@@ -178,13 +178,13 @@ class EmbeddedPostgres:
             self.log.replace(self.log.with_suffix(".log.1"))
         hand_over(self._identity, [sockets, self.data / "anor.conf"])
         arguments = [str(self._programs.directory / "postgres"), "-D", str(self.data)]
-        cluster = _cluster_name(self.base)
+        cluster = cluster_name(self.base)
         forced = forced_options(sockets, throwaway=self._throwaway) | {"cluster_name": cluster}
         for name, value in forced.items():
             arguments += ["-c", f"{name}={value}"]
         deadline = time.monotonic() + timeout
         while True:
-            _end_orphans(cluster)
+            end_orphans(cluster)
             begin = self.log.stat().st_size if self.log.exists() else 0
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
@@ -312,96 +312,3 @@ def _take_ownership(base: Path) -> TextIO:
     owner = lock.read().strip()
     lock.close()
     raise InUse(f"{base} is in use by process {owner or 'unknown'}: stop that, or choose another directory with --data")
-
-
-def _cluster_name(base: Path) -> str:
-    """Shown in the titles of all processes of the server, by which we know them as ours."""
-    return f"anor-{hashlib.sha256(os.fsencode(base)).hexdigest()[:12]}"
-
-
-def _end_orphans(cluster: str) -> None:
-    """Kill what a killed postmaster left behind: a backend notices only after its statement, and blocks the start."""
-    title = f"postgres: {cluster}: ".encode()
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            with contextlib.suppress(OSError):
-                if process.joinpath("cmdline").read_bytes().startswith(title):
-                    os.kill(int(process.name), signal.SIGKILL)
-
-
-def _retire_orphan(data: Path, timeout: float) -> None:
-    """Wait for the server of an owner that was killed; we hold the lock, so nobody else looks after it.
-
-    Also removes a pid file whose number now belongs to another program, as happens in every restarted container:
-    PostgreSQL would take that program for itself.
-    """
-    pidfile = data / "postmaster.pid"
-    try:
-        lines = pidfile.read_text().splitlines()
-        pid = int(lines[0])
-    except (OSError, ValueError, IndexError):
-        return
-    # It was told to shut down when its owner ended (die_with_parent). What takes too long is cut: nothing is lost.
-    for how in (signal.SIGQUIT, signal.SIGKILL):
-        if _gone(pid, data, 0.0 if how is signal.SIGQUIT and _recovering(pid) else timeout / 6):
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, how)
-    else:
-        _gone(pid, data, timeout / 6)
-    if Path(f"/proc/{pid}").exists() and not _is_server(pid, data) and not _shared_memory_used(lines):
-        pidfile.unlink(missing_ok=True)
-
-
-def _gone(pid: int, data: Path, patience: float) -> bool:
-    """Wait until `pid` is no longer the server of `data`; False if it still is after `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while _is_server(pid, data):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL)
-    return True
-
-
-def _recovering(pid: int) -> bool:
-    """Whether a postmaster's server replays its log after a crash.
-
-    PostgreSQL 18 never ends a fast shutdown that is asked for meanwhile; an immediate one loses nothing.
-    """
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with contextlib.suppress(OSError):
-                if b": startup" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    return True
-    return False
-
-
-def _is_server(pid: int, data: Path) -> bool:
-    """Whether `pid` is a living postmaster of this data directory."""
-    try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False  # a zombie has an empty command line
-    return arguments[0].endswith(b"/postgres") and os.fsencode(data) in arguments
-
-
-def _shared_memory_used(lines: list[str]) -> bool:
-    """Whether a process is attached to the segment that the seventh line of a pid file names."""
-    try:
-        segment = lines[6].split()[1]
-        table = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
-    except (OSError, IndexError):
-        return False
-    return any(row.split()[1] == segment and row.split()[6] != "0" for row in table)
-
-
-def _end(process: subprocess.Popen[bytes], timeout: float, how: signal.Signals) -> None:
-    for each, patience in ((how, timeout), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)):
-        if process.poll() is not None:
-            return
-        process.send_signal(each)
-        deadline = time.monotonic() + patience
-        while process.poll() is None and time.monotonic() < deadline:
-            if each is signal.SIGINT and _recovering(process.pid):
-                break
-            time.sleep(POLL)
