@@ -37,3 +37,6 @@ echo "installing $lock"
 .venv/bin/python -m pip install -qq --require-hashes -r "$lock"
 # The project itself, as a link to this directory; what builds it is pinned in the lock.
 .venv/bin/python -m pip install -qq --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+
+# The slide page's viewer comes from npm, where there is one; everything else works without it.
+.venv/bin/python -m wsi.viewer || echo "the slide page stays without its viewer; run .venv/bin/python -m wsi.viewer once npm is there"
