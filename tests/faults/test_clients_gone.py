@@ -45,13 +45,16 @@ class Inside:
         self.services = app.front._services
         self.archive: Archive = self.services.archive
 
+    def spooled(self) -> int:
+        return len(list(self.archive.objects.spool_dir.iterdir()))
+
     def held(self) -> Held:
         pool = self.archive.db._pool
         return Held(
             tasks=len(asyncio.all_tasks()),
             descriptors=len(list(Path("/proc/self/fd").iterdir())) - pool.get_size(),
             memory=self.services.uploads.left,
-            spooled=len(list(self.archive.objects.spool_dir.iterdir())),
+            spooled=self.spooled(),
             connections=pool.get_size() - pool.get_idle_size(),
         )
 
@@ -112,7 +115,7 @@ async def test_uploads_that_break_off_leave_nothing(inside):
             for sent in (100, 500_000, 3 * MIB):
                 connection = await asyncio.to_thread(upload, inside, kind, body, sent)
                 if sent > MIB:
-                    await asyncio.to_thread(eventually, lambda: inside.held().spooled > 0, 10, "the spool is used")
+                    await asyncio.to_thread(eventually, lambda: inside.spooled() > 0, 10, "the spool is used")
                 vanish(connection, politely=politely)
                 rounds += kind == "STOW"
     await inside.back_to(base)
