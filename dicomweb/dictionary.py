@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
 
+from dicomweb.values import LONG_VRS, SHORT_VRS
+
 PIXEL_REPRESENTATION = 0x00280103
 LUT_DESCRIPTOR = 0x00283002
 # Key under which an item remembers the Pixel Representation of the data sets around it.
@@ -31,11 +33,16 @@ class Resolved(NamedTuple):
     needs: tuple[Need, ...] = ()
 
 
+def _usable(vr: str) -> str:
+    """A VR of PS3.5 6.2 or a choice of several; a few entries of the dictionaries are neither."""
+    return vr if vr in SHORT_VRS or vr in LONG_VRS or " or " in vr else "UN"
+
+
 @lru_cache(maxsize=8192)
 def public_vr(tag: int) -> str:
     """The dictionary's VR, maybe an ambiguous one ("US or SS"); UL for group lengths, UN for what is not in it."""
     try:
-        return str(dictionary_VR(tag))
+        return _usable(str(dictionary_VR(tag)))
     except KeyError:
         return "UL" if tag & 0xFFFF == 0 else "UN"
 
@@ -44,7 +51,7 @@ def public_vr(tag: int) -> str:
 def private_vr(tag: int, creator: str) -> str:
     """The VR that pydicom's private dictionary gives, else UN."""
     try:
-        return str(private_dictionary_VR(tag, creator))
+        return _usable(str(private_dictionary_VR(tag, creator)))
     except KeyError:
         return "UN"
 

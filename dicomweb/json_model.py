@@ -59,13 +59,15 @@ def _attribute(dataset: Dataset, tag: BaseTag, prefix: str, bulk: Mapping[str, b
     path = f"{prefix}{tag:08X}"
     if (known := bulk.get(path)) is not None:
         return known
-    stored: Any = dataset.get_item(tag)
-    raw = stored.value or b"" if stored.is_raw else b""
-    if stored.is_raw and stored.VR == "UN":
-        # What its writer called unknown stays so: pydicom would look into it, and nobody has checked what is there.
-        return _binary("UN", raw)
-    big = stored.is_raw and not stored.is_little_endian
+    raw = b""
     try:
+        stored: Any = dataset.get_item(tag)
+        if stored.is_raw:
+            raw = stored.value or b""
+            if stored.VR == "UN":
+                # What its writer called unknown stays so: pydicom would look into it, and nobody has checked it.
+                return _binary("UN", raw)
+        big = stored.is_raw and not stored.is_little_endian
         return _element(dataset[tag], path, bulk, notes, big=big)
     except Exception:  # noqa: BLE001 - pydicom raises what it likes; the bytes are shown instead
         notes.add(f"({tag.group:04X},{tag.element:04X}) does not fit its VR")

@@ -124,16 +124,16 @@ def _head(tag: int, vr: str) -> Head:
         vr = known if " or " not in known else ""
     elif not vr and is_creator(tag):
         vr = "LO"
-    if tag in PIXEL_TAGS:
-        kind = PIXELS
-    elif tag & 0xFFFF == 0:
+    if tag & 0xFFFF == 0:
         kind = GROUP_LENGTH
+    elif vr == "SQ":
+        kind = SEQUENCE
+    elif tag in PIXEL_TAGS:
+        kind = PIXELS
     elif tag in (SPECIFIC_CHARACTER_SET, PIXEL_REPRESENTATION, LUT_DESCRIPTOR) or is_creator(tag):
         kind = NOTED
     elif vr == "":
         kind = LOOKUP
-    elif vr == "SQ":
-        kind = SEQUENCE
     elif vr == "UN":
         kind = UNKNOWN
     elif vr in BINARY_VRS:

@@ -1,5 +1,6 @@
 """Files that are broken or hostile: refused with a reason, in bounded time and memory, or read as what they are."""
 
+import json
 import random
 import struct
 import time
@@ -12,9 +13,12 @@ import pydicom.data
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.datadict import DicomDictionary, private_dictionaries
 
+from dicomweb.dictionary import private_vr, public_vr
 from dicomweb.errors import BadDicom, TooLarge
 from dicomweb.part10 import Memo, ScanLimits, scan
+from dicomweb.values import LONG_VRS, SHORT_VRS
 from tests.unit.encoded import (
     BIG_ENDIAN,
     DEFLATED,
@@ -202,6 +206,48 @@ def test_a_small_deflated_file_cannot_become_a_large_one():
         assert tracemalloc.get_traced_memory()[1] < 240 * len(body) + (4 << 20)
     finally:
         tracemalloc.stop()
+
+
+SPECIAL = (0x00080005, 0x00080000, 0x00080100, 0x00280103, 0x00283002, 0x00283006, 0x00290010, 0x00291040, 0x52009229)
+SPECIAL += (0x7FE00001, 0x7FE00008, 0x7FE00010, 0xFFFCFFFC, 0x00189810, 0x00280106, 0x00290000, 0x60003000)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+def test_attributes_with_a_meaning_may_have_any_vr(syntax):
+    values = [b"", b"\1\0", b"ISO_IR 192", item(b"", syntax=syntax), bytes(2000)]
+    values.append(item(text(0x00080100, "SH", "A", syntax=syntax), syntax=syntax))
+    every = {IMPLICIT: [""], EXPLICIT: sorted(SHORT_VRS | LONG_VRS), BIG_ENDIAN: ["SQ", "UN", "OB", "US", "LO", "UT"]}
+    accepted = 0
+    for vr in every[syntax]:
+        for tag in SPECIAL:
+            encoded = [element(tag, vr, value, syntax=syntax) for value in values]
+            if vr in LONG_VRS or not vr:
+                encoded += [
+                    element(tag, vr, value + mark(0xE0DD, syntax=syntax), syntax=syntax, length=UNDEFINED)
+                    for value in values
+                ]
+            for one in encoded:
+                for parts in (
+                    {tag: one},
+                    {0x00081115: sequence(0x00081115, [one], syntax=syntax)},
+                    {0x52009230: sequence(0x52009230, [one, one], syntax=syntax)},
+                ):
+                    with suppress(BadDicom, TooLarge):
+                        found = scan(dicom_file(parts, syntax=syntax))
+                        assert json.loads(found.metadata.inflate())
+                        accepted += 1
+    assert accepted > 50
+
+
+def test_every_vr_of_the_dictionaries_can_be_shown():
+    for creator, entries in private_dictionaries.items():
+        for pattern in entries:
+            tag = int(pattern.replace("x", "1"), 16)
+            if tag & 0x10000:
+                assert private_vr(tag, creator) in SHORT_VRS | LONG_VRS | {"US or SS"}
+    for tag in (*DicomDictionary, 0x60003000, 0x50000005):
+        vr = public_vr(tag)
+        assert vr in SHORT_VRS | LONG_VRS or " or " in vr
 
 
 def test_limits_hold_inside_items():
