@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.db import Database
 from storage.embedded import attach
@@ -52,7 +53,8 @@ class Archive:
 
     async def check(self) -> None:
         """Raise Unavailable unless database and object store take writes."""
-        await self.db.fetch_value("ready")
+        if not await self.db.fetch_value("ready"):
+            raise Unavailable("the database takes no writes (a standby, or set to read-only)")
         await self.objects.check()
 
     def counters(self) -> dict[str, float]:

@@ -126,6 +126,10 @@ class Database:
                 if attempt == _MAX_TRIES - 1:
                     raise translated(error) from error
                 await asyncio.sleep(0.005 * 2**attempt)
+            except asyncpg.ReadOnlySQLTransactionError as error:
+                # The server was demoted: with several hosts in the URL, new connections reach its successor.
+                await self._pool.expire_connections()
+                raise translated(error) from error
             except DRIVER_ERRORS as error:
                 raise translated(error) from error
         raise AssertionError("unreachable")

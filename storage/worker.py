@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 
-from dicomweb.errors import ArchiveError
+from dicomweb.errors import ArchiveError, Unavailable
 from storage.archive import Archive
 
 log = logging.getLogger(__name__)
@@ -13,6 +14,8 @@ _BATCH = 500
 _NUMBERING_SECONDS = 1.0
 _SWEEP_SECONDS = 30.0
 _SIDE_OBJECT = ".json"
+_AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
+_MAX_FAILED = 64
 
 
 async def number_changes(archive: Archive) -> int:
@@ -27,41 +30,67 @@ async def sweep(archive: Archive) -> int:
     """One round: claim intents whose lease ended, delete objects whose quarantine or grace is over; how many objects.
 
     Every step may be cut off and repeated: an object is deleted before its row is forgotten, and both are idempotent.
+    An object that cannot be deleted does not keep the others: it is passed over in this round. Raises Unavailable
+    when the database is, or the store takes no deletions at all.
     """
     while await archive.db.fetch_value("sweep_claim", _BATCH) == _BATCH:
         pass
     quarantine = timedelta(seconds=archive.settings.sweep_quarantine_s)
+    failed: list[str] = []
     deleted = 0
-    while rows := await archive.db.fetch("sweep_due_intents", quarantine, _BATCH):
-        deleted += await _delete(archive, [row["key"] for row in rows], "sweep_forget_intents")
-    while rows := await archive.db.fetch("sweep_due_tombs", _BATCH):
-        deleted += await _delete(archive, [row["key"] for row in rows], "sweep_forget_tombs")
+    while rows := await archive.db.fetch("sweep_due_intents", quarantine, failed, _BATCH):
+        deleted += await _delete(archive, [row["key"] for row in rows], "sweep_forget_intents", failed)
+    while rows := await archive.db.fetch("sweep_due_tombs", failed, _BATCH):
+        deleted += await _delete(archive, [row["key"] for row in rows], "sweep_forget_tombs", failed)
     return deleted
 
 
-async def _delete(archive: Archive, keys: list[str], forget: str) -> int:
-    for key in keys:
-        await archive.objects.delete(key)
-        await archive.objects.delete(key + _SIDE_OBJECT)
-    await archive.db.execute(forget, keys)
-    return len(keys)
+async def _delete(archive: Archive, keys: Sequence[str], forget: str, failed: list[str]) -> int:
+    """Delete objects, some at once, and forget those that are gone; the others are added to `failed`."""
+    queue = iter(keys)
+    gone: list[str] = []
+
+    async def take() -> None:
+        for key in queue:
+            try:
+                await archive.objects.delete(key)
+                await archive.objects.delete(key + _SIDE_OBJECT)
+            except (ArchiveError, ValueError) as error:  # ValueError: not a key that this program has made
+                failed.append(key)
+                if len(failed) >= _MAX_FAILED:
+                    raise Unavailable("the object store does not delete") from error
+            else:
+                gone.append(key)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(_AT_ONCE, len(keys))):
+                tasks.create_task(take())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        if gone:
+            await archive.db.execute(forget, gone)
+    return len(gone)
 
 
-async def _every(seconds: float, stop: asyncio.Event, what: str, archive: Archive) -> None:
+async def _every(seconds: float, what: str, archive: Archive) -> None:
     step = {"sweep": sweep, "number_changes": number_changes}[what]
-    while not stop.is_set():
+    while True:
         try:
             await step(archive)
         except ArchiveError as error:
-            log.warning("%s failed: %s", what, error.slug)
-        try:
-            await asyncio.wait_for(stop.wait(), seconds)
-        except TimeoutError:
-            continue
+            log.warning("%s failed: %s", what, error.message)
+        await asyncio.sleep(seconds)
 
 
 async def run_worker(archive: Archive, stop: asyncio.Event) -> None:
     """Run until `stop` is set. Any number of workers may run: each step takes its own locks."""
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_every(_NUMBERING_SECONDS, stop, "number_changes", archive))
-        tasks.create_task(_every(_SWEEP_SECONDS, stop, "sweep", archive))
+        running = [
+            tasks.create_task(_every(_NUMBERING_SECONDS, "number_changes", archive)),
+            tasks.create_task(_every(_SWEEP_SECONDS, "sweep", archive)),
+        ]
+        await stop.wait()
+        for task in running:
+            task.cancel()

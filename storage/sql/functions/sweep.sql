@@ -9,6 +9,7 @@ LANGUAGE sql AS $$
 $$;
 
 -- number_changes: gives the public, gap-free number to changes that no transaction still open can precede. One sequencer at a time.
+-- A row that is visible has a transaction below the snapshot's xmax, unless it was restored from another cluster's dump: then it is old.
 CREATE OR REPLACE FUNCTION number_changes(p_limit integer) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -19,7 +20,8 @@ BEGIN
     END IF;
     WITH due AS (
         SELECT id, row_number() OVER (ORDER BY xid, id) + (SELECT coalesce(max(seq), 0) FROM change) AS seq
-        FROM (SELECT id, xid FROM change WHERE seq IS NULL AND xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid, id LIMIT p_limit) d
+        FROM (SELECT id, xid FROM change WHERE seq IS NULL
+                AND (xid < pg_snapshot_xmin(pg_current_snapshot()) OR xid >= pg_snapshot_xmax(pg_current_snapshot())) ORDER BY xid, id LIMIT p_limit) d
     ), numbered AS (UPDATE change SET seq = due.seq FROM due WHERE change.id = due.id RETURNING 1)
     SELECT count(*) INTO v_count FROM numbered;
     RETURN v_count;

@@ -10,4 +10,4 @@ FROM study WHERE tenant = $1
 
 -- name: ready
 -- The database answers and takes writes.
-SELECT NOT pg_is_in_recovery()
+SELECT current_setting('transaction_read_only') = 'off'
