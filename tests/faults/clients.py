@@ -9,29 +9,40 @@ import http.client
 import json
 import random
 import secrets
+import struct
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from tests.dimse.peers import dataset_bytes
+from tests.dimse.wire import CT, Wire, store_rq
 from tests.files import ct
 
 _UID = "1.2.3.4.{:038d}"
 _SOP, _STUDY, _SERIES = (_UID.format(int(c) * 10**37 + 7) for c in "123")
 _PATIENT, _KVP, _PIXELS = "PATIENT0", "111.1111", bytes(range(256)) * 32
-_TEMPLATE = ct(
-    SOPInstanceUID=_SOP,
-    StudyInstanceUID=_STUDY,
-    SeriesInstanceUID=_SERIES,
-    PatientID=_PATIENT,
-    KVP=_KVP,
-    Rows=64,
-    Columns=64,
-    PixelData=_PIXELS,
-)
+
+
+def _template(pixels: bytes, rows: int, columns: int) -> bytes:
+    return ct(
+        SOPInstanceUID=_SOP,
+        StudyInstanceUID=_STUDY,
+        SeriesInstanceUID=_SERIES,
+        PatientID=_PATIENT,
+        KVP=_KVP,
+        Rows=rows,
+        Columns=columns,
+        PixelData=pixels,
+    )
+
+
+_BIG_PIXELS = _PIXELS * 48
+_TEMPLATE, _BIG_TEMPLATE = _template(_PIXELS, 64, 64), _template(_BIG_PIXELS, 384, 512)
+_OURS = b"ANOR_"  # the implementation version name in the file meta group of what came by C-STORE
 PATIENCE = 60.0  # a store that failed has to succeed within this, kills included
-_CONFLICT, _UNAVAILABLE = 0x0111, 0xA700
+_CONFLICT, _REFUSED, _UNAVAILABLE = 0x0111, 0xC111, 0xA700
 
 
 def uid() -> str:
@@ -50,15 +61,22 @@ class Place:
 @dataclass
 class Item:
     place: Place
+    big: bool = False  # is spooled to disk
     uid: str = field(default_factory=uid)
     possible: set[int | None] = field(default_factory=lambda: {None})
 
     def content(self, variant: int) -> bytes:
-        data = _TEMPLATE.replace(_SOP.encode(), self.uid.encode()).replace(_STUDY.encode(), self.place.study.encode())
+        template, pixels = (_BIG_TEMPLATE, _BIG_PIXELS) if self.big else (_TEMPLATE, _PIXELS)
+        data = template.replace(pixels, random.Random(f"{self.uid}/{variant}").randbytes(len(pixels)))
+        data = data.replace(_SOP.encode(), self.uid.encode()).replace(_STUDY.encode(), self.place.study.encode())
         data = data.replace(_SERIES.encode(), self.place.series.encode())
         data = data.replace(_PATIENT.encode(), self.place.patient.encode())
-        pixels = random.Random(f"{self.uid}/{variant}").randbytes(len(_PIXELS))
-        return data.replace(_KVP.encode(), f"{variant:08.3f}".encode()).replace(_PIXELS, pixels)
+        return data.replace(_KVP.encode(), f"{variant:08.3f}".encode())
+
+    def is_content(self, variant: int, body: bytes) -> bool:
+        """Whether a file is what was sent; C-STORE sends no file meta group."""
+        expected = self.content(variant)
+        return body == expected or (_OURS in body[:600] and dataset_bytes(body) == dataset_bytes(expected))
 
     @property
     def path(self) -> str:
@@ -81,8 +99,9 @@ class Failed(Exception):
 class Shared:
     """What all clients use together."""
 
-    def __init__(self, port: int, seed: int) -> None:
+    def __init__(self, port: int, dimse_port: int, seed: int) -> None:
         self.port = port
+        self.dimse_port = dimse_port
         self.stop = threading.Event()
         self.lock = threading.Lock()
         self.tally: Counter[str] = Counter()
@@ -131,8 +150,10 @@ class Client:
             self._until_done([self._new()], self._stow)
         elif kind < 0.50:
             self._until_done([self._new() for _ in range(self._random.randint(2, 8))], self._stow)
-        elif kind < 0.65:
+        elif kind < 0.60:
             self._until_done([self._new()], self._post)
+        elif kind < 0.66:
+            self._until_done([self._new()], self._c_store)
         elif kind < 0.72 or not settled:
             self._join_race()
         elif kind < 0.82:
@@ -148,7 +169,7 @@ class Client:
 
     def _new(self) -> Item:
         own = self._random.random() < 0.3
-        item = Item(self._random.choice(self._own if own else self._shared.places))
+        item = Item(self._random.choice(self._own if own else self._shared.places), big=self._random.random() < 0.08)
         self.items.append(item)
         return item
 
@@ -164,6 +185,7 @@ class Client:
             try:
                 items = send(items, variant)
             except Failed:
+                send = self._stow if send == self._c_store else send
                 time.sleep(0.02)
             if items and first:
                 failed, first = time.monotonic(), False
@@ -221,6 +243,31 @@ class Client:
             self.read(item)
         return []
 
+    def _c_store(self, items: list[Item], variant: int) -> list[Item]:
+        (item,) = items
+        try:
+            with Wire(self._shared.dimse_port, seconds=45) as peer:
+                if peer.associate(CT) != 2:
+                    raise Failed
+                peer.message(1, store_rq(CT, item.uid), dataset_bytes(item.content(variant)))
+                status = peer.status()
+        except TimeoutError:
+            self._shared.violation("C-STORE hung")
+            raise Failed from None
+        except (OSError, struct.error, KeyError):
+            self._shared.count("no answer")
+            raise Failed from None
+        self._shared.count("C-STORE")
+        if status == 0:
+            self._acknowledged(item, variant)
+        elif status == _REFUSED:
+            self._refused(item, variant)
+        elif status == _UNAVAILABLE:
+            raise Failed
+        else:
+            self._shared.violation(f"C-STORE answered {status:#x}")
+        return []
+
     def _acknowledged(self, item: Item, variant: int) -> None:
         item.possible = {variant}
         self._shared.count("acknowledged")
@@ -233,7 +280,7 @@ class Client:
 
     def _again(self, item: Item) -> None:
         variants = sorted(v for v in item.possible if v is not None)
-        self._until_done([item], self._random.choice((self._stow, self._post)), variants[0])
+        self._until_done([item], self._random.choice((self._stow, self._post, self._c_store)), variants[0])
         self._shared.count("repeated")
 
     def _other_bytes(self, item: Item) -> None:
@@ -309,7 +356,7 @@ class Client:
                 self._shared.violation(f"LOST: {item.path}, acknowledged as {item.possible}")
             item.possible = {None}
         elif status == 200:
-            found = {v for v in item.possible if v is not None and item.content(v) == body}
+            found = {v for v in item.possible if v is not None and item.is_content(v, body)}
             if not found:
                 self._shared.violation(f"WRONG BYTES: {item.path}, possible {item.possible}")
             else:

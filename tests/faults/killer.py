@@ -37,8 +37,10 @@ class Victim:
         """False when there is nobody of the kind just now."""
         supervisor = psutil.Process(self.server.process.pid)
         if kind in ("supervisor", "everything"):
-            doomed = [supervisor, *(supervisor.children(recursive=True) if kind == "everything" else ())]
-            _kill(doomed)
+            if kind == "everything":
+                kill_all(supervisor)
+            else:
+                _kill([supervisor])
             self.server.process.wait(30)
             self.kills[kind] += 1
             self.server = start_server(self._data, **self._settings)
@@ -92,6 +94,12 @@ def http_workers(server: RunningServer) -> list[psutil.Process]:
             if any(c.laddr.port == server.port for c in listening):
                 found.append(child)
     return found
+
+
+def kill_all(process: psutil.Process) -> None:
+    """Kill -9 of a process and everything below it, the parents first."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        _kill([process, *process.children(recursive=True)])
 
 
 def _kill(processes: list[psutil.Process]) -> None:

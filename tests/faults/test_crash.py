@@ -41,8 +41,9 @@ async def crash_run(tmp_path: Path, *, clients: int, seconds: float, pause, firs
     seed = int(os.environ.get("ANOR_TEST_SEED", secrets.randbelow(10**6)))
     print(f"seed {seed} (ANOR_TEST_SEED)")
     random = Random(seed)
-    victim = Victim(tmp_path / "data", free_port(), workers=2, **GRACES)
-    shared = Shared(victim.server.port, seed)
+    dimse_port = free_port()
+    victim = Victim(tmp_path / "data", free_port(), dimse_port=dimse_port, workers=2, spool_memory=65536, **GRACES)
+    shared = Shared(victim.server.port, dimse_port, seed)
     workers = [Client(shared, number, seed) for number in range(clients)]
     try:
         for worker in workers:
