@@ -8,7 +8,8 @@ packages=(
   ceph-mon ceph-osd radosgw ceph-common  # the S3 object store, tests/rgw.py
   dcmtk                                  # storescu, echoscu, findscu against our DIMSE service
   orthanc orthanc-dicomweb               # a peer to compare answers with
-  chromium                               # pages and viewers, tests/browser
+  gcc libc6-dev                          # keeps that peer on the loopback interface, tests/orthanc.py
+  chromium libatomic1                    # pages and viewers, tests/browser, and what drives it
   postgresql-15                          # the programs alone
 )
 if ! infra/scripts/debian-install.sh "${packages[@]}"; then

@@ -196,15 +196,17 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("way", ["unnamed", "named"])
 async def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, way):
-    # A name space of our own lets anybody mount a small file system. Run where that is allowed (README, Tests).
+    # A name space of our own lets anybody mount a small file system; root needs no user name space for that.
     script = 'mount -t tmpfs -o size=8m tmpfs "$1" && shift && exec "$@"'
     python = [sys.executable, "-c", FULL, tmp_path, way, secrets.token_hex(6)]
     done = await asyncio.to_thread(
         subprocess.run,
-        ["unshare", "-Urm", "sh", "-c", script, "sh", tmp_path, *python],
+        ["unshare", "-m" if os.geteuid() == 0 else "-Urm", "sh", "-c", script, "sh", tmp_path, *python],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         check=False,
     )
+    if "unshare failed" in done.stderr or "mount: " in done.stderr:
+        pytest.skip(f"no file system of our own here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
