@@ -4,9 +4,9 @@ CREATE OR REPLACE FUNCTION ingest_intent(
 ) RETURNS TABLE (ordinal bigint, stored_key text)
 LANGUAGE sql AS $$
     WITH known AS MATERIALIZED (
-        SELECT u.ordinal, u.key, u.size, i.object_key
+        SELECT u.ordinal, u.key, u.size, (
+            SELECT i.object_key FROM instance i WHERE i.tenant = p_tenant AND i.sop_uid = u.sop_uid AND i.file_sha256 = u.sha) AS object_key
         FROM unnest(p_keys, p_sop_uids, p_shas, p_sizes) WITH ORDINALITY AS u(key, sop_uid, sha, size, ordinal)
-        LEFT JOIN instance i ON i.tenant = p_tenant AND i.sop_uid = u.sop_uid AND i.file_sha256 = u.sha
     ), announced AS (
         INSERT INTO intent (key, tenant, size, lease_until)
         SELECT key, p_tenant, size, now() + p_lease FROM known WHERE object_key IS NULL
@@ -98,7 +98,10 @@ CREATE OR REPLACE FUNCTION ingest_commit(
     i_source text[], i_attributes text[], i_bulk bytea[], i_frame_table bytea[], i_overflow bytea[],
     i_metadata bytea[], i_crc bigint[], i_length bigint[], i_cuts text[]
 ) RETURNS TABLE (sop_uid text, outcome text, stored_key text)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+-- A batch is small whatever the tables hold: every row by its index, even where a plan was made when the tables were still empty.
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+AS $$
 #variable_conflict use_column
 DECLARE
     v_open text[];
