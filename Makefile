@@ -25,7 +25,9 @@ serve: $(RUN)  ## Run the archive on http://127.0.0.1:8042 (data in ./anor-data)
 	@exec $(BIN)/anor serve $(ARGS)
 
 packages:
+ifneq ($(PACKAGES),no)
 	@infra/scripts/test-packages.sh
+endif
 
 test: $(TESTS) packages  ## All tests but the long ones; installs what they need
 	@$(BIN)/python -m pytest -m "not full" $(ARGS)
