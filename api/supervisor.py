@@ -99,6 +99,7 @@ class Supervisor:
                 return
             self._look_after_postgres()
             self._look_after_children()
+            self._bury_strangers()
 
     def stop(self) -> bool:
         """End the children, then PostgreSQL; False where a child had to be killed. A second signal hurries."""
@@ -155,6 +156,12 @@ class Supervisor:
             alive = [child.part.listener for child in self._children if child.pid]
             steer(self.listeners, [n for n, listener in enumerate(self.listeners) if listener in alive])
 
+    def _bury_strangers(self) -> None:
+        """As process 1 of a container we inherit the orphans of others, such as the backends of a killed PostgreSQL."""
+        known = {child.pid for child in self._children} | {self.postgres.pid if self.postgres else None}
+        while (dead := _peek()) and dead not in known:
+            os.waitpid(dead, 0)
+
     def _fork(self, child: _Child) -> None:
         parent = os.getpid()
         sys.stdout.flush()
@@ -188,6 +195,15 @@ def _run_child(part: Part, parent: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _peek() -> int:
+    """Some child that has ended and waits to be asked for its status, or 0."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    return found.si_pid if found else 0
 
 
 def _ended(pid: int) -> int | None:
