@@ -34,6 +34,7 @@ _QUICK_ELEMENTS = 2_000
 _QUICK_INFLATED = 1 << 20
 _COMMIT_TRIES = 6
 _VERSION_LENGTH = 16
+_SLOWEST_PUT = 2_000_000  # bytes per second, beside what the lease gives to each object
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +177,8 @@ class IngestService:
     async def _put(self, prepared: Prepared, spooled: Spooled) -> None:
         """Make the object durable. On failure the intent is given up; only the sweeper ever deletes."""
         try:
-            # No PUT may outlive the lease and its quarantine; half of the lease leaves room for the commit.
-            async with asyncio.timeout(self._settings.intent_lease_s / 2):
+            # No PUT may outlive the lease (see ingest_intent); half of it leaves room for the commit.
+            async with asyncio.timeout(self._settings.intent_lease_s / 2 + spooled.size / _SLOWEST_PUT):
                 if spooled.data is not None:
                     await self._objects.put(prepared.key, [spooled.data], spooled.size)
                 else:

@@ -26,7 +26,7 @@ GRACES = {"intent_lease_s": 20, "sweep_quarantine_s": 12, "tomb_grace_s": 12}
 
 async def test_kills_during_ingest_lose_nothing(tmp_path):
     await crash_run(
-        tmp_path, clients=5, seconds=12, pause=(0.8, 2.0), first=["HTTP worker", "PostgreSQL", "everything"]
+        tmp_path, clients=5, seconds=10, pause=(0.8, 2.0), first=["HTTP worker", "PostgreSQL", "everything"]
     )
 
 

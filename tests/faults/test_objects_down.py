@@ -3,19 +3,21 @@
 import asyncio
 import resource
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from dicomweb.errors import Unavailable
 from storage.archive import open_archive
 from storage.settings import load_settings
 from tests.faults.disks import fill, read_only, small_disk
 from tests.faults.killer import http_workers
-from tests.faults.stores import assert_sound
+from tests.faults.stores import assert_sound, store
 from tests.faults.web import (
     ROOT,
     assert_unavailable,
@@ -30,6 +32,7 @@ from tests.faults.web import (
     within,
 )
 from tests.files import ct, dataset, encoded
+from tests.proxy import Proxy
 from tests.rgw import Rgw
 from tests.support import RunningServer, running_server
 
@@ -79,37 +82,51 @@ def test_a_full_disk_refuses_what_does_not_fit_and_stores_what_does(tmp_path):
         asyncio.run(_assert_sound(server, objects=str(disk)))
 
 
-def test_a_file_size_limit_is_like_a_full_disk(tmp_path):
-    """Without any right to mount: the kernel refuses the worker files above a size."""
-    with running_server(tmp_path / "data", workers=1) as server, httpx.Client(base_url=server.url, timeout=60) as web:
-        (worker,) = http_workers(server)
-        before = worker.rlimit(resource.RLIMIT_FSIZE)
-        worker.rlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, httpx.Client]]:
+    """A server whose worker is refused large files by the kernel; needs no right to mount."""
+    with (
+        running_server(tmp_path_factory.mktemp("limited") / "data", workers=1) as server,
+        httpx.Client(base_url=server.url, timeout=60) as web,
+    ):
+        yield server, web
+
+
+@contextmanager
+def file_limit(server: RunningServer, kibibytes: int) -> Iterator[None]:
+    (worker,) = http_workers(server)
+    before = worker.rlimit(resource.RLIMIT_FSIZE)
+    worker.rlimit(resource.RLIMIT_FSIZE, (kibibytes << 10, before[1]))
+    try:
+        yield
+    finally:
+        worker.rlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_size_limit_is_like_a_full_disk(limited):
+    server, web = limited
+    with file_limit(server, 1024):
         for size in (4, 12):
             answer = stow(web, [ct(), large(size), ct()])
             assert (answer.status_code, reasons(answer), len(stored(answer))) == (202, [OUT_OF_RESOURCES], 2)
             assert_unavailable(web.post("/instances", content=large(size)))
-        worker.rlimit(resource.RLIMIT_FSIZE, before)
-        assert stow(web, [large(12)]).status_code == 200
-        assert list((server.data / "objects" / ".spool").iterdir()) == []
-        asyncio.run(_assert_sound(server))
+    assert stow(web, [large(12)]).status_code == 200
+    assert list((server.data / "objects" / ".spool").iterdir()) == []
+    asyncio.run(_assert_sound(server))
 
 
 @pytest.mark.parametrize(("limit", "size"), [(1024, 9 << 20), (8500, 8900 << 10)])
-def test_refused_uploads_give_their_memory_back(tmp_path, limit, size):
+def test_refused_uploads_give_their_memory_back(limited, limit, size):
     """The spool fails at its first write, or at its last, when the body is complete."""
-    with running_server(tmp_path / "data", workers=1) as server, httpx.Client(base_url=server.url, timeout=60) as web:
-        (worker,) = http_workers(server)
-        free = _memory_left(web)
-        before = worker.rlimit(resource.RLIMIT_FSIZE)
-        worker.rlimit(resource.RLIMIT_FSIZE, (limit << 10, before[1]))
-        body = ct(PixelData=bytes(size))
+    server, web = limited
+    free = _memory_left(web)
+    body = ct(PixelData=bytes(size))
+    with file_limit(server, limit):
         for _ in range(3):
             assert_unavailable(web.post("/instances", content=body))
             assert_unavailable(stow(web, [body]))
-        assert _memory_left(web) == free
-        worker.rlimit(resource.RLIMIT_FSIZE, before)
-        assert list((server.data / "objects" / ".spool").iterdir()) == []
+    assert _memory_left(web) == free
+    assert list((server.data / "objects" / ".spool").iterdir()) == []
 
 
 def _memory_left(web: httpx.Client) -> float:
@@ -163,16 +180,23 @@ def test_a_disk_that_is_gone_is_not_an_empty_archive(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------- S3
 
 
-@pytest.fixture
-def on_s3(rgw: Rgw, tmp_path: Path) -> Iterator[tuple[RunningServer, httpx.Client, dict[str, object]]]:
+@pytest.fixture(scope="module")
+def on_s3(
+    rgw: Rgw, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[RunningServer, httpx.Client, dict[str, object]]]:
     """A server on a bucket of its own, with short limits."""
     objects: dict[str, Any] = rgw.settings(rgw.new_bucket(), "archive")
     limits = {"s3_read_timeout": 2, "s3_connect_timeout": 1, "s3_retries": 1}
     with (
-        running_server(tmp_path / "data", workers=1, **objects, **limits) as server,
+        running_server(tmp_path_factory.mktemp("s3") / "data", workers=1, **objects, **limits) as server,
         httpx.Client(base_url=server.url, timeout=60) as web,
     ):
         yield server, web, objects
+
+
+def _timed(request: Callable[[], httpx.Response]) -> tuple[httpx.Response, float]:
+    began = time.monotonic()
+    return request(), time.monotonic() - began
 
 
 @pytest.mark.parametrize("fault", ["gateway killed", "disk paused"])
@@ -181,29 +205,31 @@ def test_an_s3_service_that_is_down_or_hangs_is_refused_in_time(on_s3, rgw, faul
     ds = dataset()
     path = instance_path(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
     assert stow(web, [encoded(ds)]).status_code == 200
+    before = web.get("/statistics").json()["CountInstances"]
+    refused: dict[str, Callable[[], httpx.Response]] = {
+        "STOW": lambda: stow(web, [ct()]),
+        "STOW in parts": lambda: stow(web, [large(20)]),
+        "POST": lambda: web.post("/instances", content=ct()),
+        "frame": lambda: web.get(f"{path}/frames/1"),
+        "instance": lambda: web.get(path, headers={"accept": "application/dicom"}),
+        "readiness": lambda: web.get("/readyz"),
+    }
     rgw.kill("rgw") if fault == "gateway killed" else rgw.pause("osd")
     try:
-        broken = ct()[:-20]
-        with within(10):
-            answer = stow(web, [ct(), broken, ct()])
+        with ThreadPoolExecutor(len(refused) + 1) as pool:
+            mixed = pool.submit(stow, web, [ct(), ct()[:-20], ct()])
+            answers = {name: pool.submit(_timed, request) for name, request in refused.items()}
+            with within(2):  # what needs no object is served
+                assert web.get(f"{ROOT}/studies").json()
+                assert web.get(f"{path}/metadata").json()[0]["00080018"]["Value"] == [ds.SOPInstanceUID]
+        for name, answer in answers.items():
+            got, seconds = answer.result()
+            assert_unavailable(got)
+            assert seconds < 10, name
         # The broken one would be refused anyway; no part is lost in the answer.
-        assert answer.status_code == 409
-        assert sorted(reasons(answer)) == [OUT_OF_RESOURCES, OUT_OF_RESOURCES, 0xC000]
-        for data in (ct(), large(20)):
-            with within(10):
-                assert_unavailable(stow(web, [data]))
-        with within(10):
-            assert_unavailable(web.post("/instances", content=ct()))
-        with within(10):
-            assert_unavailable(web.get(f"{path}/frames/1"))
-        with within(10):
-            assert_unavailable(web.get(path, headers={"accept": "application/dicom"}))
-        with within(10):
-            assert web.get("/readyz").status_code == 503
-        with within(2):  # what needs no object is served
-            assert web.get(f"{ROOT}/studies").json()
-            assert web.get(f"{path}/metadata").json()[0]["00080018"]["Value"] == [ds.SOPInstanceUID]
-        assert web.get("/statistics").json()["CountInstances"] == 1
+        assert mixed.result().status_code == 409
+        assert sorted(reasons(mixed.result())) == [OUT_OF_RESOURCES, OUT_OF_RESOURCES, 0xC000]
+        assert web.get("/statistics").json()["CountInstances"] == before
     finally:
         rgw.revive("rgw") if fault == "gateway killed" else rgw.resume("osd")
         rgw.wait_ready()
@@ -232,3 +258,28 @@ def test_the_pace_of_an_upload_does_not_depend_on_a_store_that_hangs(on_s3, rgw)
         rgw.wait_ready()
     assert psutil.pid_exists(server.process.pid)
     eventually(lambda: stow(web, files).status_code == 200, 30, "stored at once")
+
+
+async def test_a_large_object_has_more_time_than_a_small_one(settings, database_url, rgw):
+    """A slow line to the store: what the lease gives to every object is not enough for a large one."""
+    host, port = rgw.endpoint.removeprefix("http://").split(":")
+    where = rgw.settings(rgw.new_bucket())
+    with Proxy((host, int(port))) as line:
+        where["s3_endpoint"] = f"http://127.0.0.1:{line.address[1]}"
+        archive = await open_archive(settings(database_url=database_url, intent_lease_s=1, **where))
+        try:
+            await store(archive, ct())
+            line.stall()
+            small, big = asyncio.create_task(store(archive, ct())), asyncio.create_task(store(archive, large(4)))
+            with pytest.raises(Unavailable, match="in time"):
+                await small
+            assert not big.done()
+            (lease,) = await archive.db.fetch_sql(
+                "SELECT max(extract(epoch FROM lease_until - created_at))::float8 AS seconds FROM intent"
+            )
+            assert 4 < lease["seconds"] < 7
+            line.flow()
+            assert (await big).status == "stored"
+        finally:
+            line.flow()
+            await archive.close()

@@ -17,7 +17,7 @@ from tests.files import ct
 from tests.support import ROOT, anor, clean_environment, running_server, start_server
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=[pytest.mark.full, pytest.mark.timeout(400)])])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=[pytest.mark.full, pytest.mark.timeout(400)])])
 def test_a_start_that_is_killed_anywhere_can_be_repeated(tmp_path: Path, kills: int) -> None:
     seed = secrets.randbelow(10**6)
     print(f"seed {seed}")

@@ -1,4 +1,5 @@
 -- ingest_intent: one round trip before the PUTs of a batch. Announces the keys of what is new, and tells which files are stored already.
+-- A lease is a second longer for each megabyte: as long as a slow store takes for a large object.
 CREATE OR REPLACE FUNCTION ingest_intent(
     p_tenant integer, p_lease interval, p_keys text[], p_sop_uids text[], p_shas bytea[], p_sizes bigint[]
 ) RETURNS TABLE (ordinal bigint, stored_key text)
@@ -9,7 +10,7 @@ LANGUAGE sql AS $$
         FROM unnest(p_keys, p_sop_uids, p_shas, p_sizes) WITH ORDINALITY AS u(key, sop_uid, sha, size, ordinal)
     ), announced AS (
         INSERT INTO intent (key, tenant, size, lease_until)
-        SELECT key, p_tenant, size, now() + p_lease FROM known WHERE object_key IS NULL
+        SELECT key, p_tenant, size, now() + p_lease + size * interval '1 microsecond' FROM known WHERE object_key IS NULL
     )
     SELECT known.ordinal, known.object_key FROM known
 $$;
