@@ -142,6 +142,7 @@ def test_a_database_that_hangs_is_503_within_the_limit(own_postgres, tmp_path):
         assert stow(web, [ct()]).status_code == 200
 
 
+@pytest.mark.full
 def test_the_embedded_server_that_is_killed_is_back_within_seconds(tmp_path):
     with running_server(tmp_path / "data", workers=1) as server, httpx.Client(base_url=server.url, timeout=60) as web:
         for _ in range(2):
@@ -155,6 +156,7 @@ def test_the_embedded_server_that_is_killed_is_back_within_seconds(tmp_path):
         assert web.get("/statistics").json()["CountInstances"] == 4
 
 
+@pytest.mark.full
 def test_a_full_disk_of_the_database_is_said_and_survived(tmp_path):
     """On a file system of its own: tables cannot grow any more, and can again."""
     with (

@@ -3,6 +3,7 @@
 import socket
 
 import httpx
+import pytest
 
 from storage.directory_files import SPOOLED
 from tests.faults.killer import Victim, http_workers
@@ -39,6 +40,7 @@ def test_spool_files_of_a_killed_worker_go_when_the_next_one_starts(tmp_path):
         victim.server.stop()
 
 
+@pytest.mark.full
 def test_a_second_process_leaves_the_uploads_of_the_first_alone(tmp_path):
     """Every start cleans up, and workers start while others receive."""
     victim = Victim(tmp_path / "data", free_port(), workers=2, spool_memory=1 << 20)
