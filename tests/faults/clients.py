@@ -99,7 +99,8 @@ class Failed(Exception):
 class Shared:
     """What all clients use together."""
 
-    def __init__(self, port: int, dimse_port: int, seed: int) -> None:
+    def __init__(self, port: int, dimse_port: int, seed: int, *, replaces: bool = False) -> None:
+        self.replaces = replaces  # the policy for other bytes under a stored UID; else they are refused
         self.port = port
         self.dimse_port = dimse_port
         self.stop = threading.Event()
@@ -235,7 +236,8 @@ class Client:
         if status != 200:
             self._shared.violation(f"POST /instances answered {status}: {body[:300]!r}")
             raise Failed
-        if json.loads(body)["Status"] == "Success" or item.possible <= {None, variant}:
+        success = json.loads(body)["Status"] == "Success" or self._shared.replaces
+        if success or item.possible <= {None, variant}:
             self._acknowledged(item, variant)
         else:
             item.possible.discard(None)  # "AlreadyStored" does not say which bytes are
@@ -273,7 +275,7 @@ class Client:
         self._shared.count("acknowledged")
 
     def _refused(self, item: Item, variant: int) -> None:
-        if item.possible <= {None, variant}:
+        if self._shared.replaces or item.possible <= {None, variant}:
             self._shared.violation("refused as a duplicate of bytes that nobody sent")
         item.possible -= {None, variant}
         self._shared.count("refused duplicates")

@@ -10,6 +10,7 @@ from random import Random
 
 import psutil
 
+from tests.rgw import Rgw
 from tests.support import RunningServer, start_server
 
 # How often each is chosen. "everything" leaves nobody alive who could tidy up, as a power cut does.
@@ -21,14 +22,16 @@ KINDS = {
     "database backend": 3,
     "supervisor": 2,
     "everything": 3,
+    "S3 gateway": 8,
 }
 
 
 class Victim:
     """A server that is killed and started again."""
 
-    def __init__(self, data: Path, port: int, **settings: object) -> None:
+    def __init__(self, data: Path, port: int, rgw: Rgw | None = None, **settings: object) -> None:
         self._data = data
+        self._rgw = rgw
         self._settings = {"http_port": port, **settings}
         self.kills: Counter[str] = Counter()
         self.server: RunningServer = start_server(data, **self._settings)
@@ -45,6 +48,13 @@ class Victim:
             self.kills[kind] += 1
             self.server = start_server(self._data, **self._settings)
             return True
+        if kind == "S3 gateway":
+            if self._rgw is not None:
+                self._rgw.kill("rgw")
+                time.sleep(0.5)
+                self._rgw.revive("rgw")
+                self.kills[kind] += 1
+            return self._rgw is not None
         try:
             found = self._part(supervisor, kind)
         except psutil.Error:
