@@ -98,11 +98,15 @@ def compile_query(query: Query, tenant: int, base_url: str) -> Statement:
     conditions = where(query, tenant, arguments)
     by_study = query.study is not None or any(m.path == ("0020000D",) for m in query.matches)
     order = (_ORDER if by_study else _ORDER_EVERYWHERE)[level]
-    # Only parameters and constants of this module go into the text: values are $n, tags are eight hexadecimal digits.
-    sql = (
-        f"SELECT {columns} FROM {FROM[level]} WHERE {conditions} ORDER BY {order} "  # noqa: S608
+    page = (
+        f"FROM {FROM[level]} WHERE {conditions} ORDER BY {order} "
         f"LIMIT {arguments(query.limit + 1, 'bigint')} OFFSET {arguments(query.offset, 'bigint')}"
     )
+    # Only parameters and constants of this module go into the text: values are $n, tags are eight hexadecimal digits.
+    sql = f"SELECT {columns} {page}"
+    if level is Level.STUDY and query.offset and not extra:
+        # Rows that the offset skips are read, but not composed.
+        sql = f"SELECT {columns.replace('(t,', '(page.t,')} FROM (SELECT t {page}) AS page"  # noqa: S608
     return Statement(sql, arguments.values, bool(extra))
 
 
