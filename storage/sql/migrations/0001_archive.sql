@@ -23,7 +23,7 @@ CREATE TABLE patient (
     changed_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (tenant, patient_id, issuer)
 );
-CREATE INDEX patient_orthanc ON patient (tenant, orthanc_id);
+CREATE INDEX patient_orthanc ON patient (orthanc_id);
 
 CREATE TABLE study (
     id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -57,7 +57,7 @@ CREATE INDEX study_by_patient_id ON study (tenant, patient_id);                 
 CREATE INDEX study_by_name ON study (tenant, name_fold);                        -- PatientName, exact and 'PREFIX*'
 CREATE INDEX study_by_accession ON study (tenant, accession);                   -- AccessionNumber
 CREATE INDEX study_by_patient ON study (patient);                               -- deletion, patient level
-CREATE INDEX study_orthanc ON study (tenant, orthanc_id);
+CREATE INDEX study_orthanc ON study (orthanc_id);
 CREATE INDEX study_grams ON study USING gin (grams);                            -- '*infix*' on names, IDs and descriptions
 CREATE INDEX study_modalities ON study USING gin (modalities);                  -- ModalitiesInStudy
 
@@ -82,7 +82,7 @@ CREATE TABLE series (
 );
 CREATE INDEX series_by_study ON series (study, series_number, id);              -- series of a study, in reading order
 CREATE INDEX series_by_modality ON series (tenant, modality, id);               -- GET /series?Modality=SM
-CREATE INDEX series_orthanc ON series (tenant, orthanc_id);
+CREATE INDEX series_orthanc ON series (orthanc_id);
 
 CREATE TABLE instance (
     tenant          integer NOT NULL,
@@ -121,7 +121,7 @@ ALTER TABLE instance ALTER COLUMN frame_table SET STORAGE EXTERNAL;
 ALTER TABLE instance ALTER COLUMN frame_overflow SET STORAGE EXTERNAL;
 ALTER TABLE instance ALTER COLUMN bulk_table SET STORAGE EXTERNAL;
 CREATE INDEX instance_by_series ON instance (series, instance_number);          -- instances and metadata of a series, in order
-CREATE INDEX instance_orthanc ON instance (tenant, orthanc_id);
+CREATE INDEX instance_orthanc ON instance (orthanc_id);
 
 -- Ingest protocol: an object that a writer is about to put. Whoever deletes the row decides: the commit, or the sweeper.
 CREATE TABLE intent (
