@@ -1,5 +1,6 @@
 """PostgreSQL is killed, stopped, hangs or is full: requests say so in time, and all goes on by itself afterwards."""
 
+import asyncio
 import contextlib
 import secrets
 import signal
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
+import asyncpg
 import httpx
 import psutil
 import pytest
@@ -185,9 +187,10 @@ def test_a_shutdown_while_the_server_recovers_from_a_crash_does_not_hang(tmp_pat
     base = tmp_path / "pg"
     owner = EmbeddedPostgres(base).start()
     assert owner.pid is not None
+    _write_a_log_that_takes_a_while_to_replay(owner)
     postmaster = psutil.Process(owner.pid)
     _child(postmaster, "checkpointer")[0].kill()
-    eventually(lambda: bool(_child(postmaster, "startup")), 10, "recovery")
+    eventually(lambda: bool(_child(postmaster, "startup")), 10, "recovery", every=0.005)
     if owner_lives:
         with within(8):
             owner.stop()
@@ -199,6 +202,18 @@ def test_a_shutdown_while_the_server_recovers_from_a_crash_does_not_hang(tmp_pat
     with within(25), EmbeddedPostgres(base) as next_owner:
         assert next_owner.pid is not None
         process.wait(10)
+
+
+def _write_a_log_that_takes_a_while_to_replay(server: EmbeddedPostgres) -> None:
+    async def fill() -> None:
+        connection = await asyncpg.connect(server.dsn)
+        await connection.execute(
+            "CREATE TABLE replayed AS SELECT n, n::text AS t FROM generate_series(1, 1000000) AS n"
+        )
+        await connection.execute("CREATE INDEX ON replayed (t)")
+        await connection.close()
+
+    asyncio.run(fill())
 
 
 def _child(process: psutil.Process, title: str) -> list[psutil.Process]:

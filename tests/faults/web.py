@@ -84,12 +84,12 @@ def within(seconds: float) -> Iterator[None]:
     assert taken < seconds, f"{taken:.1f} s instead of {seconds} s"
 
 
-def eventually(check: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait until `check` holds."""
+def eventually(check: Callable[[], bool], seconds: float, what: str, *, every: float = 0.05) -> None:
+    """Wait until `check` holds, asking `every` so many seconds."""
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def ready(client: httpx.Client) -> bool:

@@ -16,7 +16,7 @@ BEGIN
         FROM unnest(p_keys, p_sop_uids, p_shas, p_sizes) WITH ORDINALITY AS u(key, sop_uid, sha, size, ordinal)
     ), announced AS (
         INSERT INTO intent (key, tenant, size, lease_until)
-        SELECT known.key, p_tenant, known.size, now() + p_lease FROM known WHERE known.object_key IS NULL
+        SELECT known.key, p_tenant, known.size, now() + p_lease + known.size * interval '1 microsecond' FROM known WHERE known.object_key IS NULL
     )
     SELECT known.ordinal, known.object_key FROM known;
 END
