@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from typing import Final
 
 import uvloop
@@ -18,6 +19,9 @@ from storage.settings import Settings
 
 CONNECTIONS: Final = 4096  # per worker; those above wait in the backlog
 READ_BUFFER: Final = 1 << 20  # what one `receive` of a large body brings at most
+# How long a thread that comes back from a system call waits for the interpreter while the event loop is busy. With
+# Python's 5 ms the threads that write objects wait longer for it than for the disk: a third less is stored per second.
+_SWITCH_SECONDS: Final = 0.001
 
 
 class _Server(Server):
@@ -51,6 +55,7 @@ class _Server(Server):
 
 def serve_http(app: FastAPI, listener: socket.socket, settings: Settings) -> int:
     """Serve until SIGTERM, then finish the requests in flight; returns the exit status of the process."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(app, listener, settings))
 

@@ -7,13 +7,18 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+# A transaction costs PostgreSQL and us about a millisecond whatever it holds. With eight clients and small instances on
+# two workers this pause saves a quarter of all CPU time; longer ones save no more, and the clients wait.
+_LINGER_S = 0.0005
+_LINGER_STEPS = 2
+
 
 class Batcher(Generic[T, R]):
     """Collects items from many tasks and hands them to `flush` in groups.
 
-    While one flush runs, later items wait; an item alone is flushed at once, so that an idle archive adds no delay.
-    Items with the same `key` never share a group. `flush` answers one result per item, an exception among them is
-    raised to that item's caller only.
+    While one flush runs, later items wait. An item alone is flushed at once, so that an idle archive adds no delay;
+    while `expected` says that more are on their way, it lingers for them. Items with the same `key` never share a
+    group. `flush` answers one result per item, an exception among them is raised to that item's caller only.
     """
 
     def __init__(
@@ -22,10 +27,12 @@ class Batcher(Generic[T, R]):
         *,
         limit: int,
         key: Callable[[T], Hashable],
+        expected: Callable[[], int],
     ) -> None:
         self._flush = flush
         self._limit = limit
         self._key = key
+        self._expected = expected
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._runner: asyncio.Task[None] | None = None
 
@@ -51,10 +58,17 @@ class Batcher(Generic[T, R]):
         self._waiting = left
         return taken
 
+    async def _linger(self) -> None:
+        for _ in range(_LINGER_STEPS):
+            if len(self._waiting) >= min(self._expected(), self._limit):
+                break
+            await asyncio.sleep(_LINGER_S)
+
     async def _run(self) -> None:
         try:
-            # One turn of the loop, so that what became ready together is flushed together.
+            # At least one turn of the loop, so that what became ready together is flushed together.
             await asyncio.sleep(0)
+            await self._linger()
             while self._waiting:
                 group = self._take()
                 try:

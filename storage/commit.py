@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -44,7 +44,8 @@ class Retry(ArchiveError):
 class Committer:
     """Writes one tenant's index in groups: what waits while a flush runs goes together in the next."""
 
-    def __init__(self, settings: Settings, db: Database, tenant: int) -> None:
+    def __init__(self, settings: Settings, db: Database, tenant: int, active: Callable[[], int]) -> None:
+        """`active`: how many instances are being stored now."""
         self._db = db
         self._tenant = tenant
         self._policy = settings.duplicates
@@ -52,9 +53,11 @@ class Committer:
         self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._shared: OrderedDict[str, Shared] = OrderedDict()
         limit = settings.commit_batch
-        self._intents: Batcher[Intent, str | None] = Batcher(self._flush_intents, limit=limit, key=lambda i: i.key)
+        self._intents: Batcher[Intent, str | None] = Batcher(
+            self._flush_intents, limit=limit, key=lambda i: i.key, expected=active
+        )
         self._commits: Batcher[Prepared, Outcome] = Batcher(
-            self._flush_commits, limit=limit, key=lambda p: p.scan.sop_instance_uid
+            self._flush_commits, limit=limit, key=lambda p: p.scan.sop_instance_uid, expected=active
         )
 
     async def announce(self, intent: Intent) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from dicomweb.errors import ArchiveError, Unavailable
+from storage.connections import DRIVER_ERRORS, Connections
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,6 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 # Deadlock and serialization failure: the transaction did not happen, so it may simply be run again.
 _RETRYABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _MAX_TRIES = 5
-# A statement that timed out is cancelled on the server; a server that hangs does not even answer that.
-_RELEASE_SECONDS = 5.0
 
 Record = asyncpg.Record
 T = TypeVar("T")
@@ -60,10 +59,6 @@ def translated(error: Exception) -> ArchiveError:
     return ConnectionLost("the database is not reachable")
 
 
-# InternalClientError: what the driver says when a connection dies between two of its steps.
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-
-
 async def _keep_as_it_is(_connection: Any) -> None:
     """Nothing to undo: no statement of ours leaves a setting, a lock or a listener behind.
 
@@ -77,9 +72,8 @@ class Database:
     All statements are autocommit and survive a pooler in transaction mode (with statement_cache=0).
     """
 
-    def __init__(self, pool: asyncpg.Pool, limit: float) -> None:
-        self._pool = pool
-        self._timeout = limit
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._queries = named_queries()
         self.statements = 0  # how many statements ran: tests count them per endpoint
 
@@ -103,46 +97,41 @@ class Database:
             if statement_cache
             else None,
         )
-        database = cls(pool, limit)
+        database = cls(Connections(pool, size, limit))
         with suppress(Unavailable):  # the first statement will say so
             await database.fetch("ready")
         return database
 
     async def close(self) -> None:
         """Close every connection; those in use are waited for briefly."""
-        try:
-            async with asyncio.timeout(5):
-                await self._pool.close()
-        except TimeoutError:
-            self._pool.terminate()
+        await self._connections.close()
 
     async def _run(self, call: Callable[[Any], Awaitable[T]]) -> T:
         for attempt in range(_MAX_TRIES):
             try:
-                async with self._connection() as connection:
-                    self.statements += 1
-                    return await call(connection)
+                return await self._once(call)
             except _RETRYABLE as error:
                 if attempt == _MAX_TRIES - 1:
                     raise translated(error) from error
                 await asyncio.sleep(0.005 * 2**attempt)
             except asyncpg.ReadOnlySQLTransactionError as error:
                 # The server was demoted: with several hosts in the URL, new connections reach its successor.
-                await self._pool.expire_connections()
+                await self._connections.expire()
                 raise translated(error) from error
             except DRIVER_ERRORS as error:
                 raise translated(error) from error
         raise AssertionError("unreachable")
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        """A connection of the pool. What fails when it is given back takes nothing from what was answered before."""
-        connection = await self._pool.acquire(timeout=self._timeout)
+    async def _once(self, call: Callable[[Any], Awaitable[T]]) -> T:
+        connection = await self._connections.take()
         try:
-            yield connection
-        finally:
-            with suppress(*DRIVER_ERRORS):  # the pool has closed it then, and makes a new one
-                await self._pool.release(connection, timeout=_RELEASE_SECONDS)
+            self.statements += 1
+            result = await call(connection)
+        except BaseException:
+            await self._connections.drop(connection)
+            raise
+        self._connections.give(connection)
+        return result
 
     def text(self, name: str) -> str:
         """The statement of that name."""
@@ -177,8 +166,14 @@ class Database:
     async def cursor(self, sql: str, args: Sequence[object], prefetch: int) -> AsyncIterator[AsyncIterator[Record]]:
         """Stream a large result in one read-only transaction, `prefetch` rows at a time."""
         try:
-            async with self._connection() as connection, connection.transaction(readonly=True):
-                self.statements += 1
-                yield connection.cursor(sql, *args, prefetch=prefetch).__aiter__()
+            connection = await self._connections.take()
+            try:
+                async with connection.transaction(readonly=True):
+                    self.statements += 1
+                    yield connection.cursor(sql, *args, prefetch=prefetch).__aiter__()
+            except BaseException:
+                await self._connections.drop(connection)
+                raise
+            self._connections.give(connection)
         except DRIVER_ERRORS as error:
             raise translated(error) from error

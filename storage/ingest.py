@@ -98,6 +98,7 @@ class IngestService:
         self._lease = timedelta(seconds=settings.intent_lease_s)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._committers: dict[int, Committer] = {}
+        self._active = 0
         self.counters = IngestCounters()
 
     async def store(
@@ -110,12 +111,14 @@ class IngestService:
         Unavailable when a retry may succeed.
         """
         access.require("dicom.write")
+        self._active += 1
         try:
             stored = await self._store(access, spooled, source, expect_study)
         except ArchiveError as error:
             self.counters.count(error.slug, 0)
             raise
         finally:
+            self._active -= 1
             spooled.release()
         self.counters.count(stored.status, spooled.size)
         return stored
@@ -215,7 +218,7 @@ class IngestService:
 
     def _committer(self, tenant: int) -> Committer:
         if tenant not in self._committers:
-            self._committers[tenant] = Committer(self._settings, self._db, tenant)
+            self._committers[tenant] = Committer(self._settings, self._db, tenant, lambda: self._active)
         return self._committers[tenant]
 
     async def _commit(self, access: Access, prepared: Prepared) -> Status:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from storage.db import DRIVER_ERRORS, Record, named_queries, translated
+from storage.connections import DRIVER_ERRORS
+from storage.db import Record, named_queries, translated
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[Record]

@@ -1,4 +1,4 @@
-"""The background process: sweeps objects that no row needs and numbers the change feed."""
+"""The background process: sweeps objects that no row needs, numbers the change feed, analyses tables being filled."""
 
 import asyncio
 import logging
@@ -12,6 +12,8 @@ log = logging.getLogger(__name__)
 
 _BATCH = 500
 _NUMBERING_SECONDS = 1.0
+_ANALYZE_SECONDS = 2.0
+_YOUNG_ROWS = 100_000  # larger tables are autovacuum's
 _SWEEP_SECONDS = 30.0
 _SIDE_OBJECT = ".json"
 _AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
@@ -24,6 +26,12 @@ async def number_changes(archive: Archive) -> int:
     while count := await archive.db.fetch_value("number_changes", _BATCH):
         total += count
     return total
+
+
+async def analyze_young(archive: Archive) -> int:
+    """Gather statistics of tables that doubled, as long as they are small; how many tables."""
+    count: int = await archive.db.fetch_value("analyze_young", _YOUNG_ROWS)
+    return count
 
 
 async def sweep(archive: Archive) -> int:
@@ -75,7 +83,7 @@ async def _delete(archive: Archive, keys: Sequence[str], forget: str, failed: li
 
 
 async def _every(seconds: float, what: str, archive: Archive) -> None:
-    step = {"sweep": sweep, "number_changes": number_changes}[what]
+    step = {"sweep": sweep, "number_changes": number_changes, "analyze_young": analyze_young}[what]
     while True:
         try:
             await step(archive)
@@ -89,6 +97,7 @@ async def run_worker(archive: Archive, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(_every(_NUMBERING_SECONDS, "number_changes", archive)),
+            tasks.create_task(_every(_ANALYZE_SECONDS, "analyze_young", archive)),
             tasks.create_task(_every(_SWEEP_SECONDS, "sweep", archive)),
         ]
         await stop.wait()

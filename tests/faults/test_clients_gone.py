@@ -49,13 +49,13 @@ class Inside:
         return len(list(self.archive.objects.spool_dir.iterdir()))
 
     def held(self) -> Held:
-        pool = self.archive.db._pool
+        connections = self.archive.db._connections
         return Held(
             tasks=len(asyncio.all_tasks()),
-            descriptors=len(list(Path("/proc/self/fd").iterdir())) - pool.get_size(),
+            descriptors=len(list(Path("/proc/self/fd").iterdir())) - connections.opened,
             memory=self.services.uploads.left,
             spooled=self.spooled(),
-            connections=pool.get_size() - pool.get_idle_size(),
+            connections=connections.in_use,
         )
 
     async def back_to(self, base: Held, seconds: float = 10) -> None:

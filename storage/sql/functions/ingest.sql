@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION ingest_intent(
     p_tenant integer, p_lease interval, p_keys text[], p_sop_uids text[], p_shas bytea[], p_sizes bigint[]
 ) RETURNS TABLE (ordinal bigint, stored_key text)
 LANGUAGE plpgsql
-SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -107,13 +107,15 @@ CREATE OR REPLACE FUNCTION ingest_commit(
     i_metadata bytea[], i_crc bigint[], i_length bigint[], i_cuts text[]
 ) RETURNS TABLE (sop_uid text, outcome text, stored_key text)
 LANGUAGE plpgsql
--- A batch is small whatever the tables hold: every row by its index, even where a plan was made when the tables were still empty.
-SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
+-- A batch is small whatever the tables hold: every row by its unique key, even where a plan was made when the tables were still empty. To a
+-- planner without statistics all series of the tenant look as few as one, hence the loop over studies and the fences (OFFSET 0).
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
     v_open text[];
     v_fresh text[];
+    v_study text;
     v_item record;
     v_have record;
 BEGIN
@@ -121,7 +123,9 @@ BEGIN
         SELECT key FROM intent WHERE key = ANY (i_key) AND claimed_at IS NULL ORDER BY key FOR UPDATE) f;
 
     PERFORM ingest_study(p_tenant, s) FROM jsonb_array_elements(p_studies) s;
-    PERFORM FROM study WHERE tenant = p_tenant AND study_uid = ANY (i_study_uid) ORDER BY study_uid FOR NO KEY UPDATE;
+    FOR v_study IN SELECT DISTINCT u FROM unnest(i_study_uid) u ORDER BY u LOOP
+        PERFORM FROM study WHERE tenant = p_tenant AND study_uid = v_study FOR NO KEY UPDATE;
+    END LOOP;
     PERFORM ingest_series(p_tenant, s) FROM jsonb_array_elements(p_series) s;
 
     WITH fresh AS (
@@ -137,22 +141,22 @@ BEGIN
             AS u(key, sop_uid, series_uid, study_uid, shared_id, patient_id, size, sop_class, transfer_syntax, instance_number, frames, rows,
                 columns, bits, meta_size, flags, orthanc, file_sha, dataset_sha, source, attributes, bulk, frame_table, overflow,
                 metadata, crc, length, cuts)
-        JOIN series s ON s.tenant = p_tenant AND s.series_uid = u.series_uid AND s.shared_id = u.shared_id
-        JOIN study t ON t.id = s.study AND t.study_uid = u.study_uid
-        WHERE u.key = ANY (v_open)
+        CROSS JOIN LATERAL (SELECT id, study, shared_id FROM series WHERE tenant = p_tenant AND series_uid = u.series_uid OFFSET 0) s
+        CROSS JOIN LATERAL (SELECT study_uid, patient_id FROM study WHERE id = s.study OFFSET 0) t
+        WHERE u.key = ANY (v_open) AND s.shared_id = u.shared_id AND t.study_uid = u.study_uid
         ORDER BY u.sop_uid
         ON CONFLICT DO NOTHING
         RETURNING sop_uid, series, object_size, sop_class, orthanc_id, object_key
     ), grown_series AS (
         UPDATE series SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now()
-        FROM (SELECT series, count(*) AS n, sum(object_size) AS size FROM fresh GROUP BY series) g
-        WHERE series.id = g.series RETURNING series.study, g.n, g.size, series.id
+        FROM (SELECT series, count(*) AS n, sum(object_size) AS size, array_agg(DISTINCT sop_class) AS classes FROM fresh GROUP BY series) g
+        WHERE series.id = g.series RETURNING series.study, g.n, g.size, g.classes
     ), grown_study AS (
         UPDATE study SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now(),
             sop_classes = CASE WHEN sop_classes @> g.classes THEN sop_classes
                                ELSE ARRAY(SELECT DISTINCT c FROM unnest(sop_classes || g.classes) c ORDER BY c) END
         FROM (SELECT gs.study, sum(gs.n) AS n, sum(gs.size) AS size,
-                     (SELECT array_agg(DISTINCT f.sop_class) FROM fresh f JOIN series x ON x.id = f.series WHERE x.study = gs.study) AS classes
+                     (SELECT array_agg(DISTINCT c) FROM grown_series x, unnest(x.classes) c WHERE x.study = gs.study) AS classes
               FROM grown_series gs GROUP BY gs.study) g
         WHERE study.id = g.study
     ), fed AS (

@@ -22,6 +22,10 @@ DELETE FROM tomb WHERE key = ANY ($1)
 -- Give changes their public numbers.
 SELECT number_changes($1)
 
+-- name: analyze_young
+-- Statistics for tables that are being filled.
+SELECT analyze_young($1)
+
 -- name: sweep_gauges
 -- For the metrics: what waits, and since when.
 SELECT (SELECT count(*) FROM intent) AS intents, (SELECT count(*) FROM tomb) AS tombs,
