@@ -19,7 +19,7 @@ from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
 from storage.ingest import Provenance, Stored
 from storage.settings import Settings
-from storage.worker import number_changes, sweep
+from storage.worker import analyze_young, number_changes, sweep
 from tests.files import ct, dataset, encoded, new_uid
 
 REST = Provenance("rest")
@@ -389,6 +389,35 @@ async def test_the_change_feed_is_numbered_without_gaps_in_commit_order(archive:
         assert found[0]["uid"] == "slow"
     finally:
         await pool.close()
+
+
+async def test_tables_being_filled_are_analysed_each_time_they_double(archive: Archive) -> None:
+    analysed = []
+    for _ in range(50):
+        await store(archive, ct())
+        await archive.db.fetch_sql("SELECT pg_stat_force_next_flush()")
+        analysed.append(await analyze_young(archive))
+    assert analysed[0] == 0
+    assert 4 <= sum(analysed) <= 16  # three tables (all of one patient), at 20 and 40 rows or a little later
+    assert analysed[-5:] == [0] * 5
+
+
+async def test_a_commit_reads_its_own_rows_only_however_young_the_tables_are(archive: Archive) -> None:
+    """Without statistics the tenant alone looks like a unique key to the planner."""
+    for _ in range(20):
+        await store(archive, ct())
+    await archive.db.fetch_sql("SELECT pg_stat_force_next_flush()")
+    assert await analyze_young(archive) == 3  # all of one patient
+    before = await _index_reads(archive)
+    for _ in range(50):
+        await store(archive, ct())
+    assert (await _index_reads(archive) - before) / 50 < 60
+
+
+async def _index_reads(archive: Archive) -> int:
+    await archive.db.fetch_sql("SELECT pg_stat_force_next_flush()")
+    (row,) = await archive.db.fetch_sql("SELECT sum(idx_tup_read)::bigint AS n FROM pg_stat_user_indexes")
+    return int(row["n"])
 
 
 async def test_another_patient_in_a_stored_study_is_stored_and_flagged(archive: Archive) -> None:
