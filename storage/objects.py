@@ -63,6 +63,10 @@ class ObjectStore(Protocol):
         """The bytes of each (offset, length), in the order asked; neighbours share a request."""
         ...
 
+    def get_cached(self, key: str, offset: int, length: int) -> bytes | None:
+        """The bytes, when they can be had without waiting for anything; None otherwise."""
+        ...
+
     def stream(self, key: str, offset: int, length: int) -> AsyncIterator[bytes]:
         """`length` bytes from `offset` in chunks of STREAM_CHUNK at most; a missing object raises at the first one."""
         ...

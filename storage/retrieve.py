@@ -184,20 +184,32 @@ class RetrieveService:
     async def files(
         self, instances: Sequence[Instance]
     ) -> AsyncIterator[tuple[Instance, bytes | AsyncIterator[bytes]]]:
-        """The stored files one after the other; small ones are read ahead."""
+        """The stored files one after the other; small ones are read ahead, unless they are there without waiting."""
         ahead: deque[tuple[Instance, asyncio.Task[bytes] | None]] = deque()
         queue = iter(instances)
 
+        def add(instance: Instance) -> None:
+            task = None
+            if instance.size <= _WHOLE_OBJECT:
+                task = asyncio.create_task(self._objects.get_range(instance.key, instance.base, instance.size))
+            ahead.append((instance, task))
+
         def fill() -> None:
             while len(ahead) < _READ_AHEAD and (nxt := next(queue, None)) is not None:
-                task = None
-                if nxt.size <= _WHOLE_OBJECT:
-                    task = asyncio.create_task(self._objects.get_range(nxt.key, nxt.base, nxt.size))
-                ahead.append((nxt, task))
+                add(nxt)
 
         try:
-            fill()
-            while ahead:
+            while True:
+                if not ahead:
+                    nxt = next(queue, None)
+                    if nxt is None:
+                        return
+                    data = self._objects.get_cached(nxt.key, nxt.base, nxt.size)
+                    if data is not None:
+                        yield nxt, data
+                        continue
+                    add(nxt)
+                fill()
                 instance, task = ahead.popleft()
                 body: bytes | AsyncIterator[bytes] = self.file(instance) if task is None else await task
                 fill()

@@ -203,6 +203,10 @@ class S3Store:
         found = await self._within(obstore.get_range_async(self._client, key, start=offset, length=length))
         return _checked(found.to_bytes(), length, offset)
 
+    def get_cached(self, key: str, offset: int, length: int) -> bytes | None:  # noqa: ARG002
+        """See ObjectStore. Never."""
+        return None
+
     async def get_ranges(self, key: str, ranges: Sequence[Range]) -> list[bytes]:
         """See ObjectStore. Ranges less than 256 KiB apart share a GET; up to ten GETs run at once."""
         if len(ranges) == 1:
