@@ -53,12 +53,13 @@ class Services:
 class Exchange:
     """`extra` are headers that every answer to this request carries (CORS, request id).
 
-    `status` is 0 until the answer has begun.
+    `status` is 0 until the answer has begun. `body_read` is set by whoever has read the request body to its end.
     """
 
     __slots__ = (
         "_headers",
         "access",
+        "body_read",
         "extra",
         "method",
         "operation",
@@ -93,6 +94,7 @@ class Exchange:
         self.request_id = request_id
         self.extra: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
         self.status = 0
+        self.body_read = False
         self._headers: dict[bytes, bytes] | None = None
 
     def header(self, name: bytes) -> str | None:
@@ -104,6 +106,17 @@ class Exchange:
                 headers[key] = headers[key] + b", " + value if key in headers else value
         found = headers.get(name)
         return None if found is None else found.decode("latin-1")
+
+    @property
+    def ends_connection(self) -> bool:
+        """Whether an answer now leaves a body half read: the connection cannot carry another request (RFC 9112 9.3).
+
+        The server closes it then in any case. A client that is not told may send its next request into the void.
+        """
+        if self.body_read or self.method in {"GET", "HEAD"}:
+            return False
+        length = self.header(b"content-length")
+        return length != "0" if length is not None else self.header(b"transfer-encoding") is not None
 
     def query(self) -> list[tuple[str, str]]:
         """The decoded query parameters in their order, repeated ones kept."""

@@ -25,6 +25,7 @@ CACHE_REVALIDATE: Header = (b"cache-control", b"private, no-cache")
 _JOIN_LIMIT = 1 << 20
 # No content-type may be guessed by a browser: the archive serves bytes that strangers wrote.
 _NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
+_CLOSE: Header = (b"connection", b"close")
 
 
 def cache_control(version: str | None, current: str) -> Header:
@@ -52,6 +53,8 @@ async def send_bytes(http: Exchange, status: int, headers: Sequence[Header], bod
     fields = [*headers, _NOSNIFF, *http.extra]
     if status not in (204, 304):
         fields.append((b"content-length", b"%d" % size))
+    if http.ends_connection:
+        fields.append(_CLOSE)
     http.status = status
     send = http.send
     await send({"type": "http.response.start", "status": status, "headers": fields})
@@ -144,4 +147,5 @@ async def read_small_body(http: Exchange, limit: int) -> bytes:
         if size > limit:
             raise BadRequest(f"the request body exceeds {limit} bytes")
         if not message.get("more_body", False):
+            http.body_read = True
             return b"".join(pieces)

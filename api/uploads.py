@@ -36,6 +36,7 @@ class BodyReader:
 
     __slots__ = (
         "_finished",
+        "_http",
         "_limit",
         "_loop",
         "_receive",
@@ -50,6 +51,7 @@ class BodyReader:
     )
 
     def __init__(self, http: Exchange, limit: int) -> None:
+        self._http = http
         self._receive = http.receive
         self._limit = limit
         self.size = 0
@@ -90,7 +92,7 @@ class BodyReader:
             self._wait_from = None
             if message["type"] == "http.disconnect":
                 raise BadRequest("the request body ended early")
-            self._finished = not message.get("more_body", False)
+            self._finished = self._http.body_read = not message.get("more_body", False)
             chunk: bytes = message["body"]
             if chunk:
                 self.size += len(chunk)

@@ -13,6 +13,7 @@ import contextlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from typing import Final, TypeVar
 
 from dicomweb.errors import CorruptObject, ObjectMissing, Unavailable
 from storage.directory_files import (
+    FULL,
     Place,
     adopt_file,
     can_be_unnamed,
@@ -45,6 +47,9 @@ INLINE_MAX: Final = 1 << 20
 WRITERS: Final = 16  # threads mostly wait in fsync; more of them give the journal more to commit at once
 READERS: Final = 16
 STALE_SECONDS: Final = 86_400
+# Objects up to this size get a second chance on a full disk, after a pause (seconds) in which a larger one has failed.
+SMALL: Final = 1 << 20
+FULL_PAUSE: Final = 0.1
 CHECK_SECONDS: Final = 10.0
 KNOWN_MAX: Final = 100_000
 
@@ -78,15 +83,16 @@ class DirectoryStore:
     async def put(self, key: str, chunks: Sequence[Chunk], size: int) -> None:
         """See ObjectStore. Costs one thread hop, one write and (ext4) one journal commit shared with other writers."""
         path = self._path(key)
-        await self._write(path, lambda: write_object(self._place, path, chunks, size))
+        await self._write(path, lambda: write_object(self._place, path, chunks, size), size)
 
     async def put_file(self, key: str, path: Path, size: int) -> None:
         """See ObjectStore. A file of another file system is copied."""
         final = self._path(key)
-        await self._write(final, lambda: adopt_file(self._place, final, str(path), size))
+        await self._write(final, lambda: adopt_file(self._place, final, str(path), size), size)
 
-    async def _write(self, path: str, work: Callable[[], None]) -> None:
-        future: Future[None] = self._writers.submit(guarded, lambda: self._write_in_directory(path, work), "write")
+    async def _write(self, path: str, work: Callable[[], None], size: int) -> None:
+        write = self._write_if_it_fits if size <= SMALL else self._write_in_directory
+        future: Future[None] = self._writers.submit(guarded, lambda: write(path, work), "write")
         try:
             await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -94,6 +100,16 @@ class DirectoryStore:
             if not future.cancelled():
                 future.add_done_callback(lambda done: self._forget(done, path))
             raise
+
+    def _write_if_it_fits(self, path: str, work: Callable[[], None]) -> None:
+        """Write; once more when the disk is full: a large neighbour that does not fit may have filled it meanwhile."""
+        try:
+            self._write_in_directory(path, work)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            time.sleep(FULL_PAUSE)
+            self._write_in_directory(path, work)
 
     def _write_in_directory(self, path: str, work: Callable[[], None]) -> None:
         directory = os.path.dirname(path)  # noqa: PTH120

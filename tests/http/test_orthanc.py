@@ -89,6 +89,16 @@ def test_limits(strict: httpx.Client) -> None:
     assert _upload(strict, os.urandom(400_000)).status_code == 413
 
 
+def test_an_answer_that_leaves_the_body_unread_ends_the_connection(web: httpx.Client) -> None:
+    """Or a client sends its next request on a connection that the server is about to close."""
+    early = web.post("/instances", content=b"PK\x03\x04" + bytes(2 << 20))
+    assert (early.status_code, early.headers["connection"]) == (415, "close")
+    assert web.get("/healthz").status_code == 200
+    assert web.post("/healthz", content=bytes(1000)).headers["connection"] == "close"
+    for whole in (web.post("/instances", content=ct()), web.get("/system"), web.post("/healthz")):
+        assert "connection" not in whole.headers
+
+
 def test_statistics_count(web: httpx.Client) -> None:
     before = web.get("/statistics").json()
     files = [ct(PatientID=f"S-{os.urandom(6).hex()}") for _ in range(2)]
