@@ -14,6 +14,7 @@ from random import Random
 import pytest
 
 from storage.archive import Archive, open_archive
+from storage.directory_files import remove_stale
 from storage.settings import load_settings
 from storage.worker import number_changes, sweep
 from tests.faults.clients import PATIENCE, Client, Race, Shared
@@ -155,6 +156,9 @@ async def _verify_the_store(data: Path, where: dict[str, object], present: int) 
             keys = {row["object_key"] for row in await archive.db.fetch_sql("SELECT object_key FROM instance")}
             assert await objects(archive) == keys
             assert (await count(archive, "intent"), await count(archive, "tomb")) == (0, 0)
+            # Uploads went when the store was opened; what a kill left before it was an upload goes when it is stale.
+            assert all(path.name.startswith("new-") for path in archive.objects.spool_dir.iterdir())
+            remove_stale(str(archive.objects.spool_dir), age=0)
             assert list(archive.objects.spool_dir.iterdir()) == []
             await number_changes(archive)
             assert await count(archive, "change WHERE seq IS NULL") == 0
