@@ -1,4 +1,4 @@
-"""Group commits: intents before objects are put, rows when they are durable, the verdict when an answer is lost."""
+"""Group commits: rows when their objects are durable, and the verdict when an answer is lost."""
 
 import asyncio
 import time
@@ -12,21 +12,12 @@ import orjson
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.batch import Batcher
 from storage.db import ConnectionLost, Database
+from storage.intents import Intents
 from storage.rows import FLAG_DEFLATED, Prepared, Shared, hex_id, metadata_cuts
 from storage.settings import Settings
 
 _SHARED_CACHE = 1_024
 _VERDICT_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """An object that is about to be put."""
-
-    key: str
-    sop_uid: str
-    sha256: bytes
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +40,15 @@ class Committer:
         self._db = db
         self._tenant = tenant
         self._policy = settings.duplicates
-        self._lease = timedelta(seconds=settings.intent_lease_s)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._shared: OrderedDict[str, Shared] = OrderedDict()
-        limit = settings.commit_batch
-        self._intents: Batcher[Intent, str | None] = Batcher(
-            self._flush_intents, limit=limit, key=lambda i: i.key, expected=active
-        )
+        self.intents = Intents(settings, db, tenant, active)
         self._commits: Batcher[Prepared, Outcome] = Batcher(
-            self._flush_commits, limit=limit, key=lambda p: p.scan.sop_instance_uid, expected=active
+            self._flush_commits,
+            limit=settings.commit_batch,
+            key=lambda p: p.scan.sop_instance_uid,
+            expected=active,
         )
-
-    async def announce(self, intent: Intent) -> str | None:
-        """Insert the intent; or, when this very file is stored already, insert nothing and give its object's key."""
-        return await self._intents.submit(intent)
 
     async def commit(self, prepared: Prepared) -> Outcome:
         """Make a durable object visible. Raises Retry when nothing happened, Unavailable when that is not known."""
@@ -71,21 +57,6 @@ class Committer:
     def forget(self, series_uid: str) -> None:
         """The cache describes another series row than the database."""
         self._shared.pop(series_uid, None)
-
-    async def _flush_intents(self, items: Sequence[Intent]) -> Sequence[str | None]:
-        rows = await self._db.fetch(
-            "ingest_intent",
-            self._tenant,
-            self._lease,
-            [i.key for i in items],
-            [i.sop_uid for i in items],
-            [i.sha256 for i in items],
-            [i.size for i in items],
-        )
-        answer: list[str | None] = [None] * len(items)
-        for row in rows:
-            answer[row["ordinal"] - 1] = row["stored_key"]
-        return answer
 
     async def _flush_commits(self, items: Sequence[Prepared]) -> Sequence[Outcome | BaseException]:
         shared, first = await self._shared_of(items)
@@ -106,6 +77,8 @@ class Committer:
         outcomes = {row["sop_uid"]: Outcome(row["outcome"], row["stored_key"]) for row in rows}
         if any(outcome.name == "fenced" for outcome in outcomes.values()):
             outcomes |= await self._stored_after_all(items, outcomes)
+        if any(outcome.name == "identical" for outcome in outcomes.values()):
+            self.intents.repeated()
         for item in items:
             if outcomes[item.scan.sop_instance_uid].name in ("stored", "replaced"):
                 self._remember(item.scan.series_uid, shared[item.scan.series_uid])

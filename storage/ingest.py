@@ -3,10 +3,9 @@
 import asyncio
 import hashlib
 import logging
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Literal
 
 import orjson
@@ -17,8 +16,9 @@ from dicomweb.part10 import Scan, scan
 from dicomweb.structure import ScanLimits
 from dicomweb.uids import OrthancIds
 from storage.access import Access
-from storage.commit import Committer, Intent, Retry
+from storage.commit import Committer, Retry
 from storage.db import Database
+from storage.intents import Intent
 from storage.objects import ObjectStore
 from storage.rows import Prepared
 from storage.settings import Settings
@@ -95,7 +95,6 @@ class IngestService:
             max_inflated=min(_QUICK_INFLATED, self._limits.max_inflated),
         )
         self._memo = Memo()
-        self._lease = timedelta(seconds=settings.intent_lease_s)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._committers: dict[int, Committer] = {}
         self._active = 0
@@ -129,9 +128,11 @@ class IngestService:
             raise IdentityMismatch(
                 "StudyInstanceUID differs from the study in the request", attribute="StudyInstanceUID"
             )
+        intents = self._committer(access.tenant).intents
+        reserved = intents.reserved(spooled.size)
         prepared = Prepared.of(
             found,
-            key=f"{access.tenant}/{datetime.now(UTC):%Y%m%d}/{uuid.uuid4().hex}",
+            key=reserved or intents.new_key(),
             size=spooled.size,
             sha256=spooled.sha256,
             source=orjson.dumps(
@@ -139,15 +140,8 @@ class IngestService:
             ).decode(),
             inline_max=self._settings.metadata_inline_max,
         )
-        intent = Intent(prepared.key, found.sop_instance_uid, spooled.sha256, spooled.size)
-        stored_key = await self._committer(access.tenant).announce(intent)
-        if stored_key is not None:
-            status = await self._identical(access, prepared, spooled, stored_key)
-        else:
-            await self._put(prepared, spooled)
-            status = await self._commit(access, prepared)
         return Stored(
-            status,
+            await self._write(access, prepared, spooled, announced=reserved is not None),
             found.sop_class_uid,
             found.sop_instance_uid,
             found.study_uid,
@@ -155,6 +149,19 @@ class IngestService:
             prepared.ids,
             found.warnings,
         )
+
+    async def _write(self, access: Access, prepared: Prepared, spooled: Spooled, *, announced: bool) -> Status:
+        """The object, then its row; neither when this very file is stored already, which turns out before or after."""
+        if not announced:
+            intent = Intent(prepared.key, prepared.scan.sop_instance_uid, spooled.sha256, spooled.size)
+            stored_key = await self._committer(access.tenant).intents.announce(intent)
+            if stored_key is not None:
+                return await self._identical(access, prepared, spooled, stored_key)
+        await self._put(prepared, spooled)
+        status, stored_key = await self._commit(access, prepared)
+        if status == "identical" and stored_key is not None:
+            return await self._identical(access, prepared, spooled, stored_key)
+        return status
 
     async def _scan(self, spooled: Spooled) -> Scan:
         version = spooled.sha256.hex()[:_VERSION_LENGTH]
@@ -205,12 +212,12 @@ class IngestService:
         except ObjectMissing:
             pass
         log.error("a stored object was missing and is being restored from a repeated upload")
-        tenant = access.tenant
-        args = (prepared.scan.sop_instance_uid, spooled.sha256, stored_key, prepared.key)
+        intents = self._committer(access.tenant).intents
+        sop, key = prepared.scan.sop_instance_uid, intents.new_key()
         # An empty digest matches no row, so that the key is announced although the file is known.
-        await self._db.fetch("ingest_intent", tenant, self._lease, [prepared.key], [args[0]], [b""], [spooled.size])
-        await self._put(prepared, spooled)
-        if not await self._db.fetch_value("ingest_adopt", tenant, *args):
+        await intents.announce(Intent(key, sop, b"", spooled.size))
+        await self._put(replace(prepared, key=key), spooled)
+        if not await self._db.fetch_value("ingest_adopt", access.tenant, sop, spooled.sha256, stored_key, key):
             raise Unavailable("the instance changed while its lost object was being restored; send it again")
         return "identical"
 
@@ -221,7 +228,7 @@ class IngestService:
             self._committers[tenant] = Committer(self._settings, self._db, tenant, lambda: self._active)
         return self._committers[tenant]
 
-    async def _commit(self, access: Access, prepared: Prepared) -> Status:
+    async def _commit(self, access: Access, prepared: Prepared) -> tuple[Status, str | None]:
         committer = self._committer(access.tenant)
         for attempt in range(_COMMIT_TRIES):
             try:
@@ -231,7 +238,7 @@ class IngestService:
                 continue
             match outcome.name:
                 case "stored" | "identical" | "kept" | "replaced":
-                    return outcome.name
+                    return outcome.name, outcome.stored_key
                 case "stale":
                     committer.forget(prepared.scan.series_uid)
                 case "compare":

@@ -92,7 +92,7 @@ $$;
 -- ingest_commit: a batch of instances whose objects are durable becomes visible, in one transaction.
 -- Lock order: intent, patient, study, series, instance, each by key. Outcomes per SOP Instance UID:
 --   stored, replaced   the row points at the new object
---   identical, kept    the stored row stays; the new object is entombed
+--   identical, kept    the stored row stays; the new object is entombed. With the key of the stored object where the very same file is stored
 --   compare            other bytes under the same SOP UID, and the digest of one of the datasets is not known: the caller computes both
 --   duplicate          other bytes under the same SOP UID, refused by policy; entombed
 --   elsewhere          the SOP or Series UID is stored under another series or study; entombed
@@ -196,9 +196,11 @@ BEGIN
         ELSIF v_have.file_sha256 <> v_item.file_sha AND (v_have.dataset_sha256 IS NULL OR v_item.dataset_sha IS NULL) THEN
             outcome := 'compare';
             stored_key := v_have.object_key;
-        ELSIF v_have.file_sha256 = v_item.file_sha OR v_have.dataset_sha256 = v_item.dataset_sha THEN
+        ELSIF v_have.file_sha256 = v_item.file_sha THEN
             outcome := 'identical';
             stored_key := v_have.object_key;
+        ELSIF v_have.dataset_sha256 = v_item.dataset_sha THEN
+            outcome := 'identical';
         ELSIF p_policy = 'keep-first' THEN
             outcome := 'kept';
         ELSIF p_policy = 'replace' THEN
