@@ -11,6 +11,7 @@ import asyncpg
 import httpx
 import pytest
 
+import storage.intents
 from dicomweb.errors import Conflict, Unavailable
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
@@ -31,8 +32,11 @@ def proxy(database_url: str):
 
 
 @pytest.fixture
-async def behind(settings: Callable[..., Settings], proxy: PostgresProxy) -> AsyncIterator[Archive]:
-    """An archive that reaches its database through the proxy."""
+async def behind(
+    settings: Callable[..., Settings], proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Archive]:
+    """An archive that reaches its database through the proxy. No key is announced ahead: intents are counted here."""
+    monkeypatch.setattr(storage.intents, "_AHEAD_MAX", 0)
     opened = await open_archive(settings(database_url=proxy.url, tomb_grace_s=0, sweep_quarantine_s=0))
     yield opened
     await opened.close()
