@@ -49,6 +49,7 @@ TABLE: dict[type[domain.ArchiveError], Row] = {
     domain.Forbidden: Row(403, "The operation is not allowed", 45),
     domain.Unavailable: Row(503, "The archive cannot answer now", 36),
     domain.CorruptObject: Row(500, "Stored data is damaged", 20),
+    domain.BadPixels: Row(422, "The stored pixel data cannot be decoded", 15),
 }
 
 # Refusals that only HTTP knows; (slug, row).

@@ -116,3 +116,10 @@ class CorruptObject(ArchiveError):
 
     slug = "corrupt-object"
     default_reason = 0x0110
+
+
+class BadPixels(ArchiveError):
+    """The stored pixel data cannot be decoded as their attributes describe them, or not be shown as an image."""
+
+    slug = "bad-pixels"
+    default_reason = 0xC000

@@ -10,6 +10,7 @@ from storage.embedded import attach
 from storage.ingest import IngestService
 from storage.lifecycle import LifecycleService
 from storage.objects import ObjectStore, open_store
+from storage.pixels import PixelService
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.settings import Settings
@@ -37,6 +38,7 @@ class Archive:
     ingest: IngestService
     search: SearchService
     retrieve: RetrieveService
+    pixels: PixelService
     lifecycle: LifecycleService
 
     def new_spool(self) -> Spool:
@@ -87,12 +89,14 @@ async def open_archive(settings: Settings) -> Archive:
         limit=settings.database_timeout,
     )
     objects = open_store(settings)
+    retrieve = RetrieveService(settings, db, objects)
     return Archive(
         settings=settings,
         db=db,
         objects=objects,
         ingest=IngestService(settings, db, objects),
         search=SearchService(db, objects),
-        retrieve=RetrieveService(settings, db, objects),
+        retrieve=retrieve,
+        pixels=PixelService(retrieve),
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
     )

@@ -207,12 +207,6 @@ class Settings:
     commit_batch: int = field(
         default=200, metadata=_about("Ingest", "Instances that one transaction writes at most.", minimum=1)
     )
-    commit_delay_ms: float = field(
-        default=2.0,
-        metadata=_about(
-            "Ingest", "How long a busy collector waits for company.", unit="milliseconds", minimum=0, maximum=1000
-        ),
-    )
     intent_lease_s: int = field(
         default=900, metadata=_about("Ingest", "Time that a store may take.", unit="seconds", minimum=1)
     )

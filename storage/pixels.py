@@ -1,0 +1,93 @@
+"""Decoded pixels of stored instances, with the attributes that tell what they mean."""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from dicomweb.errors import BadPixels, NotFound
+from dicomweb.media import EXPLICIT_BE, NATIVE
+from dicomweb.pixels.image import ImagePixel, Pixels
+from dicomweb.pixels.native import native_pixels
+from dicomweb.reencode import swapped, word_size
+from storage.access import Access
+from storage.retrieve import Instance, Located, RetrieveService
+
+Dataset = dict[str, Any]
+
+# Parsed attributes that are kept, by the length of their JSON.
+_DATASETS = 16 << 20
+# Frames that one read brings into memory.
+_WINDOW = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An instance with pixels. `dataset`: its DICOM JSON, bulk values by reference; not to be changed."""
+
+    located: Located
+    frames: tuple[int, ...]
+    dataset: Dataset
+    pixel: ImagePixel
+
+    @property
+    def instance(self) -> Instance:
+        """Where it lies."""
+        return self.located.instance
+
+
+class PixelService:
+    """Reads frames as arrays. Every method takes the caller's rights, as RetrieveService does."""
+
+    def __init__(self, retrieve: RetrieveService) -> None:
+        self._retrieve = retrieve
+        self._datasets: OrderedDict[tuple[int, str, str], tuple[Dataset, int]] = OrderedDict()
+        self._held = 0
+
+    async def image(self, access: Access, study: str, series: str, sop: str, frames: Sequence[int]) -> Image:
+        """Frames (1-based) of an instance. Raises NotFound, also for a frame that is not there; BadPixels."""
+        located = await self._retrieve.frames(access, study, series, sop, frames)
+        dataset = await self.dataset(access, located.instance)
+        return Image(located, tuple(frames), dataset, ImagePixel.of(dataset))
+
+    async def dataset(self, access: Access, instance: Instance) -> Dataset:
+        """The DICOM JSON of an instance, parsed; kept for the next frame."""
+        key = (instance.tenant, instance.sop, instance.version)
+        found = self._datasets.get(key)
+        if found is not None:
+            self._datasets.move_to_end(key)
+            return found[0]
+        answer = await self._retrieve.metadata(access, instance.study, instance.series, instance.sop, gzip=False)
+        if answer.body is None:
+            raise NotFound("no such instance")
+        text = b"".join(answer.body)
+        dataset: Dataset = orjson.loads(text)[0]
+        self._datasets[key] = (dataset, len(text))
+        self._held += len(text)
+        while self._held > _DATASETS:
+            _, (_, freed) = self._datasets.popitem(last=False)
+            self._held -= freed
+        return dataset
+
+    async def decoded(self, image: Image) -> AsyncIterator[Pixels]:
+        """The frames of `image` in its order, a window of them in memory. Raises BadPixels."""
+        located, start = image.located, 0
+        while start < len(image.frames):
+            end, size = start + 1, located.size(start)
+            while end < len(image.frames) and size + located.size(end) <= _WINDOW:
+                size += located.size(end)
+                end += 1
+            window = Located(located.instance, located.extents[start:end], located.bits[start:end], located.vr)
+            for value in await self._retrieve.read_all(window):
+                yield self._decode(image, value)
+            start = end
+
+    def _decode(self, image: Image, value: bytes) -> Pixels:
+        syntax = image.instance.transfer_syntax
+        if syntax not in NATIVE:
+            raise BadPixels("the transfer syntax is not decoded", attribute="TransferSyntaxUID")
+        if syntax == EXPLICIT_BE:
+            value = swapped(value, word_size("OB" if image.pixel.bits_allocated <= 8 else "OW"))
+        return native_pixels(image.pixel, value)
