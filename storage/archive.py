@@ -6,6 +6,7 @@ from datetime import timedelta
 from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.db import Database
+from storage.decoders import DecoderPool
 from storage.embedded import attach
 from storage.ingest import IngestService
 from storage.lifecycle import LifecycleService
@@ -15,6 +16,7 @@ from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.settings import Settings
 from storage.spool import Spool
+from storage.transcoding import TranscodeService
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Archive:
     search: SearchService
     retrieve: RetrieveService
     pixels: PixelService
+    transcode: TranscodeService
+    decoders: DecoderPool
     lifecycle: LifecycleService
 
     def new_spool(self) -> Spool:
@@ -73,6 +77,7 @@ class Archive:
 
     async def close(self) -> None:
         """Close connections; requests in flight fail."""
+        self.decoders.close()
         await self.db.close()
         await self.objects.close()
 
@@ -90,6 +95,8 @@ async def open_archive(settings: Settings) -> Archive:
     )
     objects = open_store(settings)
     retrieve = RetrieveService(settings, db, objects)
+    decoders = DecoderPool(settings)
+    pixels = PixelService(retrieve, decoders)
     return Archive(
         settings=settings,
         db=db,
@@ -97,6 +104,8 @@ async def open_archive(settings: Settings) -> Archive:
         ingest=IngestService(settings, db, objects),
         search=SearchService(db, objects),
         retrieve=retrieve,
-        pixels=PixelService(retrieve),
+        pixels=pixels,
+        transcode=TranscodeService(settings, retrieve, pixels, decoders),
+        decoders=decoders,
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
     )

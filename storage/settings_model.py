@@ -167,6 +167,18 @@ class Settings:
         default=1000, metadata=_about("Web", "Frames in one request at most.", minimum=1)
     )
 
+    decoders: int = field(
+        default=0,
+        metadata=_about("Pixels", "Decoder processes of all HTTP workers together; 0: one for each core.", minimum=0),
+    )
+    decoder_memory: int = field(
+        default=4 * GIB,
+        metadata=_about("Pixels", "Address space of a decoder process.", unit="bytes", minimum=512 * MIB),
+    )
+    decoder_seconds: int = field(
+        default=10, metadata=_about("Pixels", "Processor time of one frame.", unit="seconds", minimum=1, maximum=3600)
+    )
+
     duplicates: Literal["reject", "keep-first", "replace"] = field(
         default="reject",
         metadata=_about("Ingest", "What becomes of an instance that is stored already with other bytes."),
@@ -223,6 +235,11 @@ class Settings:
     def objects_location(self) -> str:
         """The `objects` setting with its default filled in."""
         return self.objects if self.objects is not None else str(self.data / "objects")
+
+    @property
+    def decoders_per_worker(self) -> int:
+        """The share of one HTTP worker in the decoder processes, at least one."""
+        return max(1, -(-(self.decoders or os.cpu_count() or 1) // max(1, self.workers)))
 
     def to_env(self) -> dict[str, str]:
         """The whole value as environment variables: what a child process reads back with `from_env`."""
