@@ -1,6 +1,7 @@
 """The attributes of an instance whose pixels were transcoded (PS3.3 C.7.6.1.1.5, C.7.6.3, C.12.4; PS3.5 A.4)."""
 
 import struct
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,7 +13,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import dcmwrite, write_file_meta_info
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicomweb.media import EXPLICIT_BE, IMPLICIT_LE
 from dicomweb.meta import read_file_meta
@@ -37,7 +38,7 @@ class Lossy:
 
 def derived_uid(sop: str, version: str, target: str) -> str:
     """The SOP Instance UID of a lossy derivation: always the same for the same bytes and target."""
-    return str(generate_uid(prefix=None, entropy_srcs=[sop, version, target]))
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{sop}/{version}/{target}').int}"
 
 
 def item_head(length: int) -> bytes:

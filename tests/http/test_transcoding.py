@@ -5,16 +5,17 @@ import zlib
 from io import BytesIO
 
 import httpx
+import imagecodecs
 import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedSRStorage, ExplicitVRBigEndian
 
 from tests.decoders import DCMTK, by_dcmtk, by_gdcm, by_libjxl, by_openjpeg
-from tests.files import new_uid
+from tests.files import compressed, ct, dataset, encoded, new_uid
 from tests.http.bodies import ROOT, problem, store
 
 UID = "1.2.840.10008.1.2."
@@ -178,3 +179,127 @@ def test_every_lossless_target_of_every_kind_of_image(web: httpx.Client, name: s
     for element in before:
         if element.keyword not in changed and element.VR not in ("UN", "OB", "OW", "SQ"):
             assert ds[element.tag].value == element.value, element
+
+
+LOSSY = {
+    "4.50": "ISO_10918_1",
+    "4.51": "ISO_10918_1",
+    "4.81": "ISO_14495_1",
+    "4.91": "ISO_15444_1",
+    "4.112": "ISO_18181_1",
+    "4.203": "ISO_15444_15",
+}
+
+
+@pytest.mark.parametrize("target", LOSSY)
+@pytest.mark.parametrize(
+    "name", ["emri_small.dcm", "US1_UNCI.dcm", "color-pl.dcm", "MR-SIEMENS-DICOM-WithOverlays.dcm"]
+)
+def test_a_lossy_instance_is_a_derived_one_and_says_what_was_done(web: httpx.Client, name: str, target: str) -> None:
+    file = file_of(name)
+    before = dcmread(BytesIO(file))
+    path = stored(web, file)
+    accept = {"accept": f"application/dicom; transfer-syntax={UID}{target}"}
+    answer = web.get(path, headers=accept)
+    if target == "4.50" and before.BitsStored > 8:
+        assert answer.status_code == 406
+        return
+    assert answer.status_code == 200, answer.text
+    ds = dcmread(BytesIO(answer.content))
+    assert ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID != before.SOPInstanceUID
+    assert ds.ImageType[0] == "DERIVED"
+    earlier = before.get("LossyImageCompression") == "01"
+    method, ratio = ds["LossyImageCompressionMethod"], ds["LossyImageCompressionRatio"]
+    last = (method.value[-1], float(ratio.value[-1])) if earlier else (method.value, float(ratio.value))
+    assert (ds.LossyImageCompression, method.VM, ratio.VM) == ("01", 1 + earlier, 1 + earlier)
+    count = int(ds.get("NumberOfFrames", 1))
+    frames = list(generate_frames(ds.PixelData, number_of_frames=count))
+    native_size = len(before.PixelData) // count
+    assert last == (LOSSY[target], pytest.approx(native_size / len(frames[0]), rel=1e-3))
+    (source,) = ds.SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == before.SOPInstanceUID
+    again = dcmread(BytesIO(web.get(path, headers=accept).content), stop_before_pixels=True)
+    assert again.SOPInstanceUID == ds.SOPInstanceUID
+    if target in DCMTK and target != "4.81":
+        there = by_dcmtk(answer.content, UID + target)
+        error = values(there).astype(int) - values(before).astype(int)
+        assert np.sqrt((error**2).mean()) < (1 << before.BitsStored) / 40
+
+
+def test_a_jpeg_goes_into_jpeg_xl_and_comes_back_byte_by_byte(web: httpx.Client) -> None:
+    file = file_of("examples_ybr_color.dcm")
+    path = stored(web, file)
+    jpeg = frame(web, path, f"image/jpeg; transfer-syntax={UID}4.50", 3)
+    packed = web.get(path, headers={"accept": f"application/dicom; transfer-syntax={UID}4.111"})
+    assert packed.status_code == 200
+    assert len(packed.content) < len(file)
+    ds = dcmread(BytesIO(packed.content))
+    assert ds.PhotometricInterpretation == "YBR_FULL_422"
+    ds.SOPInstanceUID = new_uid()
+    again = packed.content.replace(dcmread(BytesIO(file)).SOPInstanceUID.encode(), ds.SOPInstanceUID.encode())
+    assert store(web, again).status_code == 200
+    other = path.rpartition("/")[0] + "/" + ds.SOPInstanceUID
+    assert frame(web, other, f"image/jpeg; transfer-syntax={UID}4.50", 3)[: len(jpeg)] == jpeg
+    shown = np.frombuffer(frame(web, other, f"application/octet-stream; transfer-syntax={ELE}", 3), np.uint8)
+    direct = np.frombuffer(frame(web, path, f"application/octet-stream; transfer-syntax={ELE}", 3), np.uint8)
+    assert np.abs(shown.astype(int) - direct).mean() < 2  # two decoders of the same coefficients
+
+
+def test_the_first_part_of_an_htj2k_frame_is_a_smaller_image(web: httpx.Client) -> None:
+    path = stored(web, file_of("MR2_UNCI.dcm"))
+    accept = {"accept": f"image/jphc; transfer-syntax={UID}4.202"}
+    whole = web.get(f"{path}/frames/1", headers=accept)
+    assert whole.headers["content-type"] == f"image/jphc; transfer-syntax={UID}4.202"
+    part = web.get(f"{path}/frames/1", headers=accept | {"range": "bytes=0-65535"})
+    assert part.status_code == 206
+    assert part.headers["content-range"] == f"bytes 0-65535/{len(whole.content)}"
+    assert part.content == whole.content[:65536]
+    # RPCL order and tile-part lengths: the beginning holds the low resolutions.
+    cod = part.content.index(b"\xff\x52")
+    assert part.content[cod + 5] == 2
+    assert b"\xff\x55" in part.content[:400]
+    small = imagecodecs.htj2k_decode(part.content, skipres=3, resilient=True)
+    assert small.shape == (128, 128)
+
+
+def test_one_frame_costs_the_same_in_a_long_instance(web: httpx.Client) -> None:
+    """Asked for by statements and reads, not by time: one frame of 200 reads what one of two reads."""
+    frames = [bytes(imagecodecs.jpegls_encode(np.full((64, 64), n % 4096, np.uint16), level=0)) for n in range(200)]
+    kind = {"Rows": 64, "Columns": 64, "BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}
+    file = compressed(frames, UID + "4.80", **kind)
+    path = stored(web, file)
+    for number in (1, 100, 200):
+        data = frame(web, path, f"application/octet-stream; transfer-syntax={ELE}", number)
+        assert data == np.full((64, 64), number - 1, "<u2").tobytes()
+    answer = web.get(
+        f"{path}/frames/1,200,100",
+        headers={"accept": f'multipart/related; type="image/jp2"; transfer-syntax={UID}4.90'},
+    )
+    assert answer.status_code == 200
+    parts = answer.content.split(b"\r\n--anor-")[:-1]
+    order = [int(imagecodecs.jpeg2k_decode(part.partition(b"\r\n\r\n")[2])[0, 0]) for part in parts]
+    assert order == [0, 199, 99]
+
+
+def test_a_study_with_a_report_in_it_is_sent_in_the_codec_that_is_asked_for(web: httpx.Client) -> None:
+    study = new_uid()
+    image = ct(StudyInstanceUID=study)
+    report = encoded(
+        dataset(
+            StudyInstanceUID=study,
+            SOPClassUID=EnhancedSRStorage,
+            Modality="SR",
+            PixelData=None,
+            Rows=None,
+            Columns=None,
+        )
+    )
+    assert store(web, image, report).status_code == 200
+    accept = f'multipart/related; type="application/dicom"; transfer-syntax={UID}4.80'
+    answer = web.get(f"{ROOT}/studies/{study}", headers={"accept": accept})
+    assert answer.status_code == 200
+    syntaxes = [
+        part.partition(b"\r\n\r\n")[0].partition(b"transfer-syntax=")[2].split(b"\r\n")[0]
+        for part in answer.content.split(b"--anor-")[1:-1]
+    ]
+    assert sorted(syntaxes) == [ELE.encode(), f"{UID}4.80".encode()]
