@@ -286,6 +286,17 @@ def plan_metadata(ranges: tuple[MediaRange, ...]) -> str:
     return _choose(ranges, (_Offer(DICOM_JSON), _Offer(JSON))).media_type
 
 
+@lru_cache(maxsize=512)
+def plan_rendered(ranges: tuple[MediaRange, ...], kinds: tuple[str, ...], *, several: bool = False) -> RetrievePlan:
+    """How to send rendered images (PS3.18 8.7.4): one of `kinds`, best first, as a single part unless `several`.
+
+    NotAcceptable names what there is.
+    """
+    offers = tuple(_Offer(kind) for kind in kinds)
+    multipart = tuple(_as_multipart(offer) for offer in offers)
+    return _choose(ranges, multipart if several else (*offers, *multipart))
+
+
 def _as_multipart(offer: _Offer) -> _Offer:
     return _Offer(offer.media_type, offer.transfer_syntax, offer.reencode, True, offer.unasked, offer.last_resort)
 

@@ -12,6 +12,7 @@ from storage.ingest import IngestService
 from storage.lifecycle import LifecycleService
 from storage.objects import ObjectStore, open_store
 from storage.pixels import PixelService
+from storage.rendering import RenderingService
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.settings import Settings
@@ -42,6 +43,7 @@ class Archive:
     retrieve: RetrieveService
     pixels: PixelService
     transcode: TranscodeService
+    rendering: RenderingService
     decoders: DecoderPool
     lifecycle: LifecycleService
 
@@ -106,6 +108,7 @@ async def open_archive(settings: Settings) -> Archive:
         retrieve=retrieve,
         pixels=pixels,
         transcode=TranscodeService(settings, retrieve, pixels, decoders),
+        rendering=RenderingService(settings, retrieve, pixels),
         decoders=decoders,
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
     )

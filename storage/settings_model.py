@@ -179,6 +179,11 @@ class Settings:
         default=10, metadata=_about("Pixels", "Processor time of one frame.", unit="seconds", minimum=1, maximum=3600)
     )
 
+    thumbnail_bytes: int = field(
+        default=GIB // 4,
+        metadata=_about("Pixels", "Thumbnails that are kept under the data directory.", unit="bytes", minimum=0),
+    )
+
     duplicates: Literal["reject", "keep-first", "replace"] = field(
         default="reject",
         metadata=_about("Ingest", "What becomes of an instance that is stored already with other bytes."),

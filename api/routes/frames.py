@@ -51,7 +51,7 @@ async def _send_frames(http: Exchange, study: str, series: str, sop: str, number
         assert image is not None
         await _send_transcoded(http, headers, plan, image)
     elif not plan.multipart:
-        await _send_single(http, headers, plan, located)
+        await send_single(http, headers, plan, located)
     else:
         await _send_parts(http, headers, plan, located, numbers)
 
@@ -140,7 +140,7 @@ async def _frame_parts(
     yield writer.tail()
 
 
-async def _send_single(http: Exchange, headers: list[Header], plan: RetrievePlan, located: Located) -> None:
+async def send_single(http: Exchange, headers: list[Header], plan: RetrievePlan, located: Located) -> None:
     """One value as the whole body, or the part of it that Range asks for."""
     headers.append((b"content-type", plan.part_type.encode()))
     extents = located.extents[0]
@@ -191,7 +191,7 @@ async def retrieve_bulk(http: Exchange) -> None:
         await send_not_modified(http, headers)
         return
     if not plan.multipart:
-        await _send_single(http, headers, plan, located)
+        await send_single(http, headers, plan, located)
         return
     boundary = f"anor-{instance.version}"
     location = f"{http.root_url}/studies/{study}/series/{instance.series}/instances/{sop}/bulkdata/{http.path['path']}"
