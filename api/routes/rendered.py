@@ -46,19 +46,20 @@ async def rendered_frames(http: Exchange) -> None:
     numbers = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
     options, ranges = parse_options(http.query()), _accepted(http)
     image = await http.archive.pixels.image(http.access, study, str(series), str(sop), numbers)
-    await _send_image(http, image, plan_rendered(ranges, _STILL, several=len(numbers) > 1), options)
+    await send_image(http, image, plan_rendered(ranges, _STILL, several=len(numbers) > 1), options)
 
 
 async def rendered_instance(http: Exchange) -> None:
     """An instance in a form for people: image, animation, video, document or report."""
     study, series, sop = uids_of(http)
     instance = await http.archive.retrieve.instance(http.access, study, series, str(sop))
-    await _send_instance(http, instance, parse_options(http.query()), _accepted(http))
+    await send_instance(http, instance, parse_options(http.query()), _accepted(http))
 
 
-async def _send_instance(
+async def send_instance(
     http: Exchange, instance: Instance, options: RenderOptions, ranges: tuple[MediaRange, ...]
 ) -> None:
+    """Answer with an instance in a form for people: image, animation, video, document or report."""
     rendering = http.archive.rendering
     video = FRAME_MEDIA_TYPE_OF.get(instance.transfer_syntax, "")
     if video.startswith("video/"):
@@ -83,10 +84,11 @@ async def _send_instance(
             await send_bytes(http, 200, headers, await rendering.animation(http.access, image, options))
         return
     numbers = await rendering.all_frames(http.access, instance) if plan.multipart else [1]
-    await _send_image(http, await rendering.image(http.access, instance, numbers), plan, options)
+    await send_image(http, await rendering.image(http.access, instance, numbers), plan, options)
 
 
-async def _send_image(http: Exchange, image: Image, plan: RetrievePlan, options: RenderOptions) -> None:
+async def send_image(http: Exchange, image: Image, plan: RetrievePlan, options: RenderOptions) -> None:
+    """Answer with frames as pictures, by `plan`."""
     rendering, instance = http.archive.rendering, image.instance
     headers = _headers(http, instance, plan.media_type, repr(options), str(image.frames), str(plan.multipart))
     if await _unchanged(http, headers):
@@ -152,7 +154,7 @@ async def rendered_group(http: Exchange) -> None:
     plan = plan_rendered(ranges, _STILL)
     if not plan.multipart:
         instance = await rendering.representative(http.access, study, series)
-        await _send_instance(http, instance, options, ranges)
+        await send_instance(http, instance, options, ranges)
         return
     version, instances = await http.archive.retrieve.instances(http.access, study, series)
     shown = [each for each in instances if each.bits_allocated is not None]

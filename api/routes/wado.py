@@ -90,22 +90,22 @@ async def retrieve_instances(http: Exchange) -> None:
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
     if sop is not None:
         instance = await http.archive.retrieve.instance(http.access, study, series, sop)
-        await _send_files(http, [instance], [await _plan(http, instance, ranges, single=True)], instance.version)
+        await send_files(http, [instance], [await plan_of(http, instance, ranges, single=True)], instance.version)
         return
     version, instances = await http.archive.retrieve.instances(http.access, study, series)
     # What is alike in a series is planned alike: one look at the pixels of the first.
     plans: dict[Hashable, RetrievePlan] = {}
     for each in instances:
         if (kind := _kind(each)) not in plans:
-            plans[kind] = await _plan(http, each, ranges)
-    await _send_files(http, instances, [plans[_kind(each)] for each in instances], f"{version:x}")
+            plans[kind] = await plan_of(http, each, ranges)
+    await send_files(http, instances, [plans[_kind(each)] for each in instances], f"{version:x}")
 
 
 def _kind(instance: Instance) -> Hashable:
     return instance.series, instance.sop_class, instance.transfer_syntax, instance.bits_allocated
 
 
-async def _plan(
+async def plan_of(
     http: Exchange, instance: Instance, ranges: tuple[MediaRange, ...], *, single: bool = False
 ) -> RetrievePlan:
     """How to send one instance. What pixels allow is looked up only where they have to be transcoded."""
@@ -118,9 +118,10 @@ async def _plan(
     )
 
 
-async def _send_files(
+async def send_files(
     http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], version: str
 ) -> None:
+    """Answer with files, each by its plan; `version` is that of the resource."""
     signature = zlib.crc32(";".join(f"{p.multipart}{p.part_type}" for p in plans).encode())
     tag = f'"{version}-{signature:08x}"'
     cache = cache_control(http.query_value("v"), version) if len(instances) == 1 else CACHE_REVALIDATE

@@ -299,3 +299,40 @@ def test_tables_that_lie_are_errors(web: httpx.Client) -> None:
     window = {"WindowCenter": "40", "WindowWidth": "400"}
     for wrong in ({"RescaleSlope": "1e308"}, window | {"WindowWidth": "0"}, window | {"WindowCenter": "1e300"}):
         assert web.get(f"{image(web, RAMP, **wrong)}/rendered").status_code == 200
+
+
+def test_wado_uri_gives_the_same_images_and_the_file(web: httpx.Client) -> None:
+    file = file_of("emri_small.dcm")
+    path = stored(web, file)
+    _, _, study, _, series, _, sop = path.strip("/").split("/")[-7:]
+    base = {"requestType": "WADO", "studyUID": study, "seriesUID": series, "objectUID": sop}
+
+    def ask(**more: str) -> httpx.Response:
+        return web.get("/wado", params=base | more)
+
+    assert ask().content == web.get(f"{path}/rendered").content
+    assert (
+        ask(contentType="image/png", frameNumber="4").content
+        == web.get(f"{path}/frames/4/rendered?accept=image/png").content
+    )
+    assert np.asarray(Image.open(BytesIO(ask(rows="32").content))).shape == (32, 32)
+    quarter = np.asarray(Image.open(BytesIO(ask(contentType="image/png", region="0.5,0,1,0.5").content)))
+    assert quarter.tolist() == rendered(web, path)[:32, 32:].tolist()
+    windowed = ask(contentType="image/png", windowCenter="200", windowWidth="100", frameNumber="1")
+    assert windowed.content == web.get(f"{path}/frames/1/rendered?accept=image/png&window=200,100").content
+    dicom = ask(contentType="application/dicom")
+    assert (dicom.headers["content-type"].split(";")[0], dicom.content) == ("application/dicom", file)
+    rle = ask(contentType="application/dicom", transferSyntax="1.2.840.10008.1.2.5")
+    assert dcmread(BytesIO(rle.content)).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.5"
+    for wrong, status in (
+        ({"requestType": "X"}, 400),
+        ({"objectUID": ""}, 400),
+        ({"objectUID": new_uid()}, 404),
+        ({"anonymize": "yes"}, 406),
+        ({"windowCenter": "1"}, 400),
+        ({"region": "0,0,2,2"}, 400),
+        ({"frameNumber": "0"}, 400),
+        ({"frameNumber": "99"}, 404),
+        ({"contentType": "image/webp"}, 406),
+    ):
+        assert ask(**wrong).status_code == status, wrong
