@@ -18,7 +18,7 @@ from api.exchange import Exchange, Services
 from api.metrics import Counters, Metrics
 from api.middleware import FrontDoor
 from api.openapi import document, product_version
-from api.routes import delete, frames, health, orthanc, pages, qido, rendered, stow, wado, wado_uri
+from api.routes import delete, frames, health, ohif, orthanc, pages, qido, rendered, stow, wado, wado_uri
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
@@ -35,6 +35,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *delete.OPERATIONS,
     *orthanc.OPERATIONS,
     *health.OPERATIONS,
+    *ohif.OPERATIONS,
     *pages.OPERATIONS,
 )
 # Uploads of one process may hold this many times `spool_memory`; beyond it they are spooled to disk.

@@ -38,5 +38,7 @@ echo "installing $lock"
 # The project itself, as a link to this directory; what builds it is pinned in the lock.
 .venv/bin/python -m pip install -qq --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 
-# The slide page's viewer comes from npm, where there is one; everything else works without it.
-.venv/bin/python -m wsi.viewer || echo "the slide page stays without its viewer; run .venv/bin/python -m wsi.viewer once npm is there"
+# The viewers come from npm, where there is one; everything else works without them.
+for viewer in wsi.viewer wsi.ohif; do
+  .venv/bin/python -m "$viewer" || echo "pages stay without this viewer; run .venv/bin/python -m $viewer once npm is there"
+done
