@@ -21,6 +21,7 @@ function query() {
   const parameters = new URLSearchParams();
   const text = (name) => String(given.get(name) || '').trim();
   if (text('PatientName')) parameters.set('PatientName', wildcard(text('PatientName')));
+  if (text('StudyDescription')) parameters.set('StudyDescription', wildcard(text('StudyDescription')));
   if (text('PatientID')) parameters.set('PatientID', text('PatientID'));
   if (text('ModalitiesInStudy')) parameters.set('ModalitiesInStudy', text('ModalitiesInStudy'));
   const from = text('from').replaceAll('-', '');
@@ -39,11 +40,11 @@ async function search() {
   status.textContent = 'Loading …';
   results.setAttribute('aria-busy', 'true');
   try {
-    const found = await dicom.fetch(`/studies?${parameters}`);
-    if (ticket === running) show(found);
+    const [found, settings] = await Promise.all([dicom.fetch(`/studies?${parameters}`), dicom.settings()]);
+    if (ticket === running) show(found, settings);
   } catch (error) {
     if (ticket === running) {
-      show([]);
+      show([], {});
       status.textContent = error.message;
     }
   } finally {
@@ -51,20 +52,22 @@ async function search() {
   }
 }
 
-function show(studies) {
+function show(studies, settings) {
   const more = studies.length > PAGE;
   const shown = studies.slice(0, PAGE);
-  body.replaceChildren(...shown.map(studyRow));
+  body.replaceChildren(...shown.map((study) => studyRow(study, settings)));
   status.textContent = shown.length ? `Studies ${offset + 1} to ${offset + shown.length}` : 'No studies found.';
   previous.disabled = offset === 0;
   next.disabled = !more;
   document.getElementById('page').textContent = `Page ${offset / PAGE + 1}`;
 }
 
-function studyRow(study) {
+function studyRow(study, settings) {
   const uid = dicom.value(study, '0020000D');
-  const button = dicom.element('button', { type: 'button', class: 'link', 'aria-expanded': 'false' }, dicom.name(study, '00100010') || '(no name)');
+  const who = dicom.name(study, '00100010') || '(no name)';
+  const button = dicom.element('button', { type: 'button', class: 'link', 'aria-expanded': 'false' }, who);
   const cells = [
+    thumbnail(`/studies/${uid}`, settings),
     button,
     dicom.text(study, '00100020'),
     dicom.date(study, '00080020'),
@@ -72,15 +75,32 @@ function studyRow(study) {
     dicom.text(study, '00081030'),
     dicom.text(study, '00201206'),
     dicom.text(study, '00201208'),
+    viewer(uid, who, settings),
   ].map((content, index) =>
-    dicom.element(index ? 'td' : 'th', index ? { 'data-label': columns[index].textContent } : { scope: 'row' }, content),
+    index === 1
+      ? dicom.element('th', { scope: 'row' }, content)
+      : dicom.element('td', { 'data-label': columns[index].textContent }, content),
   );
   const row = dicom.element('tr', { 'data-study': uid }, ...cells);
-  button.addEventListener('click', () => toggle(row, button, uid));
+  button.addEventListener('click', () => toggle(row, button, uid, settings));
   return row;
 }
 
-async function toggle(row, button, uid) {
+/** A small picture; an empty frame for what has none. */
+function thumbnail(path, settings) {
+  const source = new URL(`${settings.root.slice(1)}${path}/thumbnail?viewport=96,96`, home);
+  const image = dicom.element('img', { class: 'thumbnail', src: source, alt: '', width: 48, height: 48, loading: 'lazy' });
+  image.addEventListener('error', () => image.replaceWith(dicom.element('span', { class: 'thumbnail' })));
+  return image;
+}
+
+function viewer(uid, who, settings) {
+  if (!settings.ohif) return '';
+  const address = new URL(`ohif/viewer?StudyInstanceUIDs=${uid}`, home);
+  return dicom.element('a', { href: address, 'aria-label': `Open the study of ${who} in OHIF` }, 'OHIF');
+}
+
+async function toggle(row, button, uid, settings) {
   const open = row.nextElementSibling?.classList.contains('series');
   button.setAttribute('aria-expanded', String(!open));
   if (open) {
@@ -91,19 +111,19 @@ async function toggle(row, button, uid) {
   row.after(dicom.element('tr', { class: 'series' }, cell));
   try {
     const series = await dicom.fetch(`/studies/${uid}/series?includefield=0008103E,00200011`);
-    cell.replaceChildren(dicom.element('ul', {}, ...series.map(seriesItem)));
+    cell.replaceChildren(dicom.element('ul', {}, ...series.map((one) => seriesItem(uid, one, settings))));
   } catch (error) {
     cell.textContent = error.message;
   }
 }
 
-function seriesItem(series) {
+function seriesItem(study, series, settings) {
   const uid = dicom.value(series, '0020000E');
   const modality = dicom.text(series, '00080060');
   const count = dicom.text(series, '00201209');
   const number = dicom.text(series, '00200011');
   const words = [modality, number && `no. ${number}`, dicom.text(series, '0008103E'), `${count} instance${count === '1' ? '' : 's'}`];
-  const item = dicom.element('li', {}, words.filter(Boolean).join(' · '));
+  const item = dicom.element('li', {}, thumbnail(`/studies/${study}/series/${uid}`, settings), ' ', words.filter(Boolean).join(' · '));
   if (modality === 'SM') item.append(' ', dicom.element('a', { href: new URL(`slides/${uid}`, home) }, 'Open slide'));
   return item;
 }
