@@ -153,8 +153,8 @@ async def test_ohif_reformats_a_volume(watched: Watched, server: RunningServer, 
     page = watched.page
     await open_viewer(page, server, stack)
     await shown(page)
-    await page.get_by_test_id("Layout").click()
-    await page.get_by_text("MPR", exact=True).click()
+    await page.locator('[data-cy="Layout"]').click()
+    await page.locator('[data-cy="MPR"]').click()
     await page.wait_for_function("() => document.querySelectorAll('canvas.cornerstone-canvas').length === 3")
     for index in range(3):
         await shown(page, index)
