@@ -61,8 +61,17 @@ class _Decoder:
 
     async def run(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
         """The answer to one job; `take` copies it out of the shared memory. Raises BadPixels."""
-        if self._process is None:
-            await self._start()
+        if self._process is not None:
+            try:
+                return await self._run(job, take)
+            except _TooSlow:
+                raise
+            except _Died:
+                pass  # perhaps it had ended before, while it was idle: the frame has another try in a fresh process
+        await self._start()
+        return await self._run(job, take)
+
+    async def _run(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
         out = -(-len(job.data) // _PAGE) * _PAGE
         shared = self._sized(out + -(-job.room // _PAGE) * _PAGE)
         shared[: len(job.data)] = job.data
@@ -72,8 +81,9 @@ class _Decoder:
                 answer = await self._ask(request | {"size": len(shared), "image": job.image})
         except BaseException as error:
             self.kill()
-            if isinstance(error, TimeoutError | EOFError | OSError):
-                raise _Died from error
+            # RuntimeError is what the event loop says of a pipe that is closed.
+            if isinstance(error, TimeoutError | EOFError | OSError | RuntimeError):
+                raise (_TooSlow if isinstance(error, TimeoutError) else _Died) from error
             raise
         try:
             if "error" in answer:
@@ -84,6 +94,13 @@ class _Decoder:
                 self.kill()
 
     async def _start(self) -> None:
+        try:
+            await self._spawn()
+        except OSError as error:
+            self.kill()
+            raise Unavailable("no process for decoding can be started; ask again") from error
+
+    async def _spawn(self) -> None:
         self._fd = os.memfd_create("anor-decoder")
         os.ftruncate(self._fd, _PAGE)
         self._process = await asyncio.create_subprocess_exec(
@@ -135,7 +152,11 @@ class _Decoder:
 
 
 class _Died(Exception):
-    """The process ended, or did not answer in time."""
+    """The process ended instead of answering."""
+
+
+class _TooSlow(_Died):
+    """The process did not answer in time."""
 
 
 class DecoderPool:
