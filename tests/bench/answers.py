@@ -39,6 +39,8 @@ def digest(archive: Archive, path: str, accept: str, encoding: str) -> Digest:
         # a page may hold any of the matches, a whole answer only the same ones
         names = () if "limit=" in path else (next(i[tag]["Value"][0] for tag in _UIDS if tag in i) for i in items)
         found = Digest(len(items), frozenset(names), ())
+    elif path.endswith("/rendered"):  # pictures of the same image differ in their bytes
+        found = Digest(int(len(body) > 1000), frozenset(), ())
     else:
         found = Digest(0, frozenset(), tuple(sorted(_part_lengths(body, content_type))))
     if not found.items and not sum(found.lengths):

@@ -71,6 +71,8 @@ def full_tests(manifest: Manifest) -> list[ReadTest]:
         ReadTest(floors.ONE, tuple(path + "/metadata" for path in instances), JSON, (1, 8)),
         *frame_tests(manifest, rng, (1, 8, 32)),
         ReadTest("instance 525 KB", instances, DICOM, (1, 8)),
+        ReadTest(floors.RENDERED_JPEG, tuple(path + "/rendered" for path in instances), "image/jpeg", (1, 8)),
+        ReadTest(floors.RENDERED_PNG, tuple(path + "/rendered" for path in instances), "image/png", (1, 8)),
         ReadTest(floors.SERIES_BYTES, tuple(ct_series), DICOM, (1, 4), bulk=True),
     ]
 
