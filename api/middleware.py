@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.capabilities import WADL, describe
 from api.deps import access_of, allowed_origins
 from api.errors import HEADERS_TOO_LARGE, METHOD_NOT_ALLOWED, HttpRefusal, problem_of
 from api.exchange import Exchange, Services
@@ -20,6 +22,7 @@ from api.logs import log_access, log_crash
 from api.responses import Header, send_bytes, send_problem
 from api.routing import PUBLIC, Answer, Operation, RouteTree, split_path
 from dicomweb.errors import ArchiveError, BadRequest, Forbidden, NotFound
+from dicomweb.negotiation import parse_accept, plan_rendered
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
@@ -144,6 +147,9 @@ class FrontDoor:
 
     async def _options(self, http: Exchange) -> None:
         """OPTIONS never needs a right: a preflight carries none (dicomweb.md: viewers' most common failure)."""
+        if split_path(http.scope["path"]) == split_path(http.settings.dicomweb_root) and not _is_preflight(http):
+            await self._capabilities(http)
+            return
         found = self._tree.find("OPTIONS", http.scope["path"])
         if not found.allowed and http.scope["path"] not in {"*", "/"}:
             raise NotFound("nothing is served under this path")
@@ -156,6 +162,17 @@ class FrontDoor:
             headers.append((b"access-control-max-age", _PREFLIGHT_AGE))
         await send_bytes(http, 204, headers)
 
+    async def _capabilities(self, http: Exchange) -> None:
+        """What the service can do (PS3.18 8.9): WADL, or the OpenAPI document for who asks for JSON."""
+        ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
+        kind = plan_rendered(ranges, (WADL, "application/xml", "application/json")).media_type
+        if kind == "application/json":
+            body = orjson.dumps(self._services.document())
+        else:
+            body = describe(self._tree.operations, http.settings.dicomweb_root, http.root_url)
+        headers: list[Header] = [(b"content-type", kind.encode()), (b"allow", b"OPTIONS"), (b"vary", b"Accept")]
+        await send_bytes(http, 200, headers, body)
+
     async def _fail(self, http: Exchange, error: Exception) -> None:
         if http.status:
             return  # the answer has begun: ending here makes the server cut the connection
@@ -166,6 +183,10 @@ class FrontDoor:
         self._services.metrics.request(http.operation.path, method, http.status, seconds)
         if self._log_access:
             log_access(http.request_id, http.operation.path, method, http.status, seconds)
+
+
+def _is_preflight(http: Exchange) -> bool:
+    return http.header(b"access-control-request-method") is not None
 
 
 def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

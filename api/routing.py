@@ -103,7 +103,8 @@ class RouteTree:
 
     def __init__(self, operations: Iterable[Operation], root: str) -> None:
         self._top = _Node()
-        for operation in operations:
+        self.operations = tuple(operations)
+        for operation in self.operations:
             self._add(operation, operation.at(root))
 
     def _add(self, operation: Operation, path: str) -> None:
