@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from dicomweb.errors import Unavailable
 from storage.access import Access
+from storage.channels import EventChannels
 from storage.db import Database
 from storage.embedded import attach
 from storage.ingest import IngestService
@@ -14,6 +15,7 @@ from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.settings import Settings
 from storage.spool import Spool
+from storage.worklist import WorklistService
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Archive:
     search: SearchService
     retrieve: RetrieveService
     lifecycle: LifecycleService
+    worklist: WorklistService
+    channels: EventChannels
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -71,6 +75,7 @@ class Archive:
 
     async def close(self) -> None:
         """Close connections; requests in flight fail."""
+        await self.channels.close()
         await self.db.close()
         await self.objects.close()
 
@@ -87,6 +92,7 @@ async def open_archive(settings: Settings) -> Archive:
         limit=settings.database_timeout,
     )
     objects = open_store(settings)
+    channels = EventChannels(db)
     return Archive(
         settings=settings,
         db=db,
@@ -95,4 +101,6 @@ async def open_archive(settings: Settings) -> Archive:
         search=SearchService(db, objects),
         retrieve=RetrieveService(settings, db, objects),
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
+        worklist=WorklistService(settings, db, channels),
+        channels=channels,
     )

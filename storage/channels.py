@@ -1,0 +1,147 @@
+"""Event channels: what waits for a subscriber, given to the one connection on which it listens.
+
+The events are rows, so that it does not matter which process made them or holds the connection. Each process that has
+connections asks for all of them together a few times a second; events of its own wake it at once. No connection of the
+database is held for it, and nothing depends on LISTEN, which a pooler would not carry.
+
+An event is deleted only when its connection is still open some time after it was sent. What a connection that broke
+had been sent shortly before comes again on the next one: at least once, in order.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import orjson
+
+from dicomweb.errors import Unavailable
+from dicomweb.ups_model import Event
+from storage.access import Access
+from storage.db import Database, Record
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+SETTLE_SECONDS = 2.0
+_RETRY_SECONDS = 1.0
+_BATCH = 100
+_IN_FLIGHT = 1000  # events that were sent and may have to be sent again, per channel
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event on its way to a subscriber; `id` rises, and is the same when the event comes again."""
+
+    id: int
+    uid: str
+    event: Event
+
+
+@dataclass(eq=False, slots=True)
+class _Channel:
+    tenant: int
+    aet: str
+    owner: uuid.UUID = field(default_factory=uuid.uuid4)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: dict[int, float] = field(default_factory=dict)  # events not yet settled, by the time they were sent
+
+
+class EventChannels:
+    """The open channels of this process."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._open: set[_Channel] = set()
+        self._poller: asyncio.Task[None] | None = None
+
+    def wake(self, tenant: int, aets: Iterable[str]) -> None:
+        """There is something new for these subscribers."""
+        if self._open:
+            wanted = set(aets)
+            for channel in self._open:
+                if channel.tenant == tenant and channel.aet in wanted:
+                    channel.wake.set()
+
+    async def listen(self, access: Access, aet: str) -> AsyncIterator[Waiting]:
+        """The events for `aet`, those that already wait first; close the iterator when the connection ends.
+
+        It ends by itself when a newer connection listens for the same AE. While the database is down it waits.
+        """
+        access.require("worklist.read")
+        channel = _Channel(access.tenant, aet)
+        await self._db.execute("channel_open", channel.tenant, aet, channel.owner)
+        self._open.add(channel)
+        if self._poller is None:
+            self._poller = asyncio.create_task(self._poll())
+        try:
+            while True:
+                channel.wake.clear()
+                rows = await self._next(channel)
+                if not rows:
+                    return
+                for row in rows:
+                    if row["id"] is not None:
+                        yield Waiting(row["id"], row["uid"], Event(row["kind"], orjson.loads(row["content"])))
+                        channel.sent[row["id"]] = asyncio.get_running_loop().time()
+                if len(rows) < _BATCH:
+                    await self._quiet(channel)
+        finally:
+            self._open.discard(channel)
+            with suppress(Unavailable):
+                await self._db.execute("channel_close", channel.tenant, aet, channel.owner)
+
+    async def close(self) -> None:
+        """Stop asking; iterators that are still open find the database closed."""
+        if self._poller is not None:
+            self._poller.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._poller
+
+    async def _next(self, channel: _Channel) -> list[Record]:
+        """Settle what was sent long enough ago, and read what comes next; no row: the channel has a new owner."""
+        while True:
+            try:
+                await self._settle(channel)
+                room = min(_BATCH, _IN_FLIGHT - len(channel.sent))
+                if room > 0:
+                    sent = list(channel.sent)
+                    return await self._db.fetch(
+                        "channel_events", channel.tenant, channel.aet, channel.owner, sent, room
+                    )
+            except Unavailable as error:
+                log.warning("an event channel waits: %s", error.message)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _settle(self, channel: _Channel) -> None:
+        before = asyncio.get_running_loop().time() - SETTLE_SECONDS
+        due = [each for each, sent in channel.sent.items() if sent < before]
+        if due:
+            await self._db.execute("channel_settle", channel.tenant, channel.aet, due)
+            for each in due:
+                del channel.sent[each]
+
+    async def _quiet(self, channel: _Channel) -> None:
+        """Wait until there is something new, or something to settle."""
+        timeout = SETTLE_SECONDS if channel.sent else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await channel.wake.wait()
+
+    async def _poll(self) -> None:
+        while self._open:
+            channels = [channel for channel in self._open if not channel.wake.is_set()]
+            tenants, aets = [each.tenant for each in channels], [each.aet for each in channels]
+            owners = [each.owner for each in channels]
+            sent = [number for each in channels for number in each.sent]
+            try:
+                rows = await self._db.fetch("channels_due", tenants, aets, owners, sent) if channels else []
+            except Unavailable as error:
+                log.warning("event channels cannot be read: %s", error.message)
+                rows = []
+            for row in rows:
+                channels[row["n"] - 1].wake.set()
+            await asyncio.sleep(POLL_SECONDS)
+        self._poller = None
