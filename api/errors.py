@@ -32,6 +32,7 @@ class Problem:
     orthanc: int
     attribute: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+    warning: str = ""  # for the Warning header, where the standard fixes its text
 
 
 TABLE: dict[type[domain.ArchiveError], Row] = {
@@ -119,7 +120,8 @@ def problem_of(error: BaseException) -> Problem:
             headers = ((b"retry-after", b"2"),)
     elif isinstance(error, domain.RangeNotSatisfiable):
         headers = ((b"content-range", b"bytes */%d" % error.size),)
-    return Problem(row.status, slug, row.title, error.message, row.orthanc, error.attribute, headers)
+    warning = error.warning if isinstance(error, domain.WorkitemRefused) else ""
+    return Problem(row.status, slug, row.title, error.message, row.orthanc, error.attribute, headers, warning)
 
 
 def problem_json(problem: Problem, request_id: str) -> bytes:

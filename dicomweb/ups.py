@@ -72,6 +72,7 @@ _FIXED: Final = frozenset(
     f"""{SOP_CLASS} {SOP_INSTANCE} {STATE} 00100010 00100020 00100021 00100024 00100030 00100040 00100041 00100043
     00100011 00100014 00380010 00380014 00081080 00081084 0040A370 00741224""".split()
 )
+_OURS: Final = (TRANSACTION_UID, CHARACTER_SET, MODIFIED, AFFECTED_INSTANCE)
 _NEVER_EMPTIED: Final = (PRIORITY, LABEL, WORKLIST_LABEL, START, EXPECTED, WORKITEM_CODES, COMMENTS, READINESS)
 # What an answer to a search holds unasked: return key types 1 and 2, and those of 1C and 2C that are set.
 RETURNED: Final = frozenset(
@@ -157,17 +158,13 @@ def update(step: Step, dataset: Dataset, transaction_uid: str | None, now: str) 
     _may_update(step, transaction_uid or in_dataset)
     changed: Dataset = {}
     for tag, element in dataset.items():
-        if tag in (TRANSACTION_UID, CHARACTER_SET, MODIFIED, AFFECTED_INSTANCE):
+        if tag in _OURS or element == step.attributes.get(tag):
             continue
-        current = step.attributes.get(tag)
         if tag in _FIXED:
-            if element != current and (is_valued(dataset, tag) or is_valued(step.attributes, tag)):
-                raise _refuse(tag, "cannot be changed by an update", reason=0xC303 if tag == STATE else 0x0106)
-            continue
+            raise _refuse(tag, "cannot be changed by an update", reason=0xC303 if tag == STATE else 0x0106)
         if tag in _NEVER_EMPTIED and not is_valued(dataset, tag):
             raise _refuse(tag, "cannot be emptied")
-        if element != current:
-            changed[tag] = element
+        changed[tag] = element
     _check_values(changed, changed)
     attributes = step.attributes | changed | {MODIFIED: element_of(MODIFIED, now)}
     return Change(Step(step.uid, attributes, step.transaction_uid), tuple(of_update(step.attributes, attributes)))

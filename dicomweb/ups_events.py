@@ -83,8 +83,9 @@ def of_update(before: Dataset, after: Dataset) -> Iterator[Event]:
         yield Event(PROGRESS_REPORT, {PROGRESS_INFORMATION: after[PROGRESS_INFORMATION]})
 
 
-def _progress(attributes: Dataset) -> list[list[object]]:
-    return [[item.get(tag) for tag in _PROGRESS] for item in items(attributes, PROGRESS_INFORMATION)]
+def _progress(attributes: Dataset) -> list[Dataset]:
+    found = items(attributes, PROGRESS_INFORMATION)
+    return [said for item in found if (said := {tag: item[tag] for tag in _PROGRESS if tag in item})]
 
 
 def going_down() -> Event:

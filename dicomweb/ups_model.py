@@ -26,6 +26,7 @@ CANCELLATION_REASON, CONTACT_URI, CONTACT_NAME, DISCONTINUATION_REASONS = "00741
 SCHEDULED, IN_PROGRESS, COMPLETED, CANCELED = "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"
 FINAL_STATES: Final = frozenset({COMPLETED, CANCELED})
 
+_AET = re.compile(r"(?! )[ -\[\]-~]{1,16}(?<! )", re.ASCII)
 _TAG = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
 _VR = re.compile(r"A[EST]|CS|D[AST]|F[DL]|IS|L[OT]|O[BDFLVW]|PN|S[HLQSTV]|TM|U[CILNRSTV]")
 _MEMBERS = frozenset(("vr", "Value", "InlineBinary", "BulkDataURI"))
@@ -158,3 +159,10 @@ def element_of(tag: str, *values: object) -> Dataset:
     """An element in the DICOM JSON Model with the data dictionary's VR."""
     vr = tags.vr_of(tag)
     return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
+
+
+def checked_aet(aet: str) -> str:
+    """`aet` if it is an application entity title (PS3.5 6.2), else BadRequest."""
+    if not _AET.fullmatch(aet):
+        raise BadRequest("an AE title is 1 to 16 printable characters without a backslash", attribute="aet")
+    return aet

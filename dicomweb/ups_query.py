@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dicomweb import qido
 from dicomweb.errors import BadQuery
-from dicomweb.query import FUZZY_UNSUPPORTED, Query
+from dicomweb.query import FUZZY_UNSUPPORTED, Query, parse_path
 from dicomweb.tags import Level
 from dicomweb.ups_model import TRANSACTION_UID
 
@@ -45,7 +45,10 @@ def filter_keys(params: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def parse_filter(keys: Sequence[tuple[str, str]]) -> Query:
     """The conditions that the keys stand for. BadQuery when they are none, or more than a search may have."""
+    for name, _ in keys:
+        if parse_path(name) is None:
+            raise BadQuery("a filter has attributes and nothing else", attribute="filter")
     query = parse(keys, 1, 1)
-    if not query.matches or query.fields != tuple(dict.fromkeys(match.path for match in query.matches)):
-        raise BadQuery("a filter needs attributes with values, and nothing else", attribute="filter")
+    if not query.matches:
+        raise BadQuery("a filter needs an attribute with a value", attribute="filter")
     return query

@@ -12,13 +12,13 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import orjson
 
 from dicomweb.errors import Unavailable
-from dicomweb.ups_model import Event
+from dicomweb.ups_model import Event, checked_aet
 from storage.access import Access
 from storage.db import Database, Record
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 SETTLE_SECONDS = 2.0
+MAX_CHANNELS = 1000  # per process
 _RETRY_SECONDS = 1.0
 _BATCH = 100
 _IN_FLIGHT = 1000  # events that were sent and may have to be sent again, per channel
@@ -40,13 +41,60 @@ class Waiting:
     event: Event
 
 
-@dataclass(eq=False, slots=True)
-class _Channel:
-    tenant: int
-    aet: str
-    owner: uuid.UUID = field(default_factory=uuid.uuid4)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    sent: dict[int, float] = field(default_factory=dict)  # events not yet settled, by the time they were sent
+class Channel:
+    """One connection of one subscriber; iterate over `events` and close it when the connection ends."""
+
+    def __init__(self, db: Database, tenant: int, aet: str) -> None:
+        self._db = db
+        self.tenant = tenant
+        self.aet = aet
+        self.owner = uuid.uuid4()
+        self.woken = asyncio.Event()
+        self.sent: dict[int, float] = {}  # events not yet settled, by the time they were sent
+
+    async def events(self) -> AsyncIterator[Waiting]:
+        """What waits and what comes; ends when a newer connection listens for the same AE.
+
+        An event counts as sent when the next one is asked for. While the database is down it waits.
+        """
+        while True:
+            self.woken.clear()
+            rows = await self._next()
+            if not rows:
+                return
+            for row in rows:
+                if row["id"] is not None:
+                    yield Waiting(row["id"], row["uid"], Event(row["kind"], orjson.loads(row["content"])))
+                    self.sent[row["id"]] = asyncio.get_running_loop().time()
+            if len(rows) < _BATCH:
+                await self._quiet()
+
+    async def _next(self) -> list[Record]:
+        """Settle what was sent long enough ago, and read what comes next; no row: the channel has a new owner."""
+        while True:
+            try:
+                await self._settle()
+                room = min(_BATCH, _IN_FLIGHT - len(self.sent))
+                if room > 0:
+                    sent = list(self.sent)
+                    return await self._db.fetch("channel_events", self.tenant, self.aet, self.owner, sent, room)
+            except Unavailable as error:
+                log.warning("an event channel waits: %s", error.message)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _settle(self) -> None:
+        before = asyncio.get_running_loop().time() - SETTLE_SECONDS
+        due = [each for each, sent in self.sent.items() if sent < before]
+        if due:
+            await self._db.execute("channel_settle", self.tenant, self.aet, due)
+            for each in due:
+                del self.sent[each]
+
+    async def _quiet(self) -> None:
+        """Wait until there is something new, or something to settle."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS if self.sent else None):
+                await self.woken.wait()
 
 
 class EventChannels:
@@ -54,7 +102,7 @@ class EventChannels:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._open: set[_Channel] = set()
+        self._open: set[Channel] = set()
         self._poller: asyncio.Task[None] | None = None
 
     def wake(self, tenant: int, aets: Iterable[str]) -> None:
@@ -63,76 +111,36 @@ class EventChannels:
             wanted = set(aets)
             for channel in self._open:
                 if channel.tenant == tenant and channel.aet in wanted:
-                    channel.wake.set()
+                    channel.woken.set()
 
-    async def listen(self, access: Access, aet: str) -> AsyncIterator[Waiting]:
-        """The events for `aet`, those that already wait first; close the iterator when the connection ends.
-
-        It ends by itself when a newer connection listens for the same AE. While the database is down it waits.
-        """
+    @asynccontextmanager
+    async def open(self, access: Access, aet: str) -> AsyncIterator[Channel]:
+        """Listen for `aet`, instead of whoever did before. Raises BadRequest, and Unavailable while the database is."""
         access.require("worklist.read")
-        channel = _Channel(access.tenant, aet)
-        await self._db.execute("channel_open", channel.tenant, aet, channel.owner)
+        channel = Channel(self._db, access.tenant, checked_aet(aet))
+        if len(self._open) >= MAX_CHANNELS:
+            raise Unavailable(f"this process has {MAX_CHANNELS} event channels already")
         self._open.add(channel)
-        if self._poller is None:
-            self._poller = asyncio.create_task(self._poll())
         try:
-            while True:
-                channel.wake.clear()
-                rows = await self._next(channel)
-                if not rows:
-                    return
-                for row in rows:
-                    if row["id"] is not None:
-                        yield Waiting(row["id"], row["uid"], Event(row["kind"], orjson.loads(row["content"])))
-                        channel.sent[row["id"]] = asyncio.get_running_loop().time()
-                if len(rows) < _BATCH:
-                    await self._quiet(channel)
+            await self._db.execute("channel_open", channel.tenant, aet, channel.owner)
+            if self._poller is None:
+                self._poller = asyncio.create_task(self._poll())
+            yield channel
         finally:
             self._open.discard(channel)
             with suppress(Unavailable):
                 await self._db.execute("channel_close", channel.tenant, aet, channel.owner)
 
     async def close(self) -> None:
-        """Stop asking; iterators that are still open find the database closed."""
+        """Stop asking the database."""
         if self._poller is not None:
             self._poller.cancel()
             with suppress(asyncio.CancelledError):
                 await self._poller
 
-    async def _next(self, channel: _Channel) -> list[Record]:
-        """Settle what was sent long enough ago, and read what comes next; no row: the channel has a new owner."""
-        while True:
-            try:
-                await self._settle(channel)
-                room = min(_BATCH, _IN_FLIGHT - len(channel.sent))
-                if room > 0:
-                    sent = list(channel.sent)
-                    return await self._db.fetch(
-                        "channel_events", channel.tenant, channel.aet, channel.owner, sent, room
-                    )
-            except Unavailable as error:
-                log.warning("an event channel waits: %s", error.message)
-            await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _settle(self, channel: _Channel) -> None:
-        before = asyncio.get_running_loop().time() - SETTLE_SECONDS
-        due = [each for each, sent in channel.sent.items() if sent < before]
-        if due:
-            await self._db.execute("channel_settle", channel.tenant, channel.aet, due)
-            for each in due:
-                del channel.sent[each]
-
-    async def _quiet(self, channel: _Channel) -> None:
-        """Wait until there is something new, or something to settle."""
-        timeout = SETTLE_SECONDS if channel.sent else None
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await channel.wake.wait()
-
     async def _poll(self) -> None:
         while self._open:
-            channels = [channel for channel in self._open if not channel.wake.is_set()]
+            channels = [channel for channel in self._open if not channel.woken.is_set()]
             tenants, aets = [each.tenant for each in channels], [each.aet for each in channels]
             owners = [each.owner for each in channels]
             sent = [number for each in channels for number in each.sent]
@@ -142,6 +150,6 @@ class EventChannels:
                 log.warning("event channels cannot be read: %s", error.message)
                 rows = []
             for row in rows:
-                channels[row["n"] - 1].wake.set()
+                channels[row["n"] - 1].woken.set()
             await asyncio.sleep(POLL_SECONDS)
         self._poller = None

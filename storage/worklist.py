@@ -7,7 +7,6 @@ rows of the same transaction.
 
 import asyncio
 import random
-import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from dicomweb import ups, ups_states
-from dicomweb.errors import BadRequest, Forbidden, Gone, NotFound, Unavailable, WorkitemConflict
+from dicomweb.errors import Forbidden, Gone, NotFound, Unavailable, WorkitemConflict
 from dicomweb.query import Query
 from dicomweb.ups_events import FILTERED_WORKLIST, WORKLIST, restarted
-from dicomweb.ups_model import Change, Dataset, Step
+from dicomweb.ups_model import Change, Dataset, Step, checked_aet
 from dicomweb.ups_query import parse_filter
 from storage import worklist_sql
 from storage.access import Access
@@ -32,7 +31,6 @@ from storage.worklist_sql import GlobalSubscription
 MAX_FILTERS = 200  # each is a condition of the statement that creates a step
 _TRIES = 30
 _BATCH, _BATCHES = 500, 40  # rows of a statement, statements of a round
-_AET = re.compile(r"(?! )[ -\[\]-~]{1,16}(?<! )", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +39,6 @@ class Created:
 
     uid: str
     warning: str
-
-
-def checked_aet(aet: str) -> str:
-    """`aet` if it is an application entity title (PS3.5 6.2), else BadRequest."""
-    if not _AET.fullmatch(aet):
-        raise BadRequest("an AE title is 1 to 16 printable characters without a backslash", attribute="aet")
-    return aet
 
 
 def _now() -> str:

@@ -44,15 +44,9 @@ async def add(archive: Archive, **replaced: Any) -> str:
 
 async def waiting(archive: Archive, aet: str, count: int) -> list[Waiting]:
     """The first events of a channel, in the order in which they come."""
-    found: list[Waiting] = []
-    events = archive.channels.listen(LOCAL, aet)
-    async with asyncio.timeout(10):
-        async for event in events:
-            found.append(event)
-            if len(found) == count:
-                break
-    await events.aclose()  # type: ignore[attr-defined]
-    return found
+    async with asyncio.timeout(10), archive.channels.open(LOCAL, aet) as channel:
+        events = channel.events()
+        return [await anext(events) for _ in range(count)]
 
 
 def states(events: list[Waiting]) -> list[str]:
@@ -239,27 +233,26 @@ async def test_no_step_slips_between_present_and_future(archive: Archive) -> Non
 async def test_a_newer_connection_takes_the_channel(archive: Archive) -> None:
     uid = await add(archive)
     await archive.worklist.subscribe(LOCAL, uid, "TWICE", deletion_lock=False)
-    old = archive.channels.listen(LOCAL, "TWICE")
-    assert (await anext(old)).uid == uid
-    ended = asyncio.ensure_future(anext(old, None))
-    new = archive.channels.listen(LOCAL, "TWICE")
-    assert (await anext(new)).uid == uid
-    async with asyncio.timeout(5):
-        assert await ended is None
-    await new.aclose()  # type: ignore[attr-defined]
+    async with asyncio.timeout(10), archive.channels.open(LOCAL, "TWICE") as old:
+        events = old.events()
+        assert (await anext(events)).uid == uid
+        ended = asyncio.ensure_future(anext(events, None))
+        async with archive.channels.open(LOCAL, "TWICE") as new:
+            assert (await anext(new.events())).uid == uid
+            assert await ended is None
 
 
 async def test_sent_events_go_when_the_connection_stays(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage.channels.SETTLE_SECONDS", 0.1)
     uid = await add(archive)
     await archive.worklist.subscribe(LOCAL, uid, "STAYS", deletion_lock=False)
-    events = archive.channels.listen(LOCAL, "STAYS")
-    await anext(events)
-    following = asyncio.ensure_future(anext(events))
-    await asyncio.sleep(0.5)
-    await archive.worklist.change_state(LOCAL, uid, to_state("IN PROGRESS", new_uid()))
-    assert states([await following]) == ["IN PROGRESS"]
-    await events.aclose()  # type: ignore[attr-defined]
+    async with asyncio.timeout(10), archive.channels.open(LOCAL, "STAYS") as channel:
+        events = channel.events()
+        await anext(events)
+        following = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0.5)
+        await archive.worklist.change_state(LOCAL, uid, to_state("IN PROGRESS", new_uid()))
+        assert states([await following]) == ["IN PROGRESS"]
     assert states(await waiting(archive, "STAYS", 1)) == ["IN PROGRESS"]
 
 
