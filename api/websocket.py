@@ -56,36 +56,35 @@ def handshake(send: Send) -> Send:
     return refusing
 
 
-async def speak(http: Exchange, messages: AsyncIterator[str], farewell: str) -> None:
+async def speak(http: Exchange, stop: asyncio.Event, messages: AsyncIterator[str], farewell: str) -> None:
     """Accept the handshake and send each message as it comes, until the client leaves or the messages end.
 
-    `farewell` is the last message when the server stops.
+    `farewell` is the last message when `stop` is set.
     """
     http.status = 101
     await http.send({"type": "websocket.accept"})
-    with http.services.sockets.opened() as stop:
-        speaking = asyncio.ensure_future(_send_all(http, messages))
-        leaving = asyncio.ensure_future(_left(http))
-        stopping = asyncio.ensure_future(stop.wait())
-        tasks = (speaking, leaving, stopping)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            left, stopped = leaving.done(), stopping.done()
-        finally:
-            for task in tasks:
-                task.cancel()
-            error, *_ = await asyncio.gather(*tasks, return_exceptions=True)
-        if left:
-            return
-        with suppress(Exception):  # the client may have gone meanwhile
-            async with asyncio.timeout(_FAREWELL_SECONDS):
-                if stopped:
-                    await http.send({"type": "websocket.send", "text": farewell})
-                    await _close(http, _GOING_AWAY, "the server stops")
-                elif isinstance(error, TimeoutError):
-                    await _close(http, _TOO_SLOW, "messages are not taken")
-                elif error is None:
-                    await _close(http, _REPLACED, "another connection listens for this AE")
+    speaking = asyncio.ensure_future(_send_all(http, messages))
+    leaving = asyncio.ensure_future(_left(http))
+    stopping = asyncio.ensure_future(stop.wait())
+    tasks = (speaking, leaving, stopping)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        left, stopped = leaving.done(), stopping.done()
+    finally:
+        for task in tasks:
+            task.cancel()
+        error, *_ = await asyncio.gather(*tasks, return_exceptions=True)
+    if left:
+        return
+    with suppress(Exception):  # the client may have gone meanwhile
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            if stopped:
+                await http.send({"type": "websocket.send", "text": farewell})
+                await _close(http, _GOING_AWAY, "the server stops")
+            elif isinstance(error, TimeoutError):
+                await _close(http, _TOO_SLOW, "messages are not taken")
+            elif error is None:
+                await _close(http, _REPLACED, "another connection listens for this AE")
     if isinstance(error, Exception) and not isinstance(error, TimeoutError):
         raise error
 

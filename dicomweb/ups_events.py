@@ -84,8 +84,12 @@ def of_update(before: Dataset, after: Dataset) -> Iterator[Event]:
 
 
 def _progress(attributes: Dataset) -> list[Dataset]:
-    found = items(attributes, PROGRESS_INFORMATION)
-    return [said for item in found if (said := {tag: item[tag] for tag in _PROGRESS if tag in item})]
+    found: list[Dataset] = []
+    for item in items(attributes, PROGRESS_INFORMATION):
+        said: Dataset = {tag: item[tag] for tag in _PROGRESS if tag in item}
+        if said:
+            found.append(said)
+    return found
 
 
 def going_down() -> Event:

@@ -10,6 +10,7 @@ from dicomweb.query import FUZZY_UNSUPPORTED, Query, parse_path
 from dicomweb.tags import Level
 from dicomweb.ups_model import TRANSACTION_UID
 
+MAX_FILTER_KEYS = 20
 _NEVER_MATCHED = "The match parameter TransactionUID is not supported for this search. It has been ignored."
 _NEXT_KEY = re.compile(r",(?=[0-9A-Za-z.]+=)")
 _NOT_KEYS = frozenset(("deletionlock", "filter", "accept", "charset"))
@@ -45,6 +46,8 @@ def filter_keys(params: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def parse_filter(keys: Sequence[tuple[str, str]]) -> Query:
     """The conditions that the keys stand for. BadQuery when they are none, or more than a search may have."""
+    if len(keys) > MAX_FILTER_KEYS:
+        raise BadQuery(f"a filter has at most {MAX_FILTER_KEYS} keys", attribute="filter")
     for name, _ in keys:
         if parse_path(name) is None:
             raise BadQuery("a filter has attributes and nothing else", attribute="filter")

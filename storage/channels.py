@@ -143,7 +143,7 @@ class EventChannels:
             channels = [channel for channel in self._open if not channel.woken.is_set()]
             tenants, aets = [each.tenant for each in channels], [each.aet for each in channels]
             owners = [each.owner for each in channels]
-            sent = [number for each in channels for number in each.sent]
+            sent = [max(each.sent, default=0) for each in channels]
             try:
                 rows = await self._db.fetch("channels_due", tenants, aets, owners, sent) if channels else []
             except Unavailable as error:

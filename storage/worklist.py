@@ -28,7 +28,7 @@ from storage.search import SearchResult
 from storage.settings import Settings
 from storage.worklist_sql import GlobalSubscription
 
-MAX_FILTERS = 200  # each is a condition of the statement that creates a step
+MAX_GLOBAL = 200  # per worklist; those with a filter are conditions of the statement that creates a step
 _TRIES = 30
 _BATCH, _BATCHES = 500, 40  # rows of a statement, statements of a round
 
@@ -167,7 +167,7 @@ class WorklistService:
         """Let `aet` hear of a step, or of all steps where `uid` is that of the worklist (PS3.4 CC.2.3.3).
 
         `keys` are the filter of the filtered worklist. Raises BadQuery, NotFound, Gone, and Forbidden
-        beyond MAX_FILTERS.
+        beyond MAX_GLOBAL.
         """
         access.require("worklist.write")
         checked_aet(aet)
@@ -183,8 +183,8 @@ class WorklistService:
     ) -> None:
         query = parse_filter(keys) if filtered else None
         tenant = access.tenant
-        if await self._db.fetch_value("worklist_subscriptions", tenant, aet, filtered) >= MAX_FILTERS:
-            raise Forbidden(f"a worklist has at most {MAX_FILTERS} subscriptions to the whole of it")
+        if await self._db.fetch_value("worklist_subscriptions", tenant, aet, filtered) >= MAX_GLOBAL:
+            raise Forbidden(f"a worklist has at most {MAX_GLOBAL} subscriptions to the whole of it")
         fixed = (tenant, aet, deletion_lock, self._settings.ups_events_max)
         existing = worklist_sql.with_filter(self._db.text("worklist_subscribe_existing"), fixed, query)
         stored = orjson.dumps(list(keys) if filtered else []).decode()

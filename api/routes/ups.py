@@ -156,8 +156,10 @@ async def suspend(http: Exchange) -> None:
 
 async def listen(http: Exchange) -> None:
     """The notification connection (PS3.18 8.10.4): a WebSocket on which the event reports of an AE come."""
-    async with http.archive.channels.open(http.access, http.path["aet"]) as channel:
-        await speak(http, _reports(channel), report(0, WORKLIST, going_down()).decode())
+    farewell = report(0, WORKLIST, going_down()).decode()
+    with http.services.sockets.opened() as stop:
+        async with http.archive.channels.open(http.access, http.path["aet"]) as channel:
+            await speak(http, stop, _reports(channel), farewell)
 
 
 async def _reports(channel: Channel) -> AsyncIterator[str]:

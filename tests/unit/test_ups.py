@@ -382,7 +382,13 @@ def test_filters() -> None:
     assert paths == [("00741202",), ("00404025", "00080100"), ("00741000",)]
     with pytest.raises(BadQuery):
         ups_query.filter_keys([("filter", "WorklistLabel")])
-    for wrong in ([], [("limit", "3")], [("PatientID", "1"), ("includefield", "all")], [("TransactionUID", "1.2")]):
+    for wrong in (
+        [],
+        [("limit", "3")],
+        [("PatientID", "1"), ("includefield", "all")],
+        [("TransactionUID", "1.2")],
+        keys * 7,
+    ):
         with pytest.raises(BadQuery):
             ups_query.parse_filter(wrong)
 

@@ -101,9 +101,10 @@ WHERE s.tenant = $1 AND s.aet = $2 AND s.owner = $3 ORDER BY e.id
 DELETE FROM workitem_event WHERE tenant = $1 AND aet = $2 AND id = ANY ($3::bigint[])
 
 -- name: channels_due
--- Which of this process's channels ($1, $2, owner $3) have events that were not sent ($4), or are owned by another connection.
-SELECT c.n FROM unnest($1::integer[], $2::text[], $3::uuid[]) WITH ORDINALITY AS c(tenant, aet, owner, n)
-WHERE EXISTS (SELECT FROM workitem_event e WHERE e.tenant = c.tenant AND e.aet = c.aet AND e.id <> ALL ($4::bigint[]))
+-- Which of this process's channels ($1, $2) have events behind the last one that was sent ($4), or another owner than $3. An event that was
+-- committed after a later one is found when those that were sent are settled.
+SELECT c.n FROM unnest($1::integer[], $2::text[], $3::uuid[], $4::bigint[]) WITH ORDINALITY AS c(tenant, aet, owner, sent, n)
+WHERE EXISTS (SELECT FROM workitem_event e WHERE e.tenant = c.tenant AND e.aet = c.aet AND e.id > c.sent)
     OR EXISTS (SELECT FROM subscriber s WHERE s.tenant = c.tenant AND s.aet = c.aet AND s.owner <> c.owner)
 
 -- name: events_expire
