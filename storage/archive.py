@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from dicomweb.errors import Unavailable
 from storage.access import Access
+from storage.channels import EventChannels
 from storage.db import Database
 from storage.decoders import DecoderPool
 from storage.embedded import attach
@@ -18,6 +19,7 @@ from storage.search import SearchService
 from storage.settings import Settings
 from storage.spool import Spool
 from storage.transcoding import TranscodeService
+from storage.worklist import WorklistService
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Archive:
     rendering: RenderingService
     decoders: DecoderPool
     lifecycle: LifecycleService
+    worklist: WorklistService
+    channels: EventChannels
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -80,6 +84,7 @@ class Archive:
     async def close(self) -> None:
         """Close connections; requests in flight fail."""
         self.decoders.close()
+        await self.channels.close()
         await self.db.close()
         await self.objects.close()
 
@@ -99,6 +104,7 @@ async def open_archive(settings: Settings) -> Archive:
     retrieve = RetrieveService(settings, db, objects)
     decoders = DecoderPool(settings)
     pixels = PixelService(retrieve, decoders)
+    channels = EventChannels(db)
     return Archive(
         settings=settings,
         db=db,
@@ -111,4 +117,6 @@ async def open_archive(settings: Settings) -> Archive:
         rendering=RenderingService(settings, retrieve, pixels),
         decoders=decoders,
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
+        worklist=WorklistService(settings, db, channels),
+        channels=channels,
     )

@@ -236,6 +236,20 @@ class Settings:
         metadata=_about("Ingest", "Wait before a deleted instance's object is removed.", unit="seconds", minimum=0),
     )
 
+    ups_retention_s: int = field(
+        default=30 * 86_400,
+        metadata=_about(
+            "Worklist", "How long a finished workitem without a deletion lock is kept.", unit="seconds", minimum=0
+        ),
+    )
+    ups_event_retention_s: int = field(
+        default=86_400,
+        metadata=_about("Worklist", "How long an event waits for its subscriber.", unit="seconds", minimum=1),
+    )
+    ups_events_max: int = field(
+        default=10_000, metadata=_about("Worklist", "Events that wait for one subscriber at most.", minimum=1)
+    )
+
     @property
     def objects_location(self) -> str:
         """The `objects` setting with its default filled in."""
