@@ -1,0 +1,211 @@
+"""The OHIF viewer under /ohif/: its page, its settings and its files (see `wsi.ohif` for what is installed)."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from functools import cache
+from pathlib import Path, PurePosixPath
+from string import Template
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from api.exchange import Exchange
+from api.responses import Header, etag_matches, send_bytes, send_not_modified, send_stream
+from api.routing import PUBLIC, Answer, Content, Operation
+from dicomweb.errors import NotFound
+from wsi.ohif import MEDIA_TYPES, Viewer, load
+
+BASE: Final = "/ohif"
+_PAGES: Final = Path(__file__).parent.parent / "pages"
+_CHUNK: Final = 1 << 18
+_MISSING: Final = "OHIF is not installed: `python -m wsi.ohif` fetches it"
+
+# What the page may do: its own origin and nothing else. WebAssembly decodes images; components set styles by
+# themselves; `blob:` and `data:` are images, documents and fonts that it makes. No inline script, no eval.
+_PAGE_POLICY: Final = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' blob: data:; font-src 'self' data:; connect-src 'self' blob: data:; media-src 'self' blob:; "
+    "worker-src 'self' blob:; object-src 'self' blob:; frame-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+# The policy of a script counts where it is started as a worker: the decoders' glue code makes functions from text.
+_FILE_POLICY: Final = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' 'unsafe-eval'; connect-src 'self' blob: data:; "
+    "frame-ancestors 'none'"
+)
+# Isolated from other origins in both directions: what browsers ask for before they give SharedArrayBuffer.
+_ISOLATED: Final[tuple[Header, ...]] = (
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-embedder-policy", b"require-corp"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_REVALIDATE: Final[Header] = (b"cache-control", b"no-cache")
+_IMMUTABLE: Final[Header] = (b"cache-control", b"public, max-age=31536000, immutable")
+_PAGE_HEADERS: Final[list[Header]] = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"content-security-policy", _PAGE_POLICY.encode()),
+    _REVALIDATE,
+    *_ISOLATED,
+]
+
+
+async def page(http: Exchange) -> None:
+    """The one page of the viewer, whatever route of its own the path names."""
+    if "." in http.path.get("page", "").rpartition("/")[2]:
+        raise NotFound("there is no such file; the viewer's are below /ohif/files")
+    home = _home(http)
+    viewer = load()
+    names = {"home": home, "static": f"{home}/static", "base": home + BASE}
+    if viewer is None:
+        await send_bytes(http, 404, _PAGE_HEADERS, _template("ohif-missing.html").substitute(names).encode())
+        return
+    names |= {"files": _files(home, viewer), "script": viewer.script, "style": viewer.style}
+    await send_bytes(http, 200, _PAGE_HEADERS, _template("ohif.html").substitute(names).encode())
+
+
+async def configuration(http: Exchange) -> None:
+    """What the viewer has to know, as the script that its page loads first."""
+    viewer = load()
+    if viewer is None:
+        raise NotFound(_MISSING)
+    home = _home(http)
+    script = (
+        f"window.PUBLIC_URL = {json.dumps(_files(home, viewer) + '/')};\n"
+        "window.browserImportFunction = (name) => import(name);\n"
+        f"window.config = {json.dumps(_configuration(home, http.settings.dicomweb_root), indent=1)};\n"
+    )
+    headers = [(b"content-type", MEDIA_TYPES[".js"].encode()), _REVALIDATE, *_ISOLATED]
+    await send_bytes(http, 200, headers, script.encode())
+
+
+async def file(http: Exchange) -> None:
+    """A file of the viewer, compressed for whoever takes gzip. The build in the path makes it immutable."""
+    viewer = load()
+    if viewer is None:
+        raise NotFound(_MISSING)
+    name = http.path["file"]
+    asset = viewer.assets.get(name)
+    if asset is None:
+        raise NotFound("the viewer has no such file")
+    packed = asset.packed_size > 0 and "gzip" in (http.header(b"accept-encoding") or "")
+    tag = f'"{asset.digest}{"-gzip" if packed else ""}"'
+    headers: list[Header] = [
+        (b"content-type", MEDIA_TYPES[PurePosixPath(name).suffix].encode()),
+        (b"content-security-policy", _FILE_POLICY.encode()),
+        (b"etag", tag.encode()),
+        (b"vary", b"Accept-Encoding"),
+        _IMMUTABLE if http.path["build"] == viewer.build else _REVALIDATE,
+        *_ISOLATED,
+    ]
+    if etag_matches(http.header(b"if-none-match"), tag):
+        await send_not_modified(http, headers)
+        return
+    if packed:
+        headers.append((b"content-encoding", b"gzip"))
+    await send_stream(
+        http, 200, headers, asset.packed_size if packed else asset.size, _read(viewer.path(name, packed=packed))
+    )
+
+
+async def _read(path: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(path.open, "rb") as content:
+        while chunk := await asyncio.to_thread(content.read, _CHUNK):
+            yield chunk
+
+
+def _home(http: Exchange) -> str:
+    """The path of this server's root as the browser knows it, without a slash at its end, fit for HTML."""
+    return quote(urlsplit(http.services.address.base(http.scope)).path.rstrip("/"), safe="/%~")
+
+
+def _files(home: str, viewer: Viewer) -> str:
+    return f"{home}{BASE}/files/{viewer.build}"
+
+
+@cache
+def _template(name: str) -> Template:
+    return Template((_PAGES / name).read_text("utf-8"))
+
+
+def _configuration(home: str, root: str) -> dict[str, Any]:
+    """OHIF's settings: this archive as its only source, nothing that calls elsewhere or that the address can change."""
+    source = {
+        "friendlyName": "Anor",
+        "name": "anor",
+        "qidoRoot": home + root,
+        "wadoRoot": home + root,
+        "qidoSupportsIncludeField": True,
+        "supportsFuzzyMatching": True,
+        "supportsWildcard": True,
+        "supportsReject": False,
+        "dicomUploadEnabled": True,
+        "imageRendering": "wadors",
+        "thumbnailRendering": "wadors",
+        "enableStudyLazyLoad": True,
+        "omitQuotationForMultipartRequest": True,
+        "singlepart": "bulkdata",
+        "bulkDataURI": {"enabled": True},
+    }
+    return {
+        "routerBasename": home + BASE,
+        "extensions": [],
+        "modes": [],
+        "customizationService": {},
+        "showStudyList": True,
+        "maxNumberOfWebWorkers": 4,
+        "maxNumRequests": {"interaction": 100, "thumbnail": 5, "prefetch": 25},
+        "showWarningMessageForCrossOrigin": False,
+        "showCPUFallbackMessage": True,
+        "showLoadingIndicator": True,
+        "strictZSpacingForVolumeViewport": True,
+        "groupEnabledModesFirst": True,
+        "investigationalUseDialog": {"option": "never"},
+        "defaultDataSourceName": "anor",
+        "dataSources": [
+            {
+                "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
+                "sourceName": "anor",
+                "configuration": source,
+            }
+        ],
+    }
+
+
+def _operation(path: str, summary: str, description: str, handler: Any, content: Content, *more: Any) -> Operation:
+    return Operation(
+        "GET",
+        path,
+        PUBLIC,
+        "Pages",
+        summary,
+        description,
+        handler,
+        (Answer(200, "The document.", (content,)), *more),
+        errors=(NotFound,),
+    )
+
+
+_PAGE: Final = Content("text/html", "<!doctype html>")
+_SCRIPT: Final = Content("text/javascript", "window.config = { ... }")
+OPERATIONS: Final = (
+    _operation(BASE, "OHIF viewer", "The viewer's own list of studies; 404 when it is not installed.", page, _PAGE),
+    _operation(
+        BASE + "/{page:path}",
+        "OHIF viewer, at a route of its own",
+        "The same page: `/ohif/viewer?StudyInstanceUIDs=UID` opens a study, `/ohif/microscopy?...` a slide.",
+        page,
+        _PAGE,
+    ),
+    _operation(
+        BASE + "/app-config.js", "Settings of the OHIF viewer", "This archive as its source.", configuration, _SCRIPT
+    ),
+    _operation(
+        BASE + "/files/{build}/{file:path}",
+        "File of the OHIF viewer",
+        "Out of a closed list; compressed for whoever takes gzip, and immutable under the installed build.",
+        file,
+        Content("text/javascript", "/* ... */"),
+        Answer(304, "Not modified."),
+    ),
+)
