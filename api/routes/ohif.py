@@ -20,21 +20,19 @@ _PAGES: Final = Path(__file__).parent.parent / "pages"
 _CHUNK: Final = 1 << 18
 _MISSING: Final = "OHIF is not installed: `python -m wsi.ohif` fetches it"
 
-# What the page may do: its own origin and nothing else. WebAssembly decodes images; components set styles by
-# themselves; `blob:` and `data:` are images, documents and fonts that it makes. No inline script, no eval.
-_PAGE_POLICY: Final = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' blob: data:; font-src 'self' data:; connect-src 'self' blob: data:; media-src 'self' blob:; "
-    "worker-src 'self' blob:; object-src 'self' blob:; frame-src 'self' blob:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
-# The policy of a script counts where it is started as a worker: the decoders' glue code makes functions from text.
-_FILE_POLICY: Final = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' 'unsafe-eval'; connect-src 'self' blob: data:; "
-    "frame-ancestors 'none'"
+# What the viewer may do: its own origin and nothing else, no inline script. Decoders (in workers) and the reader of
+# segmentations make functions from text; components set styles by themselves; `blob:` and `data:` are images, documents
+# and fonts that it makes.
+_POLICY: Final[Header] = (
+    b"content-security-policy",
+    b"default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' blob: data:; font-src 'self' data:; connect-src 'self' blob: data:; media-src 'self' blob:; "
+    b"worker-src 'self' blob:; object-src 'self' blob:; frame-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+    b"frame-ancestors 'none'",
 )
 # Isolated from other origins in both directions: what browsers ask for before they give SharedArrayBuffer.
 _ISOLATED: Final[tuple[Header, ...]] = (
+    _POLICY,
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-embedder-policy", b"require-corp"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -44,7 +42,6 @@ _REVALIDATE: Final[Header] = (b"cache-control", b"no-cache")
 _IMMUTABLE: Final[Header] = (b"cache-control", b"public, max-age=31536000, immutable")
 _PAGE_HEADERS: Final[list[Header]] = [
     (b"content-type", b"text/html; charset=utf-8"),
-    (b"content-security-policy", _PAGE_POLICY.encode()),
     _REVALIDATE,
     *_ISOLATED,
 ]
@@ -84,7 +81,7 @@ async def file(http: Exchange) -> None:
     viewer = load()
     if viewer is None:
         raise NotFound(_MISSING)
-    name = http.path["file"]
+    name = http.path["name"]
     asset = viewer.assets.get(name)
     if asset is None:
         raise NotFound("the viewer has no such file")
@@ -92,7 +89,6 @@ async def file(http: Exchange) -> None:
     tag = f'"{asset.digest}{"-gzip" if packed else ""}"'
     headers: list[Header] = [
         (b"content-type", MEDIA_TYPES[PurePosixPath(name).suffix].encode()),
-        (b"content-security-policy", _FILE_POLICY.encode()),
         (b"etag", tag.encode()),
         (b"vary", b"Accept-Encoding"),
         _IMMUTABLE if http.path["build"] == viewer.build else _REVALIDATE,
@@ -201,7 +197,7 @@ OPERATIONS: Final = (
         BASE + "/app-config.js", "Settings of the OHIF viewer", "This archive as its source.", configuration, _SCRIPT
     ),
     _operation(
-        BASE + "/files/{build}/{file:path}",
+        BASE + "/files/{build}/{name:path}",
         "File of the OHIF viewer",
         "Out of a closed list; compressed for whoever takes gzip, and immutable under the installed build.",
         file,
