@@ -23,16 +23,15 @@ _MISSING: Final = "OHIF is not installed: `python -m wsi.ohif` fetches it"
 # What the viewer may do: its own origin and nothing else, no inline script. Decoders (in workers) and the reader of
 # segmentations make functions from text; components set styles by themselves; `blob:` and `data:` are images, documents
 # and fonts that it makes.
-_POLICY: Final[Header] = (
-    b"content-security-policy",
+_POLICY: Final = (
     b"default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' blob: data:; font-src 'self' data:; connect-src 'self' blob: data:; media-src 'self' blob:; "
     b"worker-src 'self' blob:; object-src 'self' blob:; frame-src 'self' blob:; base-uri 'none'; form-action 'none'; "
-    b"frame-ancestors 'none'",
+    b"frame-ancestors 'none'"
 )
 # Isolated from other origins in both directions: what browsers ask for before they give SharedArrayBuffer.
-_ISOLATED: Final[tuple[Header, ...]] = (
-    _POLICY,
+_HEADERS: Final[tuple[Header, ...]] = (
+    (b"content-security-policy", _POLICY),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-embedder-policy", b"require-corp"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -43,7 +42,7 @@ _IMMUTABLE: Final[Header] = (b"cache-control", b"public, max-age=31536000, immut
 _PAGE_HEADERS: Final[list[Header]] = [
     (b"content-type", b"text/html; charset=utf-8"),
     _REVALIDATE,
-    *_ISOLATED,
+    *_HEADERS,
 ]
 
 
@@ -72,7 +71,7 @@ async def configuration(http: Exchange) -> None:
         "window.browserImportFunction = (name) => import(name);\n"
         f"window.config = {json.dumps(_configuration(home, http.settings.dicomweb_root), indent=1)};\n"
     )
-    headers = [(b"content-type", MEDIA_TYPES[".js"].encode()), _REVALIDATE, *_ISOLATED]
+    headers = [(b"content-type", MEDIA_TYPES[".js"].encode()), _REVALIDATE, *_HEADERS]
     await send_bytes(http, 200, headers, script.encode())
 
 
@@ -92,7 +91,7 @@ async def file(http: Exchange) -> None:
         (b"etag", tag.encode()),
         (b"vary", b"Accept-Encoding"),
         _IMMUTABLE if http.path["build"] == viewer.build else _REVALIDATE,
-        *_ISOLATED,
+        *_HEADERS,
     ]
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, Response, async_playwright
 
-_FLAGS = [
+FLAGS = [
     "--no-sandbox",
     "--disable-dev-shm-usage",
     "--use-gl=angle",
@@ -22,7 +22,7 @@ async def browser() -> AsyncIterator[Browser]:
     if program is None:
         pytest.skip("no Chromium on this machine")
     async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=program, headless=True, args=_FLAGS)
+        running = await playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
         yield running
         await running.close()
 

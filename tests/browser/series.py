@@ -57,6 +57,11 @@ def stack(count: int, size: int = 128, *, noise: float = 0.0, **attributes: obje
     return slices
 
 
+def pixels(image: Dataset) -> NDArray[np.uint16]:
+    """The stored values of a slice of `stack`."""
+    return np.frombuffer(image.PixelData, "<u2").reshape(image.Rows, image.Columns)
+
+
 def segmentation(images: list[Dataset]) -> bytes:
     """A binary SEG with one segment: the ball."""
     description = hd.seg.SegmentDescription(
@@ -187,10 +192,12 @@ def pdf(images: list[Dataset]) -> bytes:
 
 def _pdf_document(text: bytes) -> bytes:
     stream = b"BT /F1 24 Tf 72 700 Td (Letter) Tj ET %% " + text
+    font = b"/Resources << /Font << /F1 5 0 R >> >>"
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R %b >>" % font
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        page,
         b"<< /Length %d >>\nstream\n%b\nendstream" % (len(stream), stream),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
@@ -209,8 +216,8 @@ def _derived(image: Dataset, sop_class: str, modality: str, number: int, descrip
     """A dataset of the image's patient and study, in a series of its own."""
     ds = Dataset()
     for keyword in (
-        "SpecificCharacterSet", "StudyDate", "StudyTime", "AccessionNumber", "StudyDescription", "ReferringPhysicianName",
-        "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID",
+        "SpecificCharacterSet", "StudyDate", "StudyTime", "AccessionNumber", "StudyDescription", "StudyInstanceUID",
+        "StudyID", "ReferringPhysicianName", "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     ):  # fmt: skip
         setattr(ds, keyword, getattr(image, keyword))
     now = datetime.now().astimezone()

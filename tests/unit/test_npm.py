@@ -82,7 +82,7 @@ def test_ohif_is_unpacked_changed_and_listed(registry: Path, monkeypatch: pytest
     ohif.install()
     fewer = {name: content for name, content in FILES.items() if name != "package/dist/3.bundle.js"}
     _ohif(monkeypatch, _publish(registry, fewer))
-    with pytest.raises(NpmError, match="is in 7 files of @ohif/app.* not in 8"):
+    with pytest.raises(NpmError, match=r"is in 7 files of @ohif/app.* not in 8"):
         ohif.install()
     assert ohif.load() == viewer
     assert not list(package.directory.parent.glob(".*"))
@@ -120,9 +120,8 @@ def test_failed_installation_leaves_the_old_one(tmp_path: Path) -> None:
     place = tmp_path / "viewer"
     with replaced(place) as fresh:
         (fresh / "one").write_text("1")
-    with pytest.raises(OSError, match="full"), replaced(place) as fresh:
-        (fresh / "two").write_text("2")
-        raise OSError("full")
+    with pytest.raises(FileNotFoundError), replaced(place) as fresh:
+        (fresh / "two" / "three").write_text("3")
     assert [file.name for file in place.iterdir()] == ["one"]
     assert [file.name for file in tmp_path.iterdir()] == ["viewer"]
 
