@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from api.exchange import Exchange
 from api.responses import Header, etag_matches, send_bytes, send_not_modified, send_stream
+from api.routes.wado import accepts_gzip
 from api.routing import PUBLIC, Answer, Content, Operation
 from dicomweb.errors import NotFound
 from wsi.ohif import MEDIA_TYPES, Viewer, load
@@ -18,7 +19,6 @@ from wsi.ohif import MEDIA_TYPES, Viewer, load
 BASE: Final = "/ohif"
 _PAGES: Final = Path(__file__).parent.parent / "pages"
 _CHUNK: Final = 1 << 18
-_MISSING: Final = "OHIF is not installed: `python -m wsi.ohif` fetches it"
 
 # What the viewer may do: its own origin and nothing else, no inline script. Decoders (in workers) and the reader of
 # segmentations make functions from text; components set styles by themselves; `blob:` and `data:` are images, documents
@@ -50,8 +50,7 @@ async def page(http: Exchange) -> None:
     """The one page of the viewer, whatever route of its own the path names."""
     if "." in http.path.get("page", "").rpartition("/")[2]:
         raise NotFound("there is no such file; the viewer's are below /ohif/files")
-    home = _home(http)
-    viewer = load()
+    viewer, home = load(), _home(http)
     names = {"home": home, "static": f"{home}/static", "base": home + BASE}
     if viewer is None:
         await send_bytes(http, 404, _PAGE_HEADERS, _template("ohif-missing.html").substitute(names).encode())
@@ -62,10 +61,7 @@ async def page(http: Exchange) -> None:
 
 async def configuration(http: Exchange) -> None:
     """What the viewer has to know, as the script that its page loads first."""
-    viewer = load()
-    if viewer is None:
-        raise NotFound(_MISSING)
-    home = _home(http)
+    viewer, home = _installed(), _home(http)
     script = (
         f"window.PUBLIC_URL = {json.dumps(_files(home, viewer) + '/')};\n"
         "window.browserImportFunction = (name) => import(name);\n"
@@ -77,30 +73,37 @@ async def configuration(http: Exchange) -> None:
 
 async def file(http: Exchange) -> None:
     """A file of the viewer, compressed for whoever takes gzip. The build in the path makes it immutable."""
-    viewer = load()
-    if viewer is None:
-        raise NotFound(_MISSING)
-    name = http.path["name"]
+    viewer, name = _installed(), http.path["name"]
     asset = viewer.assets.get(name)
     if asset is None:
         raise NotFound("the viewer has no such file")
-    packed = asset.packed_size > 0 and "gzip" in (http.header(b"accept-encoding") or "")
+    packed = asset.packed_size > 0 and accepts_gzip(http.header(b"accept-encoding"))
     tag = f'"{asset.digest}{"-gzip" if packed else ""}"'
-    headers: list[Header] = [
-        (b"content-type", MEDIA_TYPES[PurePosixPath(name).suffix].encode()),
-        (b"etag", tag.encode()),
-        (b"vary", b"Accept-Encoding"),
-        _IMMUTABLE if http.path["build"] == viewer.build else _REVALIDATE,
-        *_HEADERS,
-    ]
+    headers = _file_headers(name, tag, current=http.path["build"] == viewer.build)
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
         return
     if packed:
         headers.append((b"content-encoding", b"gzip"))
-    await send_stream(
-        http, 200, headers, asset.packed_size if packed else asset.size, _read(viewer.path(name, packed=packed))
-    )
+    size = asset.packed_size if packed else asset.size
+    await send_stream(http, 200, headers, size, _read(viewer.path(name, packed=packed)))
+
+
+def _installed() -> Viewer:
+    viewer = load()
+    if viewer is None:
+        raise NotFound("OHIF is not installed: `python -m wsi.ohif` fetches it")
+    return viewer
+
+
+def _file_headers(name: str, tag: str, *, current: bool) -> list[Header]:
+    return [
+        (b"content-type", MEDIA_TYPES[PurePosixPath(name).suffix].encode()),
+        (b"etag", tag.encode()),
+        (b"vary", b"Accept-Encoding"),
+        _IMMUTABLE if current else _REVALIDATE,
+        *_HEADERS,
+    ]
 
 
 async def _read(path: Path) -> AsyncIterator[bytes]:

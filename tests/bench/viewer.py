@@ -7,9 +7,9 @@ processor: it and the servers share the machine, and the viewer's own work is mo
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 from playwright.sync_api import Error as BrowserError
@@ -19,7 +19,7 @@ from tests.browser.series import stack
 from tests.files import encoded
 
 from . import load, post
-from .archives import DICOMWEB
+from .archives import DICOMWEB, Archive
 from .report import SUBJECT, Figures, Report, say
 from .static import nginx
 
@@ -27,6 +27,7 @@ FIRST = "OHIF, first image, s"
 FIRST_ASKED = "OHIF, from first DICOMweb request to image, s"
 WHOLE = "OHIF, from first DICOMweb request to whole stack, s"
 FRAMES = "OHIF, from first frame request to last frame, s"
+COST = "OHIF, CPU of the archive for one opening, s"
 _SIZE = 512
 _PATIENCE = 240_000  # ms
 _LOCATIONS = """
@@ -60,12 +61,13 @@ _TIMES = """() => {
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """Milliseconds from the navigation."""
+    """Milliseconds from the navigation; `cpu` are seconds of the archive's processes."""
 
     seen: float
     asked: float
     first_frame: float
     last_frame: float
+    cpu: float
 
 
 def run(report: Report, work: Path, slices: int) -> None:
@@ -73,7 +75,7 @@ def run(report: Report, work: Path, slices: int) -> None:
     viewer = next((archive for archive in report.archives if archive.name == SUBJECT), None)
     if viewer is None:
         raise RuntimeError("OHIF is served by Anor: --no-anor leaves nothing to open")
-    home = (work / "viewer").resolve()
+    home = (work / "ohif").resolve()
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     study = _store(report.archives, home, slices)
@@ -89,7 +91,7 @@ def run(report: Report, work: Path, slices: int) -> None:
                 locations = _LOCATIONS.format(viewer=viewer.http, archive=archive.http, root=DICOMWEB)
                 try:
                     with nginx(home / archive.name, locations) as front:
-                        runs[archive.name].append(_open(browser, front.http, study, slices))
+                        runs[archive.name].append(_open(browser, archive, front.http, study, slices))
                 except BrowserError as error:
                     failed[archive.name] = str(error)[:300]
         browser.close()
@@ -97,14 +99,14 @@ def run(report: Report, work: Path, slices: int) -> None:
     shutil.rmtree(home)
 
 
-def _store(archives_: Any, home: Path, slices: int) -> str:
+def _store(archives: Sequence[Archive], home: Path, slices: int) -> str:
     images = stack(slices, _SIZE, noise=20, PatientID="VIEWER", PatientName="Viewer^Vivian")
     files = []
     for number, image in enumerate(images):
         files.append(home / f"{number}.dcm")
         files[-1].write_bytes(encoded(image))
     say(f"{slices} slices, {sum(file.stat().st_size for file in files) / 1e6:.0f} MB")
-    for archive in archives_:
+    for archive in archives:
         jobs = [load.by_stow(files[start : start + 20]) for start in range(0, slices, 20)]
         posted = post.post_all(archive.http, jobs, 2)
         if posted.refused:
@@ -112,7 +114,7 @@ def _store(archives_: Any, home: Path, slices: int) -> str:
     return str(images[0].StudyInstanceUID)
 
 
-def _open(browser: Browser, port: int, study: str, slices: int) -> _Times:
+def _open(browser: Browser, archive: Archive, port: int, study: str, slices: int) -> _Times:
     """One opening by somebody who has used the viewer before: its files are in the browser's cache, images are not."""
     base = f"http://127.0.0.1:{port}/ohif"
     with contextlib.closing(browser.new_context(viewport={"width": 1280, "height": 800})) as context:
@@ -120,11 +122,12 @@ def _open(browser: Browser, port: int, study: str, slices: int) -> _Times:
         page.goto(f"{base}/viewer?StudyInstanceUIDs=1.2.3", wait_until="load")
         page.wait_for_timeout(5000)
         page.close()
+        cpu = archive.cpu()
         page = context.new_page()
         page.add_init_script(_WATCH)
         page.goto(f"{base}/viewer?StudyInstanceUIDs={study}", wait_until="commit")
         page.wait_for_function(_FINISHED, arg=slices, timeout=_PATIENCE)
-        return _Times(*page.evaluate(_TIMES))
+        return _Times(*page.evaluate(_TIMES), archive.cpu() - cpu)
 
 
 def _tell(report: Report, runs: dict[str, list[_Times]], failed: dict[str, str]) -> None:
@@ -139,5 +142,6 @@ def _tell(report: Report, runs: dict[str, list[_Times]], failed: dict[str, str])
         (FIRST_ASKED, lambda times: times.seen - times.asked),
         (WHOLE, lambda times: times.last_frame - times.asked),
         (FRAMES, lambda times: times.last_frame - times.first_frame),
+        (COST, lambda times: times.cpu * 1000),
     ):
         report.add(test, 1, {name: middle([value(each) for each in times]) for name, times in measured.items()}, failed)

@@ -5,10 +5,17 @@ import http.client
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
+from api.deps import PublicAddress
+from api.exchange import Exchange
+from api.routes import ohif as routes
+from dicomweb.errors import NotFound
+from storage.access import LOCAL
 from tests.support import RunningServer, running_server
 from wsi.ohif import Viewer, load
 
@@ -130,3 +137,29 @@ def test_behind_a_proxy_below_a_path(tmp_path: Path, viewer: Viewer) -> None:
         loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
         assert loaded
         assert all(each.startswith("/images/") for each in loaded)
+
+
+async def test_page_of_a_missing_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "load", lambda: None)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/ohif/viewer", "headers": [], "server": ("127.0.0.1", 8042)}
+    services = SimpleNamespace(address=PublicAddress("https://pacs.example/images", ()))
+    [operation] = [each for each in routes.OPERATIONS if each.handler is routes.page and "{page" in each.path]
+    for handler in (routes.page, routes.configuration, routes.file):
+        exchange = Exchange(
+            scope, lambda: None, send, services=services, access=LOCAL, operation=operation, request_id="1"
+        )
+        exchange.path = {"page": "viewer", "build": "0", "name": "app.bundle.css"}
+        if handler is routes.page:
+            await handler(exchange)
+        else:
+            with pytest.raises(NotFound, match=r"python -m wsi\.ohif"):
+                await handler(exchange)
+    assert sent[0]["status"] == 404
+    assert b"python -m wsi.ohif" in sent[1]["body"]
+    assert b'href="/images/static/site.css"' in sent[1]["body"]
+    assert b"$" not in sent[1]["body"]
