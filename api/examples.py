@@ -90,8 +90,9 @@ IDENTIFIERS = {
     "frames": "1,2",
     "path": "7FE00010",
     "file": "site.css",
-    "workitem": WORKITEM_UID,
-    "aet": "SCHEDULER",
+    "build": "8a6c94f84d410dbe",
+    "name": "app.bundle.css",
+    "page": "viewer",
 }
 JSON_ACCEPT = Parameter("Accept", "header", "application/dicom+json (default), application/json", DICOM_JSON)
 

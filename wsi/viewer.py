@@ -1,16 +1,15 @@
-"""OpenLayers for the slide page: `python -m wsi.viewer` installs it from npm.
+"""OpenLayers for the slide page; `python -m wsi.viewer` installs it.
 
 Without it the page says what is missing, and everything else works.
 """
 
 import sys
-import tarfile
 from pathlib import Path
 from typing import Final
 
-from wsi.npm import Package, PackageError, ensure
+from wsi.npm import Package, command, fetched, member, replaced
 
-OPENLAYERS: Final = Package(
+PACKAGE: Final = Package(
     "ol",
     "10.11.0",
     "sha512-OJ+lrx7kx/1O7Xx18Ff9QkVnwZIEL0OuhJQSy2sYgzzDvyZ2qHvuZEGAajbSstUyBwaS1OtQ4RWnY84tRMDdqg==",
@@ -22,22 +21,23 @@ _MEMBERS: Final = {"package/dist/ol.js": "ol.js", "package/ol.css": "ol.css", "p
 
 def viewer_file(name: str) -> Path | None:
     """The installed file of that name, or None when OpenLayers is not installed."""
-    path = OPENLAYERS.directory / name
+    path = PACKAGE.directory / name
     return path if name in VIEWER_FILES and path.is_file() else None
 
 
 def installed() -> bool:
     """Whether this very version is there."""
-    return OPENLAYERS.is_installed
+    stamp = PACKAGE.directory / "VERSION"
+    return stamp.is_file() and stamp.read_text("utf-8") == PACKAGE.version and all(map(viewer_file, VIEWER_FILES))
 
 
-def _unpack(archive: tarfile.TarFile, target: Path) -> None:
-    for member, name in _MEMBERS.items():
-        content = archive.extractfile(member)
-        if content is None:
-            raise PackageError(f"{member} is not in the package")
-        (target / name).write_bytes(content.read())
+def install() -> None:
+    """Fetch the package and keep the three files that are needed. Raises NpmError."""
+    with fetched(PACKAGE) as archive, replaced(PACKAGE.directory) as target:
+        for source, name in _MEMBERS.items():
+            (target / name).write_bytes(member(archive, source))
+        (target / "VERSION").write_text(PACKAGE.version, "utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(ensure(OPENLAYERS, _unpack))
+    sys.exit(command(installed, install, "the slide page stays without OpenLayers"))

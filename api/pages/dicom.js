@@ -54,7 +54,7 @@ const dicom = {
     }
   },
 
-  /** What the server says of itself: `root`, the path of DICOMweb, and whether it has `ohif`. */
+  /** What the server tells its pages: `root`, the path of DICOMweb, and `ohif`, whether that viewer is installed. */
   settings() {
     dicom.loaded ??= fetch(new URL('settings.json', home)).then((answer) => answer.json());
     return dicom.loaded;

@@ -1,109 +1,164 @@
-"""The OHIF viewer under /ohif/: the installed pages, and the configuration that leads them to this archive."""
+"""The OHIF viewer under /ohif/: its page, its settings and its files (see `wsi.ohif` for what is installed)."""
 
-from typing import Any
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from functools import cache
+from pathlib import Path, PurePosixPath
+from string import Template
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
 
-import orjson
-from fastapi import Request
-from starlette.responses import FileResponse, Response
-
-from api.deps import CurrentServices
+from api.exchange import Exchange
+from api.responses import Header, etag_matches, send_bytes, send_not_modified, send_stream
 from api.routes.wado import accepts_gzip
 from api.routing import PUBLIC, Answer, Content, Operation
 from dicomweb.errors import NotFound
-from wsi.ohif import BASE, INDEX, assets, inline_hashes
+from wsi.ohif import MEDIA_TYPES, Viewer, load
 
-# Volumes need SharedArrayBuffer, which browsers give to isolated pages only.
-_ISOLATED = {
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-embedder-policy": "require-corp",
-    "cross-origin-resource-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-}
-_IMMUTABLE = "public, max-age=31536000, immutable"
-_REVALIDATE = "private, no-cache"
+BASE: Final = "/ohif"
+_PAGES: Final = Path(__file__).parent.parent / "pages"
+_CHUNK: Final = 1 << 18
+
+# What the viewer may do: its own origin and nothing else, no inline script. Decoders (in workers) and the reader of
+# segmentations make functions from text; components set styles by themselves; `blob:` and `data:` are images, documents
+# and fonts that it makes.
+_POLICY: Final = (
+    b"default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' blob: data:; font-src 'self' data:; connect-src 'self' blob: data:; media-src 'self' blob:; "
+    b"worker-src 'self' blob:; object-src 'self' blob:; frame-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+    b"frame-ancestors 'none'"
+)
+# Isolated from other origins in both directions: what browsers ask for before they give SharedArrayBuffer.
+_HEADERS: Final[tuple[Header, ...]] = (
+    (b"content-security-policy", _POLICY),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-embedder-policy", b"require-corp"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_REVALIDATE: Final[Header] = (b"cache-control", b"no-cache")
+_IMMUTABLE: Final[Header] = (b"cache-control", b"public, max-age=31536000, immutable")
+_PAGE_HEADERS: Final[list[Header]] = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    _REVALIDATE,
+    *_HEADERS,
+]
 
 
-def _policy() -> str:
-    """Nothing from elsewhere. Its codecs are WebAssembly, some of its libraries compile templates."""
-    scripts = " ".join(("'self'", "'unsafe-eval'", "blob:", *inline_hashes()))
-    return (
-        f"default-src 'self'; script-src {scripts}; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; media-src 'self' blob:; "
-        "object-src 'self' blob:; frame-src 'self' blob:; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+async def page(http: Exchange) -> None:
+    """The one page of the viewer, whatever route of its own the path names."""
+    if "." in http.path.get("page", "").rpartition("/")[2]:
+        raise NotFound("there is no such file; the viewer's are below /ohif/files")
+    viewer, home = load(), _home(http)
+    names = {"home": home, "static": f"{home}/static", "base": home + BASE}
+    if viewer is None:
+        await send_bytes(http, 404, _PAGE_HEADERS, _template("ohif-missing.html").substitute(names).encode())
+        return
+    names |= {"files": _files(home, viewer), "script": viewer.script, "style": viewer.style}
+    await send_bytes(http, 200, _PAGE_HEADERS, _template("ohif.html").substitute(names).encode())
+
+
+async def configuration(http: Exchange) -> None:
+    """What the viewer has to know, as the script that its page loads first."""
+    viewer, home = _installed(), _home(http)
+    script = (
+        f"window.PUBLIC_URL = {json.dumps(_files(home, viewer) + '/')};\n"
+        "window.browserImportFunction = (name) => import(name);\n"
+        f"window.config = {json.dumps(_configuration(home, http.settings.dicomweb_root), indent=1)};\n"
     )
+    headers = [(b"content-type", MEDIA_TYPES[".js"].encode()), _REVALIDATE, *_HEADERS]
+    await send_bytes(http, 200, headers, script.encode())
 
 
-async def viewer(request: Request) -> Response:
-    """The viewer's page, whose script finds its own way by the address."""
-    return _asset(INDEX, request)
-
-
-async def viewer_file(path: str, request: Request) -> Response:
-    """A file of the viewer; an address that names none is a view of its page."""
-    if path in assets():
-        return _asset(path, request)
-    if "." in path.rpartition("/")[2]:
-        raise NotFound("the viewer has no such file")
-    return _asset(INDEX, request)
-
-
-def _asset(name: str, request: Request) -> Response:
-    asset = assets().get(name)
+async def file(http: Exchange) -> None:
+    """A file of the viewer, compressed for whoever takes gzip. The build in the path makes it immutable."""
+    viewer, name = _installed(), http.path["name"]
+    asset = viewer.assets.get(name)
     if asset is None:
-        raise NotFound("OHIF is not installed: `python -m wsi.ohif` fetches it where npm is at hand")
-    headers = {
-        **_ISOLATED,
-        "etag": asset.etag,
-        "cache-control": _IMMUTABLE if asset.fixed else _REVALIDATE,
-        "vary": "Accept-Encoding",
-    }
-    if name == INDEX:
-        headers["content-security-policy"] = _policy()
-    if request.headers.get("if-none-match") == asset.etag:
-        return Response(status_code=304, headers=headers)
-    if asset.zipped is not None and accepts_gzip(request.headers.get("accept-encoding")):
-        return FileResponse(asset.zipped, headers=headers | {"content-encoding": "gzip"}, media_type=asset.media_type)
-    return FileResponse(asset.path, headers=headers, media_type=asset.media_type)
+        raise NotFound("the viewer has no such file")
+    packed = asset.packed_size > 0 and accepts_gzip(http.header(b"accept-encoding"))
+    tag = f'"{asset.digest}{"-gzip" if packed else ""}"'
+    headers = _file_headers(name, tag, current=http.path["build"] == viewer.build)
+    if etag_matches(http.header(b"if-none-match"), tag):
+        await send_not_modified(http, headers)
+        return
+    if packed:
+        headers.append((b"content-encoding", b"gzip"))
+    size = asset.packed_size if packed else asset.size
+    await send_stream(http, 200, headers, size, _read(viewer.path(name, packed=packed)))
 
 
-async def configuration(services: CurrentServices) -> Response:
-    """The viewer's settings: this archive is its only source."""
-    text = b"window.config = " + orjson.dumps(_configuration(services.settings.dicomweb_root)) + b";\n"
-    return Response(text, headers={"cache-control": _REVALIDATE}, media_type="text/javascript; charset=utf-8")
+def _installed() -> Viewer:
+    viewer = load()
+    if viewer is None:
+        raise NotFound("OHIF is not installed: `python -m wsi.ohif` fetches it")
+    return viewer
 
 
-def _configuration(root: str) -> dict[str, Any]:
+def _file_headers(name: str, tag: str, *, current: bool) -> list[Header]:
+    return [
+        (b"content-type", MEDIA_TYPES[PurePosixPath(name).suffix].encode()),
+        (b"etag", tag.encode()),
+        (b"vary", b"Accept-Encoding"),
+        _IMMUTABLE if current else _REVALIDATE,
+        *_HEADERS,
+    ]
+
+
+async def _read(path: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(path.open, "rb") as content:
+        while chunk := await asyncio.to_thread(content.read, _CHUNK):
+            yield chunk
+
+
+def _home(http: Exchange) -> str:
+    """The path of this server's root as the browser knows it, without a slash at its end, fit for HTML."""
+    return quote(urlsplit(http.services.address.base(http.scope)).path.rstrip("/"), safe="/%~")
+
+
+def _files(home: str, viewer: Viewer) -> str:
+    return f"{home}{BASE}/files/{viewer.build}"
+
+
+@cache
+def _template(name: str) -> Template:
+    return Template((_PAGES / name).read_text("utf-8"))
+
+
+def _configuration(home: str, root: str) -> dict[str, Any]:
+    """OHIF's settings: this archive as its only source, nothing that calls elsewhere or that the address can change."""
     source = {
         "friendlyName": "Anor",
         "name": "anor",
-        "qidoRoot": root,
-        "wadoRoot": root,
-        "wadoUriRoot": "/wado",
+        "qidoRoot": home + root,
+        "wadoRoot": home + root,
         "qidoSupportsIncludeField": True,
         "supportsFuzzyMatching": True,
         "supportsWildcard": True,
         "supportsReject": False,
+        "dicomUploadEnabled": True,
         "imageRendering": "wadors",
         "thumbnailRendering": "wadors",
         "enableStudyLazyLoad": True,
-        "dicomUploadEnabled": True,
         "omitQuotationForMultipartRequest": True,
-        "singlepart": "bulkdata,video,pdf",
-        "bulkDataURI": {"enabled": True, "relativeResolution": "series"},
+        "singlepart": "bulkdata",
+        "bulkDataURI": {"enabled": True},
     }
     return {
-        "routerBasename": BASE.rstrip("/"),
+        "routerBasename": home + BASE,
         "extensions": [],
         "modes": [],
         "customizationService": {},
         "showStudyList": True,
-        "maxNumberOfWebWorkers": 3,
+        "maxNumberOfWebWorkers": 4,
+        "maxNumRequests": {"interaction": 100, "thumbnail": 5, "prefetch": 25},
         "showWarningMessageForCrossOrigin": False,
         "showCPUFallbackMessage": True,
         "showLoadingIndicator": True,
         "strictZSpacingForVolumeViewport": True,
+        "groupEnabledModesFirst": True,
         "investigationalUseDialog": {"option": "never"},
-        "maxNumRequests": {"interaction": 100, "thumbnail": 25, "prefetch": 25},
         "defaultDataSourceName": "anor",
         "dataSources": [
             {
@@ -115,30 +170,40 @@ def _configuration(root: str) -> dict[str, Any]:
     }
 
 
-async def no_service_worker() -> Response:
-    """The viewer asks for it; one that kept an old version alive would be a nuisance."""
-    return Response(b"", headers={"cache-control": _REVALIDATE}, media_type="text/javascript; charset=utf-8")
-
-
-def _operation(path: str, summary: str, handler: object, kind: str = "text/html") -> Operation:
-    contents = (Content(kind, "<!doctype html>" if kind == "text/html" else "window.config = {...};"),)
+def _operation(path: str, summary: str, description: str, handler: Any, content: Content, *more: Any) -> Operation:
     return Operation(
         "GET",
         path,
         PUBLIC,
         "Pages",
         summary,
-        f"{summary}. Needs OHIF, which the set-up installs where npm is at hand.",
-        handler,  # type: ignore[arg-type]
-        (Answer(200, "The document.", contents), Answer(304, "Not modified.")),
+        description,
+        handler,
+        (Answer(200, "The document.", (content,)), *more),
         errors=(NotFound,),
-        hot=False,
     )
 
 
-OPERATIONS = (
-    _operation("/ohif", "The OHIF viewer", viewer),
-    _operation("/ohif/app-config.js", "Configuration of the OHIF viewer", configuration, "text/javascript"),
-    _operation("/ohif/init-service-worker.js", "An empty script", no_service_worker, "text/javascript"),
-    _operation("/ohif/{path:path}", "A file or a view of the OHIF viewer", viewer_file),
+_PAGE: Final = Content("text/html", "<!doctype html>")
+_SCRIPT: Final = Content("text/javascript", "window.config = { ... }")
+OPERATIONS: Final = (
+    _operation(BASE, "OHIF viewer", "The viewer's own list of studies; 404 when it is not installed.", page, _PAGE),
+    _operation(
+        BASE + "/{page:path}",
+        "OHIF viewer, at a route of its own",
+        "The same page: `/ohif/viewer?StudyInstanceUIDs=UID` opens a study, `/ohif/microscopy?...` a slide.",
+        page,
+        _PAGE,
+    ),
+    _operation(
+        BASE + "/app-config.js", "Settings of the OHIF viewer", "This archive as its source.", configuration, _SCRIPT
+    ),
+    _operation(
+        BASE + "/files/{build}/{name:path}",
+        "File of the OHIF viewer",
+        "Out of a closed list; compressed for whoever takes gzip, and immutable under the installed build.",
+        file,
+        Content("text/javascript", "/* ... */"),
+        Answer(304, "Not modified."),
+    ),
 )

@@ -11,7 +11,7 @@ from api.deps import CurrentServices
 from api.routing import PUBLIC, Answer, Content, Operation
 from dicomweb.errors import NotFound
 from dicomweb.uids import checked_uid
-from wsi.ohif import assets
+from wsi.ohif import load
 from wsi.viewer import VIEWER_FILES, viewer_file
 
 _PAGES = Path(__file__).parent.parent / "pages"
@@ -90,7 +90,7 @@ async def openapi(services: CurrentServices) -> Response:
 
 async def client_settings(services: CurrentServices) -> Response:
     """What the pages need to know."""
-    known = {"root": services.settings.dicomweb_root, "ohif": bool(assets())}
+    known = {"root": services.settings.dicomweb_root, "ohif": load() is not None}
     return JSONResponse(known, headers={"cache-control": "private, no-cache"})
 
 

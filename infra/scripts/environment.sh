@@ -38,7 +38,12 @@ echo "installing $lock"
 # The project itself, as a link to this directory; what builds it is pinned in the lock.
 .venv/bin/python -m pip install -qq --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 
-# The viewers come from npm, where there is one; everything else works without them.
-for viewer in wsi.viewer wsi.ohif; do
-  .venv/bin/python -m "$viewer" || echo "pages stay without this viewer; run .venv/bin/python -m $viewer once npm is there"
-done
+# Viewers for the browser come from npm, where there is one; everything else works without them.
+viewer() {
+  .venv/bin/python -m "$1" || echo "everything else works; once npm is there: .venv/bin/python -m $1"
+}
+if [ "${VIEWERS:-yes}" != no ]; then
+  echo "installing the viewers"
+  viewer wsi.viewer
+  viewer wsi.ohif
+fi

@@ -14,7 +14,7 @@ from storage.settings import Settings
 # What may be read without any right: the pages and documents themselves, and liveness for load balancers.
 PUBLIC_PATHS = {
     "/", "/docs", "/healthz", "/openapi.json", "/readyz", "/settings.json", "/slides/{series}", "/static/{file}",
-    "/ohif", "/ohif/app-config.js", "/ohif/init-service-worker.js", "/ohif/{path:path}",
+    "/ohif", "/ohif/{page:path}", "/ohif/app-config.js", "/ohif/files/{build}/{name:path}",
 }  # fmt: skip
 
 
