@@ -18,7 +18,7 @@ from api.exchange import Exchange, Services
 from api.metrics import Counters, Metrics
 from api.middleware import FrontDoor
 from api.openapi import document, product_version
-from api.routes import delete, frames, health, ohif, orthanc, pages, qido, stow, wado
+from api.routes import delete, frames, health, ohif, orthanc, pages, qido, rendered, stow, ups, wado, wado_uri
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
 from api.websocket import Sockets
@@ -37,7 +37,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *ups.OPERATIONS,
     *orthanc.OPERATIONS,
     *health.OPERATIONS,
-    *ohif.OPERATIONS,
     *pages.OPERATIONS,
     *ohif.OPERATIONS,
 )

@@ -90,6 +90,8 @@ IDENTIFIERS = {
     "frames": "1,2",
     "path": "7FE00010",
     "file": "site.css",
+    "workitem": WORKITEM_UID,
+    "aet": "SCHEDULER",
     "build": "8a6c94f84d410dbe",
     "name": "app.bundle.css",
     "page": "viewer",

@@ -18,6 +18,8 @@ _TEXTS = {
     "frames": "frame numbers from 1, separated by commas",
     "path": "tag, then item index and tag for nested values, separated by slashes",
     "file": "name of the file",
+    "workitem": "SOP Instance UID of the workitem",
+    "aet": "AE title of the subscriber",
     "build": "digest of the installed viewer",
     "name": "name of a file of the viewer",
     "page": "route of the viewer's own",

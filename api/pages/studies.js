@@ -44,11 +44,11 @@ async function search() {
   status.textContent = 'Loading …';
   results.setAttribute('aria-busy', 'true');
   try {
-    const [found, settings] = await Promise.all([dicom.fetch(`/studies?${parameters}`), dicom.settings()]);
-    if (ticket === running) show(found, settings);
+    const found = await dicom.fetch(`/studies?${parameters}`);
+    if (ticket === running) show(found);
   } catch (error) {
     if (ticket === running) {
-      show([], {});
+      show([]);
       status.textContent = error.message;
     }
   } finally {
@@ -56,17 +56,17 @@ async function search() {
   }
 }
 
-function show(studies, settings) {
+function show(studies) {
   const more = studies.length > PAGE;
   const shown = studies.slice(0, PAGE);
-  body.replaceChildren(...shown.map((study) => studyRow(study, settings)));
+  body.replaceChildren(...shown.map(studyRow));
   status.textContent = shown.length ? `Studies ${offset + 1} to ${offset + shown.length}` : 'No studies found.';
   previous.disabled = offset === 0;
   next.disabled = !more;
   document.getElementById('page').textContent = `Page ${offset / PAGE + 1}`;
 }
 
-function studyRow(study, settings) {
+function studyRow(study) {
   const uid = dicom.value(study, '0020000D');
   const modalities = dicom.values(study, '00080061');
   const name = dicom.name(study, '00100010') || '(no name)';
@@ -83,7 +83,7 @@ function studyRow(study, settings) {
     viewerLink(uid, modalities, name),
   ].map((content, index) => cell(content, index, columns[index]));
   const row = dicom.element('tr', { 'data-study': uid }, ...cells);
-  button.addEventListener('click', () => toggle(row, button, uid, settings));
+  button.addEventListener('click', () => toggle(row, button, uid));
   return row;
 }
 
