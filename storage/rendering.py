@@ -1,179 +1,283 @@
-"""Rendered images of stored instances: what to show, from where, and what is kept of it."""
+"""Rendered instances: images, reports as HTML, documents and video (PS3.18 10.4.1.1.3, 10.4.1.1.4)."""
 
 import asyncio
+import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
-from dicomweb.errors import BadPixels, NotFound
-from dicomweb.rendered.attributes import number, references
-from dicomweb.rendered.encode import gif, jpeg, png
-from dicomweb.rendered.image import Picture, Prepared, prepare, render
-from dicomweb.rendered.parameters import RenderOptions, Viewport
-from dicomweb.wado import bulk_path_of
+from dicomweb.errors import BadPixels, NotAcceptable, NotFound
+from dicomweb.media import EXPLICIT_BE, FRAME_MEDIA_TYPE_OF
+from dicomweb.pixelinfo import is_image_class
+from dicomweb.reencode import swapped, word_size
+from dicomweb.rendered.attributes import binary, references
+from dicomweb.rendered.document import document_length, document_type, documents_of_class
+from dicomweb.rendered.encode import GIF, IMAGE_TYPES, check_animation, encode_gif, frame_time_of
+from dicomweb.rendered.image import REVISION, Source, picture, render_image
+from dicomweb.rendered.parameters import Rendering
+from dicomweb.rendered.report import HTML, is_report_class, report_html
 from storage.access import Access
-from storage.derived import DerivedStore
 from storage.pixels import Dataset, Image, PixelService
-from storage.retrieve import Instance, RetrieveService, instance_of
+from storage.retrieve import Instance, Located, RetrieveService
 from storage.settings import Settings
+from storage.thumbnails import ThumbnailStore
 
-GIF: Final = "image/gif"
-JPEG: Final = "image/jpeg"
-PNG: Final = "image/png"
+Kind = Literal["image", "video", "report", "document"]
 
-# Prepared gray scales that are kept: a table each has 64 KiB at most.
-_PREPARED: Final = 256
-_BULK_MAX: Final = 8 << 20
-_THUMBNAIL: Final = Viewport(200, 200)
-_THUMBNAIL_QUALITY: Final = 80
-# Frames of an animation at most; of a longer instance, evenly chosen ones.
-_ANIMATED: Final = 200
-_ANIMATED_SIDE: Final = 512
-_FRAME_TIME: Final = 100.0
-_REPORT_CLASSES: Final = "1.2.840.10008.5.1.4.1.1.88."
+# Look-up tables, profiles and overlays that are kept, and the largest one that is taken.
+_BULK: Final = 16 << 20
+_LARGEST_BULK: Final = 16 << 20
+# Studies and series whose representative instance is remembered.
+_REPRESENTATIVES: Final = 4096
+_DOCUMENT: Final = "00420011"
+_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
-    bulk: dict[str, bytes]
-    prepared: Prepared
+class Subject:
+    """What an instance is rendered from, and the media types that it can become, the preferred one first.
+
+    `image` for images and video; `located` and `inline`: a document, one of the two.
+    """
+
+    kind: Kind
+    types: tuple[str, ...]
+    instance: Instance
+    dataset: Dataset
+    image: Image | None = None
+    located: Located | None = None
+    inline: bytes = b""
+
+    @property
+    def picture(self) -> Image:
+        """The image of a subject that has one."""
+        assert self.image is not None
+        return self.image
+
+    @property
+    def size(self) -> int:
+        """Bytes of a document or video."""
+        stored = len(self.inline) if self.located is None else self.located.size(0)
+        return document_length(self.dataset, stored) if self.kind == "document" else stored
+
+
+def types_of(instance: Instance) -> tuple[str, ...]:
+    """The media types that an instance can probably become, from its class and transfer syntax alone."""
+    stored = FRAME_MEDIA_TYPE_OF.get(instance.transfer_syntax, "")
+    if stored.startswith("video/"):
+        return (stored,)
+    if is_image_class(instance.sop_class):
+        return IMAGE_TYPES
+    return (HTML,) if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
 
 
 class RenderingService:
-    """Renders what PixelService decodes. Every method takes the caller's rights."""
+    """Renders what the caller may read: every method that reads the index takes their rights, and raises NotFound."""
 
     def __init__(self, settings: Settings, retrieve: RetrieveService, pixels: PixelService) -> None:
         self._retrieve = retrieve
         self._pixels = pixels
-        self._ready: OrderedDict[tuple[object, ...], _Ready] = OrderedDict()
-        self._thumbnails = DerivedStore(settings.data / "thumbnails", settings.thumbnail_bytes)
+        self._thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
+        # Frames that are worked on at a time: memory, and fairness to requests that need no thread.
+        self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
+        self._representatives: OrderedDict[tuple[int, str, str | None], tuple[int, Instance]] = OrderedDict()
+        self._bulk: OrderedDict[tuple[int, str], bytes] = OrderedDict()
+        self._held = 0
 
-    async def frame(self, access: Access, image: Image, options: RenderOptions, media_type: str) -> bytes:
-        """The first of the frames of `image`, as JPEG or PNG. Raises BadPixels, BadQuery."""
-        pictures = [each async for each in self._pictures(access, image, options)]
-        picture, profile = pictures[0]
-        return await asyncio.to_thread(_encoded, picture, profile, options.quality, media_type)
+    # -- what there is
 
-    async def frames(
-        self, access: Access, image: Image, options: RenderOptions, media_type: str
-    ) -> AsyncIterator[bytes]:
-        """Each frame of `image`, as JPEG or PNG."""
-        async for picture, profile in self._pictures(access, image, options):
-            yield await asyncio.to_thread(_encoded, picture, profile, options.quality, media_type)
+    async def subject(
+        self, access: Access, study: str, series: str, sop: str, frames: Sequence[int] | None = None
+    ) -> Subject:
+        """What an instance, or the named frames of it (from 1), is rendered from.
 
-    async def animation(self, access: Access, image: Image, options: RenderOptions) -> bytes:
-        """The frames of `image` as an animated GIF."""
-        if options.viewport is None:
-            side = Viewport(_ANIMATED_SIDE, _ANIMATED_SIDE)
-            options = replace(
-                options, viewport=side if max(image.pixel.rows, image.pixel.columns) > _ANIMATED_SIDE else None
-            )
-        pictures = [picture async for picture, _ in self._pictures(access, image, options)]
-        return await asyncio.to_thread(gif, pictures, _frame_time(image.dataset))
+        Raises NotFound; BadPixels for an image without readable frames; NotAcceptable for what has no rendered form.
+        """
+        try:
+            image = await self._pixels.image(access, study, series, sop, frames or (1,))
+        except NotFound:
+            if frames is not None:
+                raise
+            return await self._without_frames(access, study, series, sop)
+        stored = FRAME_MEDIA_TYPE_OF.get(image.instance.transfer_syntax, "")
+        if not stored.startswith("video/"):
+            return Subject("image", IMAGE_TYPES, image.instance, image.dataset, image)
+        if frames is not None:
+            raise NotAcceptable("frames of a video are not rendered; available: the video as a whole")
+        return Subject("video", (stored,), image.instance, image.dataset, image, image.located)
 
-    async def _pictures(
-        self, access: Access, image: Image, options: RenderOptions
-    ) -> AsyncIterator[tuple[Picture, bytes | None]]:
-        position = 0
-        async for stored in self._pixels.decoded(image):
-            frame = image.frames[position]
-            position += 1
-            ready = await self._prepared(access, image, frame, options)
-            yield await asyncio.to_thread(
-                render, stored, image.dataset, frame, image.pixel, options, ready.bulk, ready.prepared
-            )
+    async def _without_frames(self, access: Access, study: str, series: str, sop: str) -> Subject:
+        instance = await self._retrieve.instance(access, study, series, sop)
+        dataset = await self._pixels.dataset(access, instance)
+        element = dataset.get(_DOCUMENT)
+        if element is not None:
+            types = (document_type(dataset),)
+            if "BulkDataURI" not in element:
+                return Subject("document", types, instance, dataset, inline=binary(element, {}) or b"")
+            located = await self._retrieve.bulk(access, study, instance.series, sop, _DOCUMENT)
+            return Subject("document", types, instance, dataset, located=located)
+        if "0040A730" in dataset or is_report_class(instance.sop_class):
+            return Subject("report", (HTML,), instance, dataset)
+        if is_image_class(instance.sop_class):
+            raise BadPixels("the image has no frame that can be read", attribute="PixelData")
+        raise NotAcceptable("instances of this class have no rendered form; available: application/dicom")
 
-    async def _prepared(self, access: Access, image: Image, frame: int, options: RenderOptions) -> _Ready:
-        """The gray scale and bulk values of a frame; one for all frames where there are no functional groups."""
+    async def instances(self, access: Access, study: str, series: str | None) -> tuple[int, list[Instance]]:
+        """The version of a study or series and its instances in reading order. Raises NotFound."""
+        return await self._retrieve.instances(access, study, series)
+
+    async def representative(
+        self, access: Access, study: str, series: str | None = None, sop: str | None = None
+    ) -> Instance:
+        """The instance that stands for a study or series: the middle image of (the middle image's) series.
+
+        Reports, key objects and presentation states are no images; segmentations count where there is nothing else.
+        Remembered until the study or series changes. Raises NotFound.
+        """
+        if sop is not None:
+            return await self._retrieve.instance(access, study, series, sop)
+        key = (access.tenant, study, series)
+        version = await self._retrieve.version(access, study, series)
+        known = self._representatives.get(key)
+        if known is not None and known[0] == version:
+            self._representatives.move_to_end(key)
+            return known[1]
+        version, every = await self._retrieve.instances(access, study, series)
+        images = [instance for instance in every if types_of(instance) == IMAGE_TYPES]
+        images = [instance for instance in images if instance.sop_class != _SEGMENTATION] or images
+        if not images:
+            raise NotFound("nothing in it can be shown as a thumbnail")
+        middle = images[len(images) // 2]
+        mates = [instance for instance in images if instance.series == middle.series]
+        chosen = mates[len(mates) // 2]
+        self._representatives[key] = (version, chosen)
+        if len(self._representatives) > _REPRESENTATIVES:
+            self._representatives.popitem(last=False)
+        return chosen
+
+    # -- pictures
+
+    async def whole(self, access: Access, image: Image) -> Image:
+        """The image with all its frames."""
+        count = image.pixel.number_of_frames
+        if len(image.frames) == count:
+            return image
         instance = image.instance
-        own = frame if "52009230" in image.dataset else 0
-        key = (instance.tenant, instance.sop, instance.version, own, options.window)
-        ready = self._ready.get(key)
-        if ready is None:
-            bulk = await self._bulk(access, instance, references(image.dataset, frame))
-            prepared = await asyncio.to_thread(prepare, image.dataset, frame, image.pixel, options, bulk)
-            ready = self._ready[key] = _Ready(bulk, prepared)
-            while len(self._ready) > _PREPARED:
-                self._ready.popitem(last=False)
-        self._ready.move_to_end(key)
-        return ready
+        return await self._pixels.image(access, instance.study, instance.series, instance.sop, range(1, count + 1))
 
-    async def _bulk(self, access: Access, instance: Instance, uris: Sequence[str]) -> dict[str, bytes]:
-        found = {}
-        for uri in uris:
-            path = bulk_path_of(uri)
-            located = await self._retrieve.bulk(access, instance.study, instance.series, instance.sop, path)
-            if located.size(0) > _BULK_MAX:
-                raise BadPixels("a table of the display pipeline is too large", attribute=path)
-            found[uri] = (await self._retrieve.read_all(located))[0]
-        return found
+    async def one(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> bytes:
+        """The frames of `image` as one file: GIF holds all, other types the first. Raises BadPixels, BadQuery."""
+        if media_type == GIF and len(image.frames) > 1:
+            return await self._animation(access, image, wanted)
+        bodies = self.each(access, image, wanted, media_type)
+        try:
+            return await anext(bodies)
+        finally:
+            await bodies.aclose()  # type: ignore[attr-defined]  # an async generator
 
-    # -- what stands for a study, a series, an instance ------------------------------------------------------------
+    async def each(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> AsyncIterator[bytes]:
+        """The frames of `image` in its order, a file for each."""
+        async for source in self._sources(access, image):
+            async with self._slots:
+                body = await asyncio.to_thread(render_image, source, wanted, media_type)
+            yield body
 
-    async def representative(self, access: Access, study: str, series: str | None = None) -> Instance:
-        """The middle image of a series, or of a study's first series with images. Raises NotFound."""
-        access.require("dicom.read")
-        row = await self._retrieve.row("representative", access.tenant, study, series)
-        if row is None:
-            raise NotFound("there is no image that could be shown")
-        return instance_of(access.tenant, study, row)
-
-    async def image(self, access: Access, instance: Instance, frames: Sequence[int]) -> Image:
-        """Frames of an instance that was located before."""
-        return await self._pixels.image(access, instance.study, instance.series, instance.sop, frames)
-
-    async def all_frames(self, access: Access, instance: Instance) -> range:
-        """Every frame number of an instance. Raises NotFound where it has no frames that can be shown."""
-        count = await self._retrieve.frame_count(access, instance)
-        if not count:
-            raise NotFound("the instance has no image that could be shown")
-        return range(1, count + 1)
-
-    async def animated_frames(self, access: Access, instance: Instance) -> list[int]:
-        """The frames of an animation."""
-        numbers = await self.all_frames(access, instance)
-        return list(numbers[:: -(-len(numbers) // _ANIMATED)])
+    async def _animation(self, access: Access, image: Image, wanted: Rendering) -> bytes:
+        check_animation(len(image.frames), 0)
+        frames, pixels = [], 0
+        async for source in self._sources(access, image):
+            async with self._slots:
+                shown, _ = await asyncio.to_thread(picture, source, wanted)
+            frames.append(shown)
+            pixels += shown.shape[0] * shown.shape[1]
+            check_animation(len(frames), pixels)
+        async with self._slots:
+            return await asyncio.to_thread(encode_gif, frames, frame_time_of(image.dataset))
 
     async def thumbnail(
-        self, access: Access, instance: Instance, frame: int | None, options: RenderOptions, media_type: str
+        self, access: Access, instance: Instance, frame: int | None, wanted: Rendering, media_type: str
     ) -> bytes:
-        """A small image of an instance: `frame`, or the middle one. Kept by content."""
-        options = replace(options, viewport=options.viewport or _THUMBNAIL, quality=_THUMBNAIL_QUALITY)
-        key = f"{instance.tenant}/{instance.sop}/{instance.version}/{frame}/{options.viewport}/{media_type}"
-        kept = await asyncio.to_thread(self._thumbnails.get, key)
-        if kept is not None:
-            return kept
-        if frame is None:
-            numbers = await self.all_frames(access, instance)
-            frame = numbers[(len(numbers) - 1) // 2]
-        image = await self.image(access, instance, [frame])
-        data = await self.frame(access, image, options, media_type)
-        await asyncio.to_thread(self._thumbnails.put, key, data)
-        return data
+        """A small picture of a frame (from 1; None: the middle one), from the cache where it was made before.
 
-    async def dataset(self, access: Access, instance: Instance) -> Dataset:
-        """The attributes of an instance that is shown as text."""
-        return await self._pixels.dataset(access, instance)
+        Raises NotFound, BadPixels, BadQuery, NotAcceptable.
+        """
+        key = (REVISION, instance.tenant, instance.sop, instance.version, frame, wanted, media_type)
+        held = await self._thumbnails.get(key)
+        if held is not None:
+            return held
+        place = instance.study, instance.series, instance.sop
+        subject = await self.subject(access, *place, frames=None if frame is None else (frame,))
+        if subject.kind != "image":
+            raise NotAcceptable("nothing of this instance can be shown as a thumbnail")
+        image = subject.picture
+        middle = image.pixel.number_of_frames // 2 + 1
+        if frame is None and middle != 1:
+            image = await self._pixels.image(access, *place, (middle,))
+        body = await self.one(access, image, wanted, media_type)
+        await self._thumbnails.put(key, body)
+        return body
 
+    # -- documents
 
-def is_report(instance: Instance) -> bool:
-    """Whether an instance is a structured report, which is shown as text."""
-    return instance.sop_class.startswith(_REPORT_CLASSES)
+    async def report(self, subject: Subject, wanted: Rendering) -> bytes:
+        """A structured report as HTML."""
+        async with self._slots:
+            return await asyncio.to_thread(report_html, subject.dataset, wanted.annotation)
 
+    async def document(self, subject: Subject, offset: int, length: int) -> AsyncIterator[bytes]:
+        """`length` bytes at `offset` of a document or video, as stored, in bounded chunks."""
+        located = subject.located
+        if located is None:
+            yield subject.inline[offset : offset + length]
+            return
+        if located.instance.deflated:
+            (value,) = await self._retrieve.read_all(located)
+            yield value[offset : offset + length]
+            return
+        for start, size in located.extents[0]:
+            skipped = min(offset, size)
+            taken = min(length, size - skipped)
+            offset -= skipped
+            length -= taken
+            if taken:
+                async for chunk in self._retrieve.stream(located.instance, (start + skipped, taken)):
+                    yield chunk
 
-def _encoded(picture: Picture, profile: bytes | None, quality: int, media_type: str) -> bytes:
-    if media_type == PNG:
-        return png(picture, profile)
-    if media_type == GIF:
-        return gif([picture], _FRAME_TIME)
-    return jpeg(picture, quality, profile)
+    # -- reading
 
+    async def _sources(self, access: Access, image: Image) -> AsyncIterator[Source]:
+        bulk = await self._referenced(access, image)
+        position = 0
+        async for pixels in self._pixels.decoded(image):
+            yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk)
+            position += 1
 
-def _frame_time(dataset: Dataset) -> float:
-    """Milliseconds a frame (PS3.3 C.7.6.5)."""
-    time = number(dataset, "00181063")
-    if time:
-        return time
-    rate = number(dataset, "00082144") or number(dataset, "00180040")
-    return 1000 / rate if rate and rate > 0 else _FRAME_TIME
+    async def _referenced(self, access: Access, image: Image) -> dict[str, bytes]:
+        """The tables, profiles and overlays that the image refers to, little endian; kept for the next frame."""
+        found: dict[str, bytes] = {}
+        for uri, vr in references(image.dataset, image.frames):
+            key = (image.instance.tenant, uri)
+            value = self._bulk.get(key)
+            if value is None:
+                value = await self._read_bulk(access, image.instance, uri, vr)
+                self._keep(key, value)
+            else:
+                self._bulk.move_to_end(key)
+            found[uri] = value
+        return found
+
+    def _keep(self, key: tuple[int, str], value: bytes) -> None:
+        self._held += len(value) - len(self._bulk.pop(key, b""))
+        self._bulk[key] = value
+        while self._held > _BULK:
+            self._held -= len(self._bulk.popitem(last=False)[1])
+
+    async def _read_bulk(self, access: Access, instance: Instance, uri: str, vr: str) -> bytes:
+        path = uri.rpartition("/bulkdata/")[2].partition("?")[0]
+        located = await self._retrieve.bulk(access, instance.study, instance.series, instance.sop, path)
+        if located.size(0) > _LARGEST_BULK:
+            raise BadPixels(f"a value that the image needs is above {_LARGEST_BULK} bytes", attribute=path)
+        (value,) = await self._retrieve.read_all(located)
+        word = word_size(vr) if instance.transfer_syntax == EXPLICIT_BE else 1
+        return swapped(value, word) if len(value) % word == 0 else value

@@ -1,6 +1,7 @@
-"""WADO-RS: rendered resources and thumbnails (PS3.18 10.4.1.1.3 and 10.4.1.1.4)."""
+"""Rendered resources and thumbnails (PS3.18 10.4.1.1.3, 10.4.1.1.4)."""
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
 from api.exchange import Exchange
 from api.responses import (
@@ -12,259 +13,336 @@ from api.responses import (
     send_not_modified,
     send_stream,
 )
-from api.routes.frames import send_single
 from api.routes.wado import IF_NONE_MATCH, uids_of
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
-from dicomweb.errors import BadPixels, BadQuery, BadRequest, NotAcceptable, NotFound, Unavailable
-from dicomweb.media import FRAME_MEDIA_TYPE_OF
+from dicomweb.errors import (
+    ArchiveError,
+    BadPixels,
+    BadQuery,
+    BadRequest,
+    NotAcceptable,
+    NotFound,
+    RangeNotSatisfiable,
+    TooLarge,
+    Unavailable,
+)
 from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_rendered
-from dicomweb.rendered.attributes import text
-from dicomweb.rendered.parameters import RenderOptions, parse_options
-from dicomweb.rendered.report import report_html
-from dicomweb.wado import bulk_path_of, etag, parse_frame_list
-from storage.pixels import Image
-from storage.rendering import GIF, JPEG, PNG, is_report
+from dicomweb.rendered.document import PDF
+from dicomweb.rendered.encode import GIF, IMAGE_TYPES
+from dicomweb.rendered.image import REVISION
+from dicomweb.rendered.parameters import Rendering, parse_rendering
+from dicomweb.rendered.report import HTML
+from dicomweb.wado import content_range, etag, parse_frame_list, parse_range
+from storage.rendering import Subject, types_of
 from storage.retrieve import Instance
 
-_STILL = (JPEG, PNG, GIF)
-_HTML = "text/html"
-_PDF = "application/pdf"
-# Documents that a browser does not run; others are left to /bulkdata, as bytes.
-_DOCUMENTS = frozenset((_PDF, "text/xml", "application/xml", "model/stl", "model/obj", "model/mtl"))
-_DOCUMENT, _DOCUMENT_TYPE = "00420011", "00420012"
-# What was stored by strangers runs nothing and loads nothing.
-_HARMLESS: Header = (
-    b"content-security-policy",
-    b"default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; sandbox",
-)
-
-
-async def rendered_frames(http: Exchange) -> None:
-    """Frames of the path's list: one as a single part, several as multipart."""
-    study, series, sop = uids_of(http)
-    numbers = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
-    options, ranges = parse_options(http.query()), _accepted(http)
-    image = await http.archive.pixels.image(http.access, study, str(series), str(sop), numbers)
-    await send_image(http, image, plan_rendered(ranges, _STILL, several=len(numbers) > 1), options)
+# What a stranger wrote is shown without scripts, forms or an origin; a browser's own PDF viewer needs more than that.
+_SANDBOX: Final[Header] = (b"content-security-policy", b"default-src 'none'; sandbox")
+_ATTACHMENT: Final[Header] = (b"content-disposition", b"attachment")
 
 
 async def rendered_instance(http: Exchange) -> None:
-    """An instance in a form for people: image, animation, video, document or report."""
+    """An instance, or frames of it."""
     study, series, sop = uids_of(http)
-    instance = await http.archive.retrieve.instance(http.access, study, series, str(sop))
-    await send_instance(http, instance, parse_options(http.query()), _accepted(http))
+    assert series is not None
+    assert sop is not None
+    wanted, ranges = parse_rendering(http.query()), _ranges(http)
+    frames = None
+    if "frames" in http.path:
+        frames = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
+    subject = await http.archive.rendering.subject(http.access, study, series, sop, frames)
+    await send_rendered(http, subject, ranges, wanted, whole=frames is None)
 
 
-async def send_instance(
-    http: Exchange, instance: Instance, options: RenderOptions, ranges: tuple[MediaRange, ...]
+async def send_rendered(
+    http: Exchange, subject: Subject, ranges: tuple[MediaRange, ...], wanted: Rendering, *, whole: bool
 ) -> None:
-    """Answer with an instance in a form for people: image, animation, video, document or report."""
-    rendering = http.archive.rendering
-    video = FRAME_MEDIA_TYPE_OF.get(instance.transfer_syntax, "")
-    if video.startswith("video/"):
-        located = await http.archive.retrieve.frames(http.access, instance.study, instance.series, instance.sop, [1])
-        plan = plan_rendered(ranges, (video,))
-        await send_single(http, _headers(http, instance, plan.media_type), plan, located)
-        return
-    if is_report(instance):
-        await _send_report(http, instance, ranges)
-        return
-    dataset = await rendering.dataset(http.access, instance)
-    if _DOCUMENT in dataset:
-        await _send_document(http, instance, dataset, ranges)
-        return
-    plan = plan_rendered(ranges, _STILL)
-    if plan.media_type == GIF:
-        numbers: Sequence[int] = await rendering.animated_frames(http.access, instance)
-        image = await rendering.image(http.access, instance, numbers)
-        headers = _headers(http, instance, GIF, repr(options))
-        if not await _unchanged(http, headers):
-            headers.append((b"content-type", GIF.encode()))
-            await send_bytes(http, 200, headers, await rendering.animation(http.access, image, options))
-        return
-    numbers = await rendering.all_frames(http.access, instance) if plan.multipart else [1]
-    await send_image(http, await rendering.image(http.access, instance, numbers), plan, options)
-
-
-async def send_image(http: Exchange, image: Image, plan: RetrievePlan, options: RenderOptions) -> None:
-    """Answer with frames as pictures, by `plan`."""
-    rendering, instance = http.archive.rendering, image.instance
-    headers = _headers(http, instance, plan.media_type, repr(options), str(image.frames), str(plan.multipart))
-    if await _unchanged(http, headers):
-        return
-    if not plan.multipart:
-        headers.append((b"content-type", plan.media_type.encode()))
-        await send_bytes(http, 200, headers, await rendering.frame(http.access, image, options, plan.media_type))
-        return
-    writer = Writer(f"anor-{instance.version}")
-    headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
-    frames = rendering.frames(http.access, image, options, plan.media_type)
-    await send_stream(http, 200, headers, None, _parts(http, image, frames, plan.media_type, writer))
-
-
-async def _parts(
-    http: Exchange, image: Image, frames: AsyncIterator[bytes], media_type: str, writer: Writer
-) -> AsyncIterator[bytes]:
-    i = image.instance
-    base = f"{http.root_url}/studies/{i.study}/series/{i.series}/instances/{i.sop}/frames/"
-    position = 0
-    async for frame in frames:
-        location = f"{base}{image.frames[position]}/rendered"
-        position += 1
-        yield writer.part_head(part_headers(media_type, "", location)) + frame
-    yield writer.tail()
-
-
-async def _send_report(http: Exchange, instance: Instance, ranges: tuple[MediaRange, ...]) -> None:
-    plan = plan_rendered(ranges, (_HTML,))
-    headers = _headers(http, instance, plan.media_type)
-    if not await _unchanged(http, headers):
-        dataset = await http.archive.rendering.dataset(http.access, instance)
-        headers += [(b"content-type", b"text/html; charset=utf-8"), _HARMLESS]
-        await send_bytes(http, 200, headers, report_html(dataset))
-
-
-async def _send_document(
-    http: Exchange, instance: Instance, dataset: dict[str, object], ranges: tuple[MediaRange, ...]
-) -> None:
-    """An encapsulated document as what it is (PS3.3 C.24.2)."""
-    kind = text(dataset, _DOCUMENT_TYPE).strip().lower()
-    if kind not in _DOCUMENTS:
-        raise NotAcceptable(
-            "a document of this type is served as bulk data only", attribute="MIMETypeOfEncapsulatedDocument"
-        )
-    plan = plan_rendered(ranges, (kind,))
-    element = dataset[_DOCUMENT]
-    uri = element.get("BulkDataURI") if isinstance(element, dict) else None
-    if uri is None:
-        raise BadPixels("the document is empty", attribute="EncapsulatedDocument")
-    retrieve = http.archive.retrieve
-    path = bulk_path_of(uri)
-    located = await retrieve.bulk(http.access, instance.study, instance.series, instance.sop, path)
-    headers = [*_headers(http, instance, plan.media_type), _HARMLESS, (b"content-disposition", b"inline")]
-    await send_single(http, headers, plan, located)
-
-
-async def rendered_group(http: Exchange) -> None:
-    """A study or series: its middle image as a single part, or every instance's first frame as multipart."""
-    study, series, _ = uids_of(http)
-    options, ranges = parse_options(http.query()), _accepted(http)
-    rendering = http.archive.rendering
-    plan = plan_rendered(ranges, _STILL)
-    if not plan.multipart:
-        instance = await rendering.representative(http.access, study, series)
-        await send_instance(http, instance, options, ranges)
-        return
-    version, instances = await http.archive.retrieve.instances(http.access, study, series)
-    shown = [each for each in instances if each.bits_allocated is not None]
+    """Answer with a subject. `whole`: GIF and multipart carry every frame of the instance, not only those located."""
+    frames = () if subject.kind != "image" else subject.picture.frames
+    # An animation is one picture of many frames; every other type has one frame in a part.
+    plan = plan_rendered(ranges, subject.types, several=len(frames) > 1 and not _wants_gif(ranges, subject.types))
+    version = subject.instance.version
+    tag = etag(version, "all" if whole else str(frames), str(plan.multipart), plan.media_type, _look(wanted))
     headers: list[Header] = [
-        (b"etag", etag(f"{version:x}", plan.media_type, repr(options)).encode()),
+        (b"etag", tag.encode()),
         (b"vary", b"Accept"),
-        CACHE_REVALIDATE,
+        cache_control(http.query_value("v"), version),
     ]
-    if await _unchanged(http, headers):
-        return
-    writer = Writer(f"anor-{version:x}")
-    headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
-    await send_stream(http, 200, headers, None, _instances(http, shown, options, plan.media_type, writer))
-
-
-async def _instances(
-    http: Exchange, instances: Sequence[Instance], options: RenderOptions, media_type: str, writer: Writer
-) -> AsyncIterator[bytes]:
-    rendering = http.archive.rendering
-    for i in instances:
-        try:
-            data = await rendering.frame(http.access, await rendering.image(http.access, i, [1]), options, media_type)
-        except (BadPixels, NotFound):
-            continue  # what cannot be shown does not keep back its neighbours
-        location = f"{http.root_url}/studies/{i.study}/series/{i.series}/instances/{i.sop}/rendered"
-        yield writer.part_head(part_headers(media_type, "", location)) + data
-    yield writer.tail()
-
-
-async def thumbnail(http: Exchange) -> None:
-    """A small image that stands for a study, series, instance or frame."""
-    study, series, sop = uids_of(http)
-    options = parse_options(http.query(), thumbnail=True)
-    plan = plan_rendered(_accepted(http), (JPEG, PNG))
-    rendering = http.archive.rendering
-    if sop is None:
-        instance = await rendering.representative(http.access, study, series)
+    if etag_matches(http.header(b"if-none-match"), tag):
+        await send_not_modified(http, headers)
+    elif plan.multipart:
+        writer = Writer(f"anor-{version}")
+        headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
+        await send_stream(http, 200, headers, None, _frame_parts(http, subject, plan, wanted, writer, whole=whole))
+    elif subject.kind in {"video", "document"}:
+        await _send_stored(http, headers, subject, plan)
     else:
-        instance = await http.archive.retrieve.instance(http.access, study, series, sop)
-    frame = parse_frame_list(http.path["frames"], 1)[0] if "frames" in http.path else None
-    headers = _headers(http, instance, plan.media_type, "thumbnail", repr(options), str(frame))
-    if await _unchanged(http, headers):
-        return
-    data = await rendering.thumbnail(http.access, instance, frame, options, plan.media_type)
-    headers.append((b"content-type", plan.media_type.encode()))
-    await send_bytes(http, 200, headers, data)
+        headers.append((b"content-type", _content_type(plan.media_type)))
+        if subject.kind == "report":
+            headers.append(_SANDBOX)
+        await send_bytes(http, 200, headers, await _body(http, subject, plan, wanted, whole=whole))
 
 
-def _accepted(http: Exchange) -> tuple[MediaRange, ...]:
+def _ranges(http: Exchange) -> tuple[MediaRange, ...]:
     return parse_accept(http.header(b"accept"), http.query_value("accept"))
 
 
-def _headers(http: Exchange, instance: Instance, *what: str) -> list[Header]:
-    return [
-        (b"etag", etag(instance.sop, instance.version, *what).encode()),
-        (b"vary", b"Accept"),
-        cache_control(http.query_value("v"), instance.version),
-    ]
+def _look(wanted: Rendering) -> str:
+    """What decides the bytes of a picture beside the instance, for its entity tag."""
+    return f"{REVISION} {wanted!r}"
 
 
-async def _unchanged(http: Exchange, headers: list[Header]) -> bool:
-    """Answer 304 where the client has this very representation."""
-    if not etag_matches(http.header(b"if-none-match"), headers[0][1].decode()):
-        return False
-    await send_not_modified(http, headers)
-    return True
+def _wants_gif(ranges: tuple[MediaRange, ...], available: tuple[str, ...]) -> bool:
+    plan = plan_rendered(ranges, available)
+    return plan.media_type == GIF and not plan.multipart
 
 
-_ACCEPT = Parameter("Accept", "header", "image/jpeg (default), image/png, image/gif; or multipart/related", JPEG)
-_VIEWPORT = Parameter("viewport", "query", "width,height to fit into; x,y,width,height of a region", "256,256")
-_PARAMETERS = (
-    _ACCEPT,
-    Parameter("accept", "query", "replaces the Accept header", PNG),
-    _VIEWPORT,
-    Parameter("window", "query", "center,width and linear, linear-exact or sigmoid", "40,400,linear"),
+def _content_type(media_type: str) -> bytes:
+    return f"{media_type}; charset=utf-8".encode() if media_type == HTML else media_type.encode()
+
+
+async def _body(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering, *, whole: bool) -> bytes:
+    """The one picture or page of a subject."""
+    rendering = http.archive.rendering
+    if subject.kind == "report":
+        return await rendering.report(subject, wanted)
+    image = subject.picture
+    if whole and plan.media_type == GIF:
+        image = await rendering.whole(http.access, image)
+    return await rendering.one(http.access, image, wanted, plan.media_type)
+
+
+async def _send_stored(http: Exchange, headers: list[Header], subject: Subject, plan: RetrievePlan) -> None:
+    """A document or video as it is stored, or the part of it that Range asks for."""
+    size = subject.size
+    headers += [(b"content-type", plan.media_type.encode()), (b"accept-ranges", b"bytes")]
+    if subject.kind == "document" and plan.media_type != PDF:
+        headers += [_SANDBOX, _ATTACHMENT]
+    wanted = parse_range(http.header(b"range"), size) if http.method == "GET" else None
+    offset, length = (0, size) if wanted is None else wanted
+    if wanted is not None:
+        headers.append((b"content-range", content_range(offset, length, size).encode()))
+    body = http.archive.rendering.document(subject, offset, length)
+    await send_stream(http, 200 if wanted is None else 206, headers, length, body)
+
+
+async def _frame_parts(
+    http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering, writer: Writer, *, whole: bool
+) -> AsyncIterator[bytes]:
+    """A part for each frame of an image, one part for anything else."""
+    rendering, location = http.archive.rendering, _location(http, subject.instance)
+    if subject.kind != "image" or (whole and plan.media_type == GIF):
+        yield writer.part_head(part_headers(plan.media_type, location=f"{location}/rendered"))
+        async for chunk in _whole_body(http, subject, plan, wanted):
+            yield chunk
+    else:
+        image = await rendering.whole(http.access, subject.picture) if whole else subject.picture
+        numbers = iter(image.frames)
+        async for body in rendering.each(http.access, image, wanted, plan.media_type):
+            where = f"{location}/frames/{next(numbers)}/rendered"
+            yield writer.part_head(part_headers(plan.media_type, location=where)) + body
+    yield writer.tail()
+
+
+async def _whole_body(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering) -> AsyncIterator[bytes]:
+    if subject.kind in {"image", "report"}:
+        yield await _body(http, subject, plan, wanted, whole=True)
+        return
+    async for chunk in http.archive.rendering.document(subject, 0, subject.size):
+        yield chunk
+
+
+def _location(http: Exchange, instance: Instance) -> str:
+    return f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+
+
+# -- studies and series
+
+
+async def rendered_instances(http: Exchange) -> None:
+    """The instances of a study or series that have a rendered form of an accepted type, a part each."""
+    study, series, _ = uids_of(http)
+    wanted, ranges = parse_rendering(http.query()), _ranges(http)
+    version, every = await http.archive.rendering.instances(http.access, study, series)
+    plans = [(instance, _plan_of(instance, ranges)) for instance in every]
+    chosen = [(instance, plan) for instance, plan in plans if plan is not None]
+    if not chosen:
+        available = sorted({media_type for instance in every for media_type in types_of(instance)})
+        raise NotAcceptable(f"nothing here has an accepted rendered form; available: {', '.join(available) or 'none'}")
+    limit = http.settings.max_frames_per_request
+    if len(chosen) > limit:
+        raise TooLarge(f"one answer has {limit} rendered instances at most, not {len(chosen)}: ask by series")
+    types = {plan.media_type for _, plan in chosen}
+    tag = etag(f"{version:x}", ",".join(sorted(types)), _look(wanted))
+    headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), CACHE_REVALIDATE]
+    if etag_matches(http.header(b"if-none-match"), tag):
+        await send_not_modified(http, headers)
+        return
+    writer = Writer(f"anor-{version:x}")
+    headers.append((b"content-type", writer.content_type(chosen[0][1].media_type).encode()))
+    await send_stream(http, 200, headers, None, _instance_parts(http, chosen, wanted, writer))
+
+
+def _plan_of(instance: Instance, ranges: tuple[MediaRange, ...]) -> RetrievePlan | None:
+    try:
+        return plan_rendered(ranges, types_of(instance), several=True)
+    except NotAcceptable:
+        return None
+
+
+async def _instance_parts(
+    http: Exchange, chosen: Sequence[tuple[Instance, RetrievePlan]], wanted: Rendering, writer: Writer
+) -> AsyncIterator[bytes]:
+    """Instances that turn out to have nothing to show are left out; when none is left, the first one's error counts."""
+    rendering, refused, sent = http.archive.rendering, None, False
+    for instance, plan in chosen:
+        try:
+            subject = await rendering.subject(http.access, instance.study, instance.series, instance.sop)
+            if plan.media_type not in subject.types:
+                continue
+            chunks = _whole_body(http, subject, plan, wanted)
+            first = await anext(chunks, b"")
+        except (BadPixels, BadQuery, NotAcceptable, NotFound, TooLarge) as error:
+            refused = refused or error
+            continue
+        head = part_headers(plan.media_type, location=f"{_location(http, instance)}/rendered")
+        sent = True
+        yield writer.part_head(head) + first
+        async for chunk in chunks:
+            yield chunk
+    if not sent:
+        raise refused or NotAcceptable("nothing here has an accepted rendered form")
+    yield writer.tail()
+
+
+# -- thumbnails
+
+
+async def thumbnail(http: Exchange) -> None:
+    """A small picture that stands for a study, series, instance or frame."""
+    study, series, sop = uids_of(http)
+    wanted = parse_rendering(http.query(), thumbnail=True)
+    plan = plan_rendered(_ranges(http), IMAGE_TYPES)
+    frame = None
+    if "frames" in http.path:
+        numbers = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
+        frame = numbers[len(numbers) // 2]
+    rendering = http.archive.rendering
+    instance = await rendering.representative(http.access, study, series, sop)
+    tag = etag(instance.sop, instance.version, str(frame), plan.media_type, _look(wanted))
+    cache = CACHE_REVALIDATE if sop is None else cache_control(http.query_value("v"), instance.version)
+    headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
+    if etag_matches(http.header(b"if-none-match"), tag):
+        await send_not_modified(http, headers)
+        return
+    headers.append((b"content-type", plan.media_type.encode()))
+    body = await rendering.thumbnail(http.access, instance, frame, wanted, plan.media_type)
+    await send_bytes(http, 200, headers, body)
+
+
+IMAGE_BODIES: Final = (
+    Content("image/jpeg", "(a JPEG image)"),
+    Content("image/png", "(a PNG image)"),
+    Content("image/gif", "(a GIF image, animated for several frames)"),
+)
+_OTHER_BODIES: Final = (
+    Content(HTML, "<!DOCTYPE html>..."),
+    Content(PDF, "(the bytes of the document)"),
+    Content("video/mp4", "(the bytes of the video)"),
+)
+_MULTIPART: Final = Content('multipart/related; type="image/jpeg"', "--anor-4f1c\r\nContent-Type: image/jpeg\r\n...")
+_ACCEPT: Final = (
+    Parameter("Accept", "header", "image/jpeg (default), image/png or image/gif", "image/png, image/jpeg;q=0.5"),
+    Parameter("accept", "query", "the same, for who cannot set a header", "image/png"),
+)
+_LOOK: Final = (
+    Parameter("window", "query", "center, width and linear, linear-exact or sigmoid", "40,400,linear"),
     Parameter("quality", "query", "of JPEG, 1 to 100", "90"),
-    Parameter("annotation", "query", "patient, technique: burned in, with overlays", "technique"),
-    Parameter("iccprofile", "query", "no, yes, srgb, adobergb, rommrgb", "yes"),
+    Parameter("annotation", "query", "patient, technique or both; overlays are drawn too", "technique"),
+    Parameter("iccprofile", "query", "no (default), yes, srgb, adobergb or rommrgb", "yes"),
+)
+_CACHE: Final = (
     IF_NONE_MATCH,
+    Parameter("v", "query", "version of the bytes, for immutable caching", "4f1c2a9be07d3388"),
 )
-_ERRORS = (BadRequest, BadQuery, BadPixels, NotFound, NotAcceptable, Unavailable)
-_STUDY = "{root}/studies/{study}"
-_SERIES = _STUDY + "/series/{series}"
-_INSTANCE = _SERIES + "/instances/{instance}"
-_RENDERED_TEXT = (
-    "Modality LUT, VOI window or LUT and Presentation LUT applied. Multi-frame instances as an animated GIF where that "
-    "is asked for, reports as HTML, encapsulated documents and video as they are."
+_REGION: Final = Parameter(
+    "viewport", "query", "width, height and region: vw,vh or vw,vh,sx,sy,sw,sh; a negative sw or sh mirrors", "512,512"
 )
-_THUMBNAIL_TEXT = "The middle frame of the middle image, 200 x 200 pixels at most unless `viewport` says another size."
+_BOX: Final = Parameter("viewport", "query", "width and height to fit into; 256,256 without it", "128,128")
+RENDERED_ERRORS: Final = (BadRequest, BadQuery, NotFound, NotAcceptable, BadPixels, TooLarge, Unavailable)
+_NOT_MODIFIED: Final = Answer(304, "Not modified.")
 
 
-def _operation(path: str, what: str, handler: HotHandler, summary: str, parameters: tuple[Parameter, ...]) -> Operation:
-    bodies = tuple(Content(kind, "(the bytes of an image)") for kind in (JPEG, PNG))
-    answers = (Answer(200, "The image.", bodies), Answer(304, "Not modified."))
-    note = _THUMBNAIL_TEXT if handler is thumbnail else _RENDERED_TEXT
+def _rendered(path: str, what: str, text: str, handler: HotHandler, *answers: Answer) -> Operation:
+    errors: tuple[type[ArchiveError], ...] = RENDERED_ERRORS
+    if any(answer.status == 206 for answer in answers):
+        errors += (RangeNotSatisfiable,)
     return Operation(
-        "GET", path, "dicom.read", "WADO-RS", f"{summary} of {what}", note, handler, answers, parameters, errors=_ERRORS
+        "GET",
+        f"{path}/rendered",
+        "dicom.read",
+        "Rendered",
+        f"Rendered {what}",
+        text,
+        handler,
+        (*answers, _NOT_MODIFIED),
+        (*_ACCEPT, _REGION, *_LOOK, *_CACHE),
+        errors=errors,
     )
 
 
-def _both(path: str, what: str, handler: HotHandler) -> tuple[Operation, Operation]:
-    return (
-        _operation(f"{path}/rendered", what, handler, "Rendered image", _PARAMETERS),
-        _operation(f"{path}/thumbnail", what, thumbnail, "Thumbnail", (_ACCEPT, _VIEWPORT, IF_NONE_MATCH)),
+def _thumbnail(path: str, what: str) -> Operation:
+    return Operation(
+        "GET",
+        f"{path}/thumbnail",
+        "dicom.read",
+        "Rendered",
+        f"Thumbnail of {what}",
+        "One small picture: the middle frame of the middle image. Reports and presentation states are passed over. "
+        "Finished thumbnails are kept.",
+        thumbnail,
+        (Answer(200, "A picture.", IMAGE_BODIES), _NOT_MODIFIED),
+        (*_ACCEPT, _BOX, *_LOOK, *_CACHE),
+        errors=RENDERED_ERRORS,
     )
 
 
+_INSTANCE_TEXT: Final = (
+    "An image as JPEG, PNG or GIF: its first frame, as GIF all of them; with Accept multipart/related every frame in a "
+    "part. A structured report as HTML, an encapsulated PDF or a video as it is stored, with Range."
+)
+_FRAMES_TEXT: Final = (
+    "Frames by their numbers from 1, comma-separated: one as a single part, several as parts of a multipart."
+)
+_SEVERAL_TEXT: Final = (
+    "Every instance that has a rendered form of an accepted type, a part each; an image is shown by its first frame."
+)
+_STUDY: Final = "{root}/studies/{study}"
+_SERIES: Final = _STUDY + "/series/{series}"
+_INSTANCE: Final = _SERIES + "/instances/{instance}"
+_FRAMES: Final = _INSTANCE + "/frames/{frames}"
+_PARTS: Final = Answer(200, "The rendered instances.", (_MULTIPART,))
 OPERATIONS = (
-    *_both(_STUDY, "a study", rendered_group),
-    *_both(_SERIES, "a series", rendered_group),
-    *_both(_INSTANCE, "an instance", rendered_instance),
-    *_both(_INSTANCE + "/frames/{frames}", "frames", rendered_frames),
+    _rendered(_STUDY, "study", _SEVERAL_TEXT, rendered_instances, _PARTS),
+    _rendered(_SERIES, "series", _SEVERAL_TEXT, rendered_instances, _PARTS),
+    _rendered(
+        _INSTANCE,
+        "instance",
+        _INSTANCE_TEXT,
+        rendered_instance,
+        Answer(200, "The rendered instance.", (*IMAGE_BODIES, *_OTHER_BODIES, _MULTIPART)),
+        Answer(206, "A range of a document or video."),
+    ),
+    _rendered(
+        _FRAMES,
+        "frames",
+        _FRAMES_TEXT,
+        rendered_instance,
+        Answer(200, "The rendered frames.", (*IMAGE_BODIES, _MULTIPART)),
+    ),
+    _thumbnail(_STUDY, "a study"),
+    _thumbnail(_SERIES, "a series"),
+    _thumbnail(_INSTANCE, "an instance"),
+    _thumbnail(_FRAMES, "frames"),
 )

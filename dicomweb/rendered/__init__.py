@@ -1,1 +1,1 @@
-"""Images for people: stored values to display values to JPEG, PNG and GIF (PS3.18 8.3.5, PS3.3 C.11, PS3.4 N)."""
+"""Rendered images, text and documents (PS3.18 8.3.5, 10.4.1.1.3): pixels, attributes and parameters in, bytes out."""

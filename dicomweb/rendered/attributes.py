@@ -1,120 +1,115 @@
-"""Attributes of one frame: its functional groups before those of all frames, and those before the data set's top."""
+"""Attributes as rendering reads them from the DICOM JSON model: lenient numbers, functional groups, binary values."""
 
-import base64
-from collections.abc import Iterator, Mapping
+import math
+from base64 import b64decode
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dicomweb.errors import BadPixels
 
 Item = Mapping[str, Any]
-# What BulkDataURIs stand for, by the URI.
+# Bulk values by the URI that stands in their place (PS3.18 F.2.2), little endian.
 Bulk = Mapping[str, bytes]
 
 _SHARED: Final = "52009229"
 _PER_FRAME: Final = "52009230"
-# Look-up tables, palettes, profiles and overlays: the values that rendering reads and that may be bulk data.
-_LOOKUP: Final = frozenset(
+# Where binary values that rendering needs may stand: tags of values, and of sequences whose items may hold them.
+_VALUES: Final = frozenset(
     (
-        *("00283000", "00283010", "20500010", "00289132", "00289145", "00283006", "00282000", "00480105"),
-        *(f"0028{row}{colour}" for row in ("120", "122") for colour in "123"),
+        "00281201", "00281202", "00281203", "00281221", "00281222", "00281223", "00282000", "00283006", "00420011",
+        *(f"60{group:02X}3000" for group in range(0, 32, 2)),
     )
-)
-_MAX_DEPTH: Final = 6
+)  # fmt: skip
+_SEQUENCES: Final = ("00283000", "00283010", "00480105")
+_GROUPS: Final = ("00289132", "00289145")
 
 
-def frame_groups(dataset: Item, frame: int) -> Iterator[Item]:
-    """The functional group items that hold for a frame (1-based), the frame's own first (PS3.3 C.7.6.16.1)."""
-    per_frame = dataset.get(_PER_FRAME, {}).get("Value") or []
-    if 0 < frame <= len(per_frame):
-        yield per_frame[frame - 1]
-    shared = dataset.get(_SHARED, {}).get("Value") or []
-    if shared:
-        yield shared[0]
-
-
-def macro(dataset: Item, frame: int, sequence: str) -> Item:
-    """The first item of a functional group sequence of a frame; the data set itself where there is none."""
-    for group in frame_groups(dataset, frame):
-        items = group.get(sequence, {}).get("Value")
-        if items:
-            found: Item = items[0]
-            return found
-    return dataset
+def items(item: Item, tag: str) -> Sequence[Item]:
+    """The items of a sequence; empty ones (null) are left out."""
+    return [one for one in item.get(tag, {}).get("Value") or () if one]
 
 
 def numbers(item: Item, tag: str) -> list[float]:
-    """The values of a numeric attribute; text of DS and IS is read too."""
-    found = []
+    """The finite numbers of an attribute, up to the first that is none: they may be JSON numbers or strings."""
+    found: list[float] = []
     for value in item.get(tag, {}).get("Value") or ():
         try:
-            found.append(float(value))
+            number = float(value)
         except (TypeError, ValueError):
-            raise BadPixels("a number of the display pipeline is none", attribute=tag) from None
+            break
+        if not math.isfinite(number):
+            break
+        found.append(number)
     return found
 
 
 def number(item: Item, tag: str) -> float | None:
-    """The first value of a numeric attribute."""
+    """The first number of an attribute."""
     found = numbers(item, tag)
     return found[0] if found else None
 
 
 def text(item: Item, tag: str) -> str:
-    """The first value of a text attribute; a person's name in its first representation."""
-    values = item.get(tag, {}).get("Value")
-    value = values[0] if values else ""
-    if isinstance(value, Mapping):
-        value = value.get("Alphabetic", "")
-    return str(value)
+    """The values of an attribute as one line; of a person name the alphabetic form; "" when there is none."""
+    values = item.get(tag, {}).get("Value") or ()
+    shown = (value.get("Alphabetic", "") if isinstance(value, dict) else value for value in values if value is not None)
+    return ", ".join(str(value).replace("^", " ").strip() for value in shown)
 
 
-def items(item: Item, tag: str) -> list[Item]:
-    """The items of a sequence."""
-    return [each for each in item.get(tag, {}).get("Value") or () if isinstance(each, Mapping)]
+def keyword(item: Item, tag: str) -> str:
+    """The first value of a CS attribute in upper case; "" when there is none."""
+    values = item.get(tag, {}).get("Value") or ("",)
+    return str(values[0] or "").strip().upper()
 
 
-def binary(item: Item, tag: str, bulk: Bulk) -> bytes | None:
-    """The bytes of a binary attribute, in little endian; None where it is absent."""
-    element = item.get(tag)
+def macro(dataset: Item, frame: int, tag: str) -> Item | None:
+    """The item of a functional group macro for a frame (from 1): of its own group, else of the shared one.
+
+    None when the instance has no such macro (PS3.3 C.7.6.16).
+    """
+    groups = dataset.get(_PER_FRAME, {}).get("Value") or ()
+    own = groups[frame - 1] if frame <= len(groups) else None
+    shared = items(dataset, _SHARED)
+    for group in (own, *shared[:1]):
+        found = items(group, tag) if group else ()
+        if found:
+            return found[0]
+    return None
+
+
+def binary(element: Mapping[str, Any] | None, bulk: Bulk) -> bytes | None:
+    """The bytes of a value, little endian: inline, by reference, or numbers of US or SS as words. None: no value."""
     if not element:
         return None
     if "InlineBinary" in element:
-        return base64.b64decode(element["InlineBinary"])
+        return b64decode(element["InlineBinary"])
     if "BulkDataURI" in element:
-        if element["BulkDataURI"] not in bulk:
-            raise BadPixels("a value of the display pipeline cannot be read", attribute=tag)
-        return bulk[element["BulkDataURI"]]
+        return bulk.get(element["BulkDataURI"])
     values = element.get("Value")
     if not values:
         return None
-    return np.asarray(values, np.int64).astype("<u2").tobytes()
+    try:
+        return b"".join((int(value) & 0xFFFF).to_bytes(2, "little") for value in values)
+    except (TypeError, ValueError):
+        raise BadPixels("a look-up table holds something else than numbers", attribute="LUTData") from None
 
 
-def words(item: Item, tag: str, bulk: Bulk) -> NDArray[np.uint16] | None:
-    """A look-up table's data as 16-bit words."""
-    data = binary(item, tag, bulk)
-    if data is None:
-        return None
-    return np.frombuffer(data[: len(data) // 2 * 2], "<u2")
+def references(dataset: Item, frames: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """(URI, VR) of the bulk values that rendering these frames may need."""
+    yield from _referenced(dataset)
+    for tag in _SEQUENCES:
+        for item in items(dataset, tag):
+            yield from _referenced(item)
+    for frame in frames:
+        for tag in _GROUPS:
+            group = macro(dataset, frame, tag)
+            for inner in _SEQUENCES[:2] if group else ():
+                for item in items(group or {}, inner):
+                    yield from _referenced(item)
 
 
-def references(dataset: Item, frame: int) -> list[str]:
-    """The BulkDataURIs that rendering a frame needs."""
-    found: list[str] = []
-    for source in (dataset, *frame_groups(dataset, frame)):
-        for tag, element in source.items():
-            if tag in _LOOKUP or (tag.startswith("60") and tag.endswith("3000")):
-                found.extend(_uris(element, _MAX_DEPTH))
-    return found
-
-
-def _uris(element: Item, depth: int) -> Iterator[str]:
-    if "BulkDataURI" in element:
-        yield element["BulkDataURI"]
-    if depth and element.get("vr") == "SQ":
-        for item in element.get("Value") or ():
-            for inner in item.values():
-                yield from _uris(inner, depth - 1)
+def _referenced(item: Item) -> Iterator[tuple[str, str]]:
+    for tag in _VALUES.intersection(item):
+        element = item[tag]
+        if "BulkDataURI" in element:
+            yield element["BulkDataURI"], element.get("vr", "OW")

@@ -1,150 +1,151 @@
-"""Colour images as 8-bit RGB: palettes, YBR, deep colour, ICC profiles (PS3.3 C.7.6.3.1.2, C.7.6.3.1.5-6, C.11.15)."""
+"""From stored values to RGB: palettes, YBR, more than 8 bits (PS3.3 C.7.6.3.1.2, C.7.6.3.1.5, C.7.9.2)."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dicomweb.errors import BadPixels
 from dicomweb.pixels.image import ImagePixel, Pixels
-from dicomweb.rendered.attributes import Bulk, Item, binary, items, numbers
+from dicomweb.rendered.attributes import Bulk, Item, binary, items
+from dicomweb.rendered.tables import MAX_ENTRIES, Descriptor, Lut, descriptor_of, looked_up, lut_of
 
 Rgb = NDArray[np.uint8]
 
-_DESCRIPTORS: Final = ("00281101", "00281102", "00281103")
-_DATA: Final = ("00281201", "00281202", "00281203")
-_SEGMENTS: Final = ("00281221", "00281222", "00281223")
-_MAX_ENTRIES: Final = 1 << 16
-_MAX_PROFILE: Final = 4 << 20
+# Descriptor, data, segmented data of each channel.
+_PALETTE: Final = (
+    ("00281101", "00281201", "00281221", "Red"),
+    ("00281102", "00281202", "00281222", "Green"),
+    ("00281103", "00281203", "00281223", "Blue"),
+)
 
 
-def palette_rgb(dataset: Item, image: ImagePixel, stored: Pixels, bulk: Bulk) -> Rgb:
-    """(rows, columns, 3). Values before and behind the palette take its ends."""
-    channels, first = [], 0
-    for descriptor, data, segments in zip(_DESCRIPTORS, _DATA, _SEGMENTS, strict=True):
-        channel, first = _channel(dataset, descriptor, data, segments, bulk, signed=image.signed)
-        channels.append(channel)
-    if len({len(channel) for channel in channels}) != 1:
-        raise BadPixels(
-            "the palettes of the three colours differ in length", attribute="RedPaletteColorLookupTableData"
-        )
-    palette: Rgb = np.stack(channels, -1)
-    index = np.clip(stored.array.astype(np.int64) - first, 0, len(palette) - 1)
-    return np.asarray(palette[index])
+def render_colour(pixels: Pixels, image: ImagePixel, dataset: Item, bulk: Bulk) -> Rgb:
+    """(rows, columns, 3) of RGB. Raises BadPixels for a colour space that is none of PS3.3's, or a broken palette."""
+    if pixels.photometric == "PALETTE COLOR":
+        if image.bits_allocated > 16:
+            raise BadPixels("PALETTE COLOR has 8 or 16 bits allocated", attribute="BitsAllocated")
+        channels = tuple(_channel(dataset, bulk, signed=image.signed, which=which) for which in _PALETTE)
+        table = palette_table(*channels, max(8, image.bits_allocated), image.bits_stored, signed=image.signed)
+        return looked_up(table, pixels.array)
+    if pixels.photometric not in {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"}:
+        raise BadPixels("the colour space is not shown", attribute="PhotometricInterpretation")
+    if image.kind != "integer":
+        raise BadPixels("colour has integer samples", attribute="PixelData")
+    eight = _eight_bits(pixels.array[..., :3], image)
+    if pixels.photometric in {"YBR_FULL", "YBR_FULL_422"}:
+        return np.asarray(Image.fromarray(eight, "YCbCr").convert("RGB"))
+    return eight
 
 
-def _channel(
-    dataset: Item, descriptor_tag: str, data_tag: str, segments_tag: str, bulk: Bulk, *, signed: bool
-) -> tuple[NDArray[np.uint8], int]:
-    descriptor = [int(value) for value in numbers(dataset, descriptor_tag)]
-    if len(descriptor) != 3:
-        raise BadPixels("a palette has a descriptor of three values", attribute=descriptor_tag)
-    count, first, bits = descriptor
-    count = (count & 0xFFFF) or _MAX_ENTRIES
-    first &= 0xFFFF
-    if signed and first >= 1 << 15:
-        first -= 1 << 16
-    segments = binary(dataset, segments_tag, bulk)
-    data = binary(dataset, data_tag, bulk)
-    values: NDArray[Any]
-    if segments is not None:
-        values = _expanded(segments, 8 if bits == 8 else 16, count)
-    elif data is None:
-        raise BadPixels("the instance has no palette", attribute=data_tag)
-    else:
-        wide = np.frombuffer(data[: len(data) // 2 * 2], "<u2")
-        # Eight bits an entry may be packed two in a word, or have a word each.
-        values = wide if len(wide) >= count else np.frombuffer(data, np.uint8)
-        if values.dtype == np.uint8:
-            bits = 8
-    if len(values) < count:
-        raise BadPixels(f"the palette has {len(values)} entries of {count}", attribute=data_tag)
-    values = values[:count]
-    # Writers that say 16 and mean 8 are known by their values.
-    return (values >> 8 if bits == 16 and values.max(initial=0) > 255 else values).astype(np.uint8), first
+def _eight_bits(array: NDArray[Any], image: ImagePixel) -> Rgb:
+    """Samples of any depth as 8 bits, contiguous."""
+    spare = max(8, image.bits_allocated) - image.bits_stored
+    if array.dtype.itemsize == 1 and not spare:
+        return np.ascontiguousarray(array.view(np.uint8))
+    if array.dtype.itemsize <= 2:
+        mask = (1 << image.bits_stored) - 1
+        table = np.rint((np.arange(1 << 8 * array.dtype.itemsize) & mask) * (255.0 / mask)).astype(np.uint8)
+        return looked_up(table, array)
+    unsigned = np.ascontiguousarray(array).view(f"<u{array.dtype.itemsize}")
+    return ((unsigned >> max(0, image.bits_stored - 8)) & 255).astype(np.uint8)
 
 
-def _expanded(data: bytes, bits: int, count: int) -> NDArray[np.uint16]:
-    """Segmented palettes (PS3.3 C.7.9.2): discrete, linear and indirect segments."""
-    source = np.frombuffer(data[: len(data) // 2 * 2], "<u2") if bits == 16 else np.frombuffer(data, np.uint8)
-    stream = [int(value) for value in source]
+@lru_cache(maxsize=32)
+def palette_table(red: Lut, green: Lut, blue: Lut, allocated: int, stored: int, *, signed: bool) -> NDArray[np.uint8]:
+    """(256 or 65536, 3): the colour of each pattern of bits; what lies past a channel's end has its last entry."""
+    patterns = np.arange(1 << allocated, dtype=np.int64)
+    values = patterns & ((1 << stored) - 1)
+    if signed:
+        values -= (values >> (stored - 1)) << stored
+    table = np.stack([_channel_bytes(lut, values) for lut in (red, green, blue)], axis=1)
+    table.flags.writeable = False
+    return table
+
+
+def _channel_bytes(lut: Lut, values: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """A channel's values as bytes. Palettes whose 16-bit entries never pass 255 were written by mistake, and are 8."""
+    shift = lut.bits - 8 if int(lut.entries().max()) > 255 else 0
+    return (lut.at(values) >> shift).astype(np.uint8)
+
+
+def _channel(dataset: Item, bulk: Bulk, *, signed: bool, which: tuple[str, str, str, str]) -> Lut:
+    described, plain, segmented, colour = which
+    scope = dataset
+    if described not in dataset:  # a palette of an optical path (PS3.3 C.8.12.5)
+        scope = next((item for item in items(dataset, "00480105") if described in item), dataset)
+    descriptor = descriptor_of(scope, described, f"{colour}PaletteColorLookupTableDescriptor", signed=signed)
+    if descriptor is None:
+        raise BadPixels("PALETTE COLOR without a palette", attribute=f"{colour}PaletteColorLookupTableDescriptor")
+    name = f"{colour}PaletteColorLookupTableData"
+    if plain in scope:
+        return lut_of(descriptor, scope[plain], bulk, name)
+    data = binary(scope.get(segmented), bulk)
+    if data is None:
+        raise BadPixels("PALETTE COLOR without a palette", attribute=name)
+    return expand_segments(descriptor, data, f"Segmented{name}")
+
+
+@lru_cache(maxsize=24)
+def expand_segments(descriptor: Descriptor, data: bytes, name: str) -> Lut:
+    """A segmented table written out (PS3.3 C.7.9.2): discrete, linear and indirect segments.
+
+    Raises BadPixels for segments that lie, and when they make fewer entries than the descriptor says; never makes more.
+    """
+    wide = descriptor.bits > 8
+    words = np.frombuffer(data[: len(data) // 2 * 2], "<u2") if wide else np.frombuffer(data, np.uint8)
+    stream: list[int] = words.tolist()
     out: list[int] = []
-    at = 0
-    while at + 1 < len(stream) and len(out) < count:
-        at = _segment(stream, at, out)
-    return np.array(out[:count], np.uint16)
+    wanted = min(descriptor.entries, MAX_ENTRIES)
 
-
-def _segment(stream: list[int], at: int, out: list[int]) -> int:
-    """Append one segment to `out`; the place behind it."""
-    kind, length = stream[at], stream[at + 1]
-    if kind == 0:
-        out.extend(stream[at + 2 : at + 2 + length])
-        return at + 2 + length
-    if kind == 1 and at + 2 < len(stream) and out:
-        begin, end = out[-1], stream[at + 2]
-        out.extend(round(begin + (end - begin) * step / length) for step in range(1, length + 1))
-        return at + 3
-    if kind == 2 and at + 3 < len(stream):
-        place = stream[at + 2] | stream[at + 3] << 16
+    def segment(at: int, *, nested: bool) -> int:
+        if at + 2 > len(stream):
+            raise BadPixels("a segmented palette ends early", attribute=name)
+        code, length = stream[at : at + 2]
+        if not length:  # nothing would ever be made of it
+            raise BadPixels("a segmented palette has an empty segment", attribute=name)
+        parse = _SEGMENTS.get(code)
+        if parse is not None:
+            return at + 2 + parse(stream[at + 2 : at + 2 + length], length, out, name)
+        if code != 2 or nested:
+            raise BadPixels("a segmented palette has a segment of no known kind", attribute=name)
+        low = stream[at + 2 : at + 4 if wide else at + 6]
+        if len(low) != (2 if wide else 4):
+            raise BadPixels("a segmented palette ends early", attribute=name)
+        back = sum(part << ((16 if wide else 8) * place) for place, part in enumerate(low))
+        back //= 2 if wide else 1
         for _ in range(length):
-            if not 0 <= place < at or stream[place] == 2 or len(out) > _MAX_ENTRIES:
-                raise BadPixels(
-                    "an indirect palette segment points at none", attribute="RedPaletteColorLookupTableData"
-                )
-            place = _segment(stream, place, out)
-        return at + 4
-    raise BadPixels("a palette segment is of no known type", attribute="SegmentedRedPaletteColorLookupTableData")
+            if len(out) >= wanted:
+                break
+            back = segment(back, nested=True)
+        return at + 2 + len(low)
+
+    at = 0
+    while len(out) < wanted and at < len(stream):
+        at = segment(at, nested=False)
+    if len(out) < wanted:
+        raise BadPixels(f"a segmented palette makes {len(out)} of {wanted} entries", attribute=name)
+    return Lut(descriptor.first, descriptor.bits, np.array(out[:wanted], "<u2").tobytes())
 
 
-def to_rgb(image: ImagePixel, stored: Pixels) -> Rgb:
-    """(rows, columns, 3) of 8 bits, from RGB or YBR_FULL of any depth."""
-    array = stored.array[:, :, :3]
-    if array.dtype.itemsize > 1:
-        array = (array >> max(0, image.bits_stored - 8)).astype(np.uint8)
-    elif array.dtype.kind == "i":
-        array = array.view(np.uint8)
-    if stored.photometric == "RGB":
-        return np.ascontiguousarray(array)
-    if stored.photometric != "YBR_FULL":
-        raise BadPixels(
-            "colours of this Photometric Interpretation cannot be shown", attribute="PhotometricInterpretation"
-        )
-    y, cb, cr = (array[:, :, n].astype(np.float32) for n in range(3))
-    cb -= 128
-    cr -= 128
-    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], -1)
-    out: Rgb = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
-    return out
+def _discrete(rest: list[int], length: int, out: list[int], name: str) -> int:
+    """`length` entries as they are."""
+    if len(rest) < length:
+        raise BadPixels("a segmented palette ends early", attribute=name)
+    out += rest
+    return length
 
 
-def profile_of(dataset: Item, bulk: Bulk) -> bytes | None:
-    """The ICC profile of the image, or of its first optical path (PS3.3 C.11.15, C.8.12.5)."""
-    for source in (dataset, *items(dataset, "00480105")[:1]):
-        data = binary(source, "00282000", bulk)
-        if data and len(data) <= _MAX_PROFILE:
-            return data
-    return None
+def _linear(rest: list[int], length: int, out: list[int], name: str) -> int:
+    """`length` entries from the one before, which is not repeated, up to the given one."""
+    if not rest or not out:
+        raise BadPixels("a linear segment of a palette has no beginning or no end", attribute=name)
+    begin, end = out[-1], rest[0]
+    out += [round(begin + (end - begin) * step / length) for step in range(1, length + 1)]
+    return 1
 
 
-def converted(rgb: Rgb, profile: bytes | None, target: str) -> tuple[Rgb, bytes]:
-    """Colours of `profile` (sRGB without one) in the space `target`, and the profile to embed. Raises BadPixels."""
-    wanted = _profile(target)
-    if profile is None and target == "srgb":
-        return rgb, wanted
-    try:
-        source = profile if profile is not None else _profile("srgb")
-        moved = imagecodecs.cms_transform(rgb, source, wanted, colorspace="rgb", outcolorspace="rgb")
-    except (RuntimeError, ValueError) as error:
-        raise BadPixels("the ICC profile of the image cannot be applied", attribute="ICCProfile") from error
-    return np.asarray(moved, np.uint8), wanted
-
-
-@cache
-def _profile(name: str) -> bytes:
-    if name == "rommrgb":  # ISO 22028-2: its primaries, D50, gamma 1.8
-        primaries = [0.7347, 0.2653, 1.0, 0.1596, 0.8404, 1.0, 0.0366, 0.0001, 1.0]
-        return bytes(imagecodecs.cms_profile("rgb", whitepoint=[0.3457, 0.3585, 1.0], primaries=primaries, gamma=1.8))
-    return bytes(imagecodecs.cms_profile(name))
+_SEGMENTS: Final[dict[int, Callable[[list[int], int, list[int], str], int]]] = {0: _discrete, 1: _linear}

@@ -1,77 +1,59 @@
-"""One frame as a picture."""
+"""One frame, from decoded pixels to a picture: the pipelines in their order (PS3.4 N.2, PS3.18 8.3.5.1)."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicomweb.pixels.image import MONOCHROME, ImagePixel, Pixels
-from dicomweb.rendered.annotation import lines_of, overlays, written
+from dicomweb.rendered.annotation import draw_overlays, draw_text
 from dicomweb.rendered.attributes import Bulk, Item
-from dicomweb.rendered.colour import converted, palette_rgb, profile_of, to_rgb
-from dicomweb.rendered.geometry import aspect_of, fitted
-from dicomweb.rendered.grayscale import (
-    Display,
-    Pipeline,
-    by_table,
-    computed,
-    has_table,
-    is_fixed,
-    pipeline_of,
-    table_of,
-)
-from dicomweb.rendered.parameters import RenderOptions
+from dicomweb.rendered.colour import render_colour
+from dicomweb.rendered.encode import encode_image
+from dicomweb.rendered.geometry import aspect_of, fit
+from dicomweb.rendered.grayscale import Grayscale, render_grayscale
+from dicomweb.rendered.parameters import Rendering
+from dicomweb.rendered.profiles import in_profile, profile_of
 
-Picture = NDArray[np.uint8]
+# Changes whenever the same request gives other bytes than before: a part of entity tags and of the keys of caches.
+REVISION: Final = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """What rendering a frame needs beside its pixels, worked out once. `table`: the gray scale, where it is fixed."""
+class Source:
+    """A frame and what is known of it. `number`: of the frame, from 1. `bulk`: the values that it refers to."""
 
-    pipeline: Pipeline | None
-    table: Display | None
-
-
-def prepare(dataset: Item, frame: int, image: ImagePixel, options: RenderOptions, bulk: Bulk) -> Prepared:
-    """The gray scale of a frame (1-based). Raises BadPixels."""
-    if image.photometric not in MONOCHROME:
-        return Prepared(None, None)
-    pipeline = pipeline_of(dataset, frame, image, options.window, bulk)
-    if not (has_table(image) and is_fixed(pipeline)):
-        return Prepared(pipeline, None)
-    nothing = Pixels(np.empty((0, 0), image.dtype), image.photometric)
-    return Prepared(pipeline, table_of(pipeline, image, nothing))
+    pixels: Pixels
+    image: ImagePixel
+    dataset: Item
+    number: int
+    bulk: Bulk
 
 
-def render(
-    stored: Pixels, dataset: Item, frame: int, image: ImagePixel, options: RenderOptions, bulk: Bulk, prepared: Prepared
-) -> tuple[Picture, bytes | None]:
-    """The picture of a frame (rows, columns[, 3]) and the ICC profile to embed. Raises BadPixels, BadQuery."""
+def picture(source: Source, wanted: Rendering) -> tuple[NDArray[np.uint8], bytes | None]:
+    """(rows, columns) of shades or (rows, columns, 3) of RGB, and the ICC profile to embed.
+
+    Raises BadPixels for what cannot be shown, BadQuery for a region outside the image. Memory: about four times that of
+    the decoded frame.
+    """
+    image, dataset = source.image, source.dataset
     profile = None
-    if prepared.pipeline is not None:
-        picture = _gray(stored, image, prepared.pipeline, prepared.table)
+    if source.pixels.photometric in MONOCHROME:
+        gray = Grayscale.of(dataset, source.number, image, source.bulk, wanted.window)
+        shown = render_grayscale(source.pixels.array, gray)
     else:
-        is_palette = image.photometric == "PALETTE COLOR"
-        picture = palette_rgb(dataset, image, stored, bulk) if is_palette else to_rgb(image, stored)
-        if options.icc != "no":
-            own = profile_of(dataset, bulk)
-            if options.icc == "yes":
-                profile = own
-            else:
-                picture, profile = converted(picture, own, options.icc)
-    if options.annotation:
-        white: int | tuple[int, int, int] = 255 if picture.ndim == 2 else (255, 255, 255)
-        picture = picture.copy()
-        for mask in overlays(dataset, image.rows, image.columns, frame, bulk):
-            picture[mask] = white
-    picture = fitted(picture, options.viewport, aspect_of(dataset))
-    return written(picture, lines_of(dataset, options.annotation)), profile
+        shown = render_colour(source.pixels, image, dataset, source.bulk)
+        if wanted.iccprofile != "no":
+            shown, profile = in_profile(shown, profile_of(dataset, source.bulk), wanted.iccprofile)
+    if wanted.annotation:
+        shown = np.array(shown)  # drawn on: decoded RGB is the stored bytes themselves
+        draw_overlays(shown, source.pixels.array, image, dataset, source.number, source.bulk)
+    shown = fit(shown, wanted, aspect_of(dataset, source.number))
+    return draw_text(shown, dataset, wanted.annotation) if wanted.annotation else shown, profile
 
 
-def _gray(stored: Pixels, image: ImagePixel, pipeline: Pipeline, table: Display | None) -> Picture:
-    if table is not None:
-        return by_table(image, stored, table)
-    if has_table(image):
-        return by_table(image, stored, table_of(pipeline, image, stored))
-    return computed(pipeline, image, stored)
+def render_image(source: Source, wanted: Rendering, media_type: str) -> bytes:
+    """A frame as the file of an image. CPU only: to be called in a thread; NumPy and the encoders release the GIL."""
+    shown, profile = picture(source, wanted)
+    return encode_image(shown, media_type, wanted.quality, profile)

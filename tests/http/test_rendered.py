@@ -1,338 +1,447 @@
-"""Rendered images against DCMTK's, and what HTTP promises about them."""
+"""Rendered resources over TCP: what is sent for what is asked, caching, errors."""
 
-import subprocess
-import tempfile
 from io import BytesIO
-from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from PIL import Image
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut
+from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRBigEndian
 
-from tests.files import ct, dataset, encoded, new_uid
+from tests.files import compressed, dataset, encoded, new_uid
 from tests.http.bodies import ROOT, problem, store
-from tests.http.test_transcoding import file_of, stored
+from tests.http.test_wado import parts
+from tests.support import RunningServer
+from tests.unit.rendered_files import read, sample, shown
+
+MP4 = "1.2.840.10008.1.2.4.102"
+PDF_CLASS = "1.2.840.10008.5.1.4.1.1.104.1"
+SR_CLASS = "1.2.840.10008.5.1.4.1.1.88.22"
+KO_CLASS = "1.2.840.10008.5.1.4.1.1.88.59"
+NO_PIXELS: dict[str, Any] = dict.fromkeys(
+    ("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
+     "PixelRepresentation", "PixelData", "KVP")
+)  # fmt: skip
 
 
-def by_dcmtk(file: bytes, *options: str) -> np.ndarray:
-    """DCMTK's rendering, as 8-bit gray or RGB."""
-    with tempfile.TemporaryDirectory() as name:
-        source, target = Path(name, "in.dcm"), Path(name, "out.png")
-        source.write_bytes(file)
-        done = subprocess.run(
-            ["dcmj2pnm", "+on", *options, str(source), str(target)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return np.asarray(Image.open(target))
+def path_of(file: bytes) -> str:
+    ds = dcmread(BytesIO(file), stop_before_pixels=True)
+    return f"{ROOT}/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
 
 
-def rendered(web: httpx.Client, path: str, accept: str = "image/png", **query: str) -> np.ndarray:
-    answer = web.get(f"{path}/rendered", headers={"accept": accept}, params=query)
+def kept(web: httpx.Client, file: bytes) -> str:
+    """Store a file; the path of its instance."""
+    answer = store(web, file)
+    assert answer.status_code in {200, 202}, answer.text  # 202: stored with a warning
+    return path_of(file)
+
+
+def refused(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    """The problem document of an answer, whose status and kind are checked."""
+    assert (answer.status_code, problem(answer)) == (status, slug), answer.text
+    return dict(answer.json())
+
+
+def pixels(answer: httpx.Response) -> np.ndarray:
     assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == accept
     return np.asarray(Image.open(BytesIO(answer.content)))
 
 
-# File, options of dcmj2pnm that mean the same, our parameters, and how far the two may be apart (rounding).
-CASES = [
-    ("CT_small.dcm", ["+Ww", "40", "400"], {"window": "40,400"}, 1),
-    ("CT_small.dcm", ["+Wm"], {}, 1),
-    ("MR_small.dcm", ["+Wi", "1"], {}, 1),
-    ("693_UNCI.dcm", ["+Ww", "1000", "800", "+Wfs"], {"window": "1000,800,sigmoid"}, 1),
-    ("RG3_UNCI.dcm", ["+Wi", "1"], {}, 1),
-    ("RG3_J2KR.dcm", None, {}, 1),
-    ("MR-SIEMENS-DICOM-WithOverlays.dcm", ["+Wi", "1", "-O"], {}, 1),
-    ("OBXXXX1A.dcm", [], {}, 0),
-    ("examples_palette.dcm", [], {}, 1),
-    ("SC_rgb.dcm", [], {}, 0),
-    ("color-pl.dcm", [], {}, 0),
-    ("SC_ybr_full_uncompressed.dcm", [], {}, 2),
-    ("SC_ybr_full_422_uncompressed.dcm", [], {}, 2),
-    ("mlut_18.dcm", ["+Wm"], {}, 1),
-    ("vlut_04.dcm", ["+Wl", "1"], {}, 1),
-    ("ExplVR_BigEnd.dcm", [], {}, 0),
-]
+def opened(body: bytes) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(body)))
 
 
-@pytest.mark.parametrize(("name", "options", "query", "tolerance"), CASES)
-def test_as_dcmtk_renders_it(
-    web: httpx.Client, name: str, options: list[str] | None, query: dict[str, str], tolerance: int
-) -> None:
-    file = file_of(name)
-    ours = rendered(web, stored(web, file), **query)
-    if options is None:
-        options, file = ["+Wi", "1"], file_of("RG3_UNCR.dcm")
-    theirs = by_dcmtk(file, *options)
-    if theirs.ndim == 3 and ours.ndim == 2:
-        theirs = theirs[:, :, 0]
-    assert ours.shape == theirs.shape
-    difference = np.abs(ours.astype(int) - theirs.astype(int))
-    assert difference.max() <= tolerance, (np.unique(difference, return_counts=True), ours[:2, :5], theirs[:2, :5])
+def gradient(**attributes: Any) -> Dataset:
+    """Values 0 to 4095 in equal steps over 64 x 64, window 2048 / 4096."""
+    values = np.linspace(0, 4095, 64 * 64).astype("<u2")
+    given = {"WindowCenter": 2048, "WindowWidth": 4096, "PixelData": values.tobytes()} | attributes
+    return dataset(Rows=64, Columns=64, **given)
 
 
-def test_a_segmented_palette_as_pydicom_applies_it(web: httpx.Client) -> None:
-    file = file_of("gdcm-US-ALOKA-16.dcm")
-    ds = dcmread(BytesIO(file))
-    theirs = apply_color_lut(ds.pixel_array, ds) >> 8
-    assert np.abs(rendered(web, stored(web, file)).astype(int) - theirs).max() <= 1
+SHADES = np.rint(np.linspace(0, 4095, 64 * 64).astype("<u2") * (255 / 4095)).reshape(64, 64)
 
 
-def image(web: httpx.Client, values: np.ndarray, **attributes: object) -> str:
-    """Store a small CT of these values; its path."""
-    rows, columns = values.shape
-    kind = {
-        "Rows": rows,
-        "Columns": columns,
-        "PixelData": values.astype("<u2").tobytes(),
-        "RescaleSlope": 1,
-        "RescaleIntercept": 0,
-    }
-    return stored(web, ct(**kind | attributes))
+def frames_of(count: int, **attributes: Any) -> Dataset:
+    """Frames of 8 x 8 with one value each: 10, 20, 30 ..."""
+    data = np.repeat(np.arange(10, 10 * count + 1, 10, dtype=np.uint8), 64).tobytes()
+    return dataset(
+        Rows=8, Columns=8, BitsAllocated=8, BitsStored=8, HighBit=7, NumberOfFrames=count, PixelData=data, **attributes
+    )
 
 
-RAMP = np.arange(0, 4096, 16).reshape(16, 16)
+def report(**attributes: Any) -> Dataset:
+    item = Dataset()
+    item.RelationshipType, item.ValueType, item.TextValue = "CONTAINS", "TEXT", "no <b>finding</b>"
+    given = {"SOPClassUID": SR_CLASS, "Modality": "SR", "ValueType": "CONTAINER", "ContentSequence": [item]}
+    return dataset(**NO_PIXELS | given | attributes)
 
 
-def test_golden_values_of_the_window_functions(web: httpx.Client) -> None:
-    """PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and 2, worked out by hand for a few values."""
-    path = image(web, np.array([[0, 99, 100, 150, 199, 200, 201, 4095]]))
-    # c 150, w 100: LINEAR is black up to 100, white above 199; LINEAR_EXACT black up to 100, white above 200.
-    assert rendered(web, path, window="150,100").tolist() == [[0, 0, 0, 129, 255, 255, 255, 255]]
-    assert rendered(web, path, window="150,100,linear-exact").tolist() == [[0, 0, 0, 128, 252, 255, 255, 255]]
-    assert rendered(web, path, window="150,100,sigmoid").tolist() == [[1, 29, 30, 128, 224, 225, 226, 255]]
-    assert rendered(web, path, window="150,1").tolist() == [[0, 0, 0, 255, 255, 255, 255, 255]]
+def document(mime: str, body: bytes, **attributes: Any) -> bytes:
+    padded = body + b"\0" * (len(body) % 2)
+    given = {"MIMETypeOfEncapsulatedDocument": mime, "EncapsulatedDocument": padded} | attributes
+    return encoded(
+        dataset(SOPClassUID=PDF_CLASS, Modality="DOC", EncapsulatedDocumentLength=len(body), **NO_PIXELS | given)
+    )
 
 
-def test_without_a_window_the_range_of_the_values_is_shown_padding_apart(web: httpx.Client) -> None:
-    path = image(web, np.array([[100, 200, 300, 0]]), PixelPaddingValue=0)
-    assert rendered(web, path).tolist() == [[0, 128, 255, 0]]
-    assert rendered(web, image(web, np.array([[7, 7]]))).tolist() == [[0, 0]]
+@pytest.fixture
+def ct(web: httpx.Client) -> str:
+    return kept(web, encoded(gradient()))
 
 
-def test_viewports_crop_flip_and_scale(web: httpx.Client) -> None:
-    path = image(web, RAMP, WindowCenter=2048, WindowWidth=4096)
-    whole = rendered(web, path)
-    assert rendered(web, path, viewport="4,4,2,3,4,4").tolist() == whole[3:7, 2:6].tolist()
-    assert rendered(web, path, viewport="16,16,,,-16,").tolist() == whole[:, ::-1].tolist()
-    assert rendered(web, path, viewport="16,16,0,0,16,-16").tolist() == whole[::-1].tolist()
-    assert rendered(web, path, viewport="8,4").shape == (4, 4)
-    assert rendered(web, path, viewport="32,64").shape == (32, 32)
-    assert rendered(web, image(web, RAMP, PixelSpacing=[2, 1]), viewport="32,32").shape == (32, 16)
+@pytest.fixture
+def cine(web: httpx.Client) -> str:
+    return kept(web, encoded(frames_of(5, FrameTime="40")))
+
+
+# -- images
+
+
+def test_a_ct_as_png_and_jpeg(web: httpx.Client, ct: str) -> None:
+    png = web.get(f"{ct}/rendered", headers={"Accept": "image/png"})
+    assert png.headers["content-type"] == "image/png"
+    assert png.headers["x-content-type-options"] == "nosniff"
+    assert np.array_equal(pixels(png), SHADES)
+    jpeg = web.get(f"{ct}/frames/1/rendered")
+    assert jpeg.headers["content-type"] == "image/jpeg"
+    assert np.abs(pixels(jpeg).astype(int) - SHADES).max() <= 8
+    gif = web.get(f"{ct}/rendered?accept=image/gif")
+    assert np.array_equal(np.asarray(Image.open(BytesIO(gif.content)).convert("L")), SHADES)
+
+
+def test_parameters_reach_the_picture(web: httpx.Client, ct: str) -> None:
+    def asked(query: str) -> np.ndarray:
+        return pixels(web.get(f"{ct}/rendered?accept=image/png&{query}"))
+
+    assert asked("viewport=32,16").shape == (16, 16)
+    assert np.array_equal(asked("viewport=,,8,4,-16,-8"), SHADES[4:12, 8:24][::-1, ::-1])
+    assert set(np.unique(asked("window=1000.5,1,linear"))) == {0, 255}
+    assert not np.array_equal(asked("annotation=patient&viewport=512,512"), asked("viewport=512,512"))
+    lengths = [len(web.get(f"{ct}/rendered?quality={quality}").content) for quality in (5, 50, 100)]
+    assert lengths == sorted(set(lengths))
+
+
+def test_frames_one_by_one_and_together(web: httpx.Client, cine: str) -> None:
+    assert pixels(web.get(f"{cine}/frames/3/rendered?accept=image/png")).max() == 30
+    together = parts(web.get(f"{cine}/frames/4,2,4/rendered", headers={"Accept": "image/png"}))
+    assert [opened(body).max() for _, body in together] == [40, 20, 40]
+    assert [head["Content-Type"] for head, _ in together] == ["image/png"] * 3
+    assert [head["Content-Location"].rpartition("/frames/")[2] for head, _ in together] == [
+        "4/rendered", "2/rendered", "4/rendered",
+    ]  # fmt: skip
+    every = web.get(f"{cine}/rendered", headers={"Accept": 'multipart/related; type="image/png"'})
+    assert [opened(body).max() for _, body in parts(every)] == [10, 20, 30, 40, 50]
+    assert pixels(web.get(f"{cine}/rendered?accept=image/png")).max() == 10
+
+
+def test_an_animation(web: httpx.Client, cine: str) -> None:
+    for path, expected in (("rendered", [10, 20, 30, 40, 50]), ("frames/5,1/rendered", [50, 10])):
+        answer = web.get(f"{cine}/{path}", headers={"Accept": "image/gif"})
+        assert answer.headers["content-type"] == "image/gif"
+        image: Any = Image.open(BytesIO(answer.content))
+        assert image.info["duration"] == 40
+        shown = []
+        for frame in range(image.n_frames):
+            image.seek(frame)
+            shown.append(int(np.asarray(image.convert("L")).max()))
+        assert shown == expected
+
+
+def test_caching_and_head(web: httpx.Client, ct: str) -> None:
+    for path in (f"{ct}/rendered", f"{ct}/frames/1/rendered", f"{ct}/thumbnail"):
+        answer = web.get(path)
+        assert answer.headers["cache-control"] == "private, no-cache"
+        assert answer.headers["vary"] == "Accept"
+        tag = answer.headers["etag"]
+        again = web.get(path, headers={"If-None-Match": tag})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        for other in ("quality=50", "accept=image/png", "viewport=9,9"):
+            assert web.get(f"{path}?{other}", headers={"If-None-Match": tag}).status_code == 200
+        head = web.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(answer.content))
+    uri = web.get(f"{ct}/metadata").json()[0]["7FE00010"]["BulkDataURI"]
+    version = uri.rpartition("?v=")[2]
+    assert "immutable" in web.get(f"{ct}/rendered?v={version}").headers["cache-control"]
+
+
+def test_not_acceptable_names_what_there_is(web: httpx.Client, ct: str, cine: str) -> None:
+    for path in (ct, cine, f"{ct}/frames/1", f"{cine}/frames/1,2"):
+        found = refused(web.get(f"{path}/rendered", headers={"Accept": "image/jp2"}), 406, "not-acceptable")
+        assert "image/png" in found["detail"]
+    assert web.get(f"{ct}/thumbnail", headers={"Accept": "text/html"}).status_code == 406
 
 
 @pytest.mark.parametrize(
     ("query", "attribute"),
     [
-        ("viewport=0,10", "viewport"), ("viewport=10", "viewport"), ("viewport=99999,1", "viewport"),
-        ("viewport=1,2,3", "viewport"), ("viewport=8,8,20,0,1,1", "viewport"), ("viewport=a,b", "viewport"),
-        ("viewport=1e400,1", "viewport"), ("window=1", "window"), ("window=1,0", "window"),
-        ("window=1,-5,sigmoid", "window"), ("window=1,2,cubic", "window"), ("window=nan,2", "window"),
-        ("quality=0", "quality"), ("quality=high", "quality"), ("annotation=all", "annotation"),
-        ("iccprofile=cmyk", "iccprofile"),
+        ("viewport=0,0", "viewport"),
+        ("viewport=99999999999,1", "viewport"),
+        ("viewport=16384,16384", "viewport"),
+        ("viewport=,,100,0,5,5", "viewport"),
+        ("window=40,0,linear", "window"),
+        ("window=40,-1,sigmoid", "window"),
+        ("quality=0", "quality"),
+        ("annotation=all", "annotation"),
+        ("iccprofile=x", "iccprofile"),
     ],
-)  # fmt: skip
-def test_malformed_parameters_are_named(web: httpx.Client, query: str, attribute: str) -> None:
-    answer = web.get(f"{image(web, RAMP)}/rendered?{query}")
-    assert (answer.status_code, problem(answer), answer.json()["attribute"]) == (400, "bad-query", attribute)
+)
+def test_wrong_parameters(web: httpx.Client, ct: str, query: str, attribute: str) -> None:
+    found = refused(web.get(f"{ct}/rendered?{query}"), 400, "bad-query")
+    assert found["attribute"] == attribute
 
 
-def test_types_conditions_and_caching(web: httpx.Client) -> None:
-    path = image(web, RAMP)
-    plain = web.get(f"{path}/rendered")
-    assert plain.headers["content-type"] == "image/jpeg"
-    assert (
-        web.get(f"{path}/rendered", headers={"accept": "text/html, image/png;q=0.9, image/jpeg;q=0.8"}).headers[
-            "content-type"
-        ]
-        == "image/png"
-    )
-    assert web.get(f"{path}/rendered?accept=image/gif").content[:4] == b"GIF8"
-    refused = web.get(f"{path}/rendered", headers={"accept": "image/webp"})
-    assert refused.status_code == 406
-    assert "image/png" in refused.json()["detail"]
-    assert web.get(f"{path}/rendered", headers={"if-none-match": plain.headers["etag"]}).status_code == 304
-    other = web.get(f"{path}/rendered?quality=20", headers={"if-none-match": plain.headers["etag"]})
-    assert (other.status_code, len(other.content) < len(plain.content)) == (200, True)
-    assert web.head(f"{path}/rendered").headers["content-length"] == str(len(plain.content))
-    assert web.get(f"{path}/frames/2/rendered").status_code == 404
+def test_what_is_not_there(web: httpx.Client, ct: str) -> None:
+    for path in (
+        f"{ct}/frames/2/rendered", f"{ct}/frames/2/thumbnail", f"{ct[:-3]}/rendered", f"{ROOT}/studies/1.2.3/rendered",
+        f"{ROOT}/studies/1.2.3/thumbnail", f"{ROOT}/studies/1.2.3/series/1.2/rendered", f"{ct[:-3]}/thumbnail",
+    ):  # fmt: skip
+        refused(web.get(path), 404, "not-found")
+    refused(web.get(f"{ct}/frames/0/rendered"), 400, "bad-request")
 
 
-def test_a_multi_frame_instance_as_parts_and_as_an_animation(web: httpx.Client) -> None:
-    path = stored(web, file_of("emri_small.dcm"))
-    answer = web.get(f"{path}/rendered", headers={"accept": "image/gif"})
-    animation = Image.open(BytesIO(answer.content))
-    assert (answer.headers["content-type"], animation.n_frames) == ("image/gif", 10)
-    several = web.get(f"{path}/frames/3,1/rendered", headers={"accept": 'multipart/related; type="image/png"'})
-    parts = [part.partition(b"\r\n\r\n")[2] for part in several.content.split(b"\r\n--anor-")[:-1]]
-    singles = [web.get(f"{path}/frames/{n}/rendered", headers={"accept": "image/png"}).content for n in (3, 1)]
-    assert parts == singles
+# -- values that are fetched separately (above bulk_threshold)
 
 
-def test_dicomweb_client_reads_rendered_images(web: httpx.Client, dicomweb: DICOMwebClient) -> None:
-    path = stored(web, file_of("emri_small.dcm"))
-    _, _, study, _, series, _, sop = path.strip("/").split("/")[-7:]
-    single = dicomweb.retrieve_instance_rendered(
-        study, series, sop, media_types=("image/jpeg",), params={"quality": 80}
-    )
-    assert Image.open(BytesIO(single)).size == (64, 64)
-    frames = dicomweb.retrieve_instance_frames_rendered(study, series, sop, [2], media_types=("image/png",))
-    assert Image.open(BytesIO(frames)).size == (64, 64)
+@pytest.mark.parametrize(
+    "name", ["examples_palette.dcm", "OBXXXX1A_expb_2frame.dcm", "vlut_04.dcm", "gdcm-US-ALOKA-16.dcm"]
+)
+def test_tables_as_bulk_data(web: httpx.Client, name: str) -> None:
+    ds = dcmread(sample(name))
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = new_uid(), new_uid(), new_uid()
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    out = BytesIO()
+    ds.save_as(out)
+    found = pixels(web.get(f"{kept(web, out.getvalue())}/rendered?accept=image/png"))
+    little = name.replace("_big", "").replace("_expb", "")
+    assert np.array_equal(found, shown(read(little)))
 
 
-def test_thumbnails_of_all_levels(web: httpx.Client) -> None:
-    study, series = new_uid(), new_uid()
-    for number in (1, 2, 3):
-        one = {
-            "StudyInstanceUID": study,
-            "SeriesInstanceUID": series,
-            "InstanceNumber": number,
-            "WindowCenter": 2048,
-            "WindowWidth": 4096,
-        }
-        image(web, np.full((16, 16), number * 1000), **one)
-    report = dataset(
-        StudyInstanceUID=study,
-        Modality="SR",
-        SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33",
-        SeriesNumber=0,
-        PixelData=None,
-        Rows=None,
-        Columns=None,
-    )
-    assert store(web, encoded(report)).status_code == 200
-    base = f"{ROOT}/studies/{study}"
-    for path in (base, f"{base}/series/{series}"):
-        answer = web.get(f"{path}/thumbnail")
-        assert answer.status_code == 200, answer.text
-        shown = np.asarray(Image.open(BytesIO(answer.content)))
-        assert shown.shape == (200, 200)
-        assert abs(int(shown.mean()) - 2000 * 255 / 4096) < 3  # the middle instance
-        assert web.get(f"{path}/thumbnail", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
-        assert web.get(f"{path}/thumbnail?viewport=32,32&accept=image/png").headers["content-type"] == "image/png"
-    assert web.get(f"{base}/series/{report.SeriesInstanceUID}/thumbnail").status_code == 404
-    assert web.get(f"{ROOT}/studies/{new_uid()}/thumbnail").status_code == 404
-    whole = web.get(f"{base}/rendered", headers={"accept": 'multipart/related; type="image/jpeg"'})
-    assert whole.content.count(b"Content-Type: image/jpeg") == 3
+def test_big_endian(web: httpx.Client) -> None:
+    ds = gradient()
+    ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+    path = kept(web, encoded(ds, ExplicitVRBigEndian))
+    assert np.array_equal(pixels(web.get(f"{path}/rendered?accept=image/png")), SHADES)
 
 
-def test_annotation_draws_overlays_and_names_nobody_unasked(web: httpx.Client) -> None:
-    path = stored(web, file_of("MR-SIEMENS-DICOM-WithOverlays.dcm"))
-    plain, drawn = rendered(web, path), rendered(web, path, annotation="technique")
-    assert (drawn == 255).sum() > (plain == 255).sum() + 100
-    assert not np.array_equal(drawn, rendered(web, path, annotation="patient,technique"))
+# -- reports, documents, video
 
 
-def test_a_report_is_a_page_that_runs_nothing(web: httpx.Client) -> None:
-    concept = Dataset()
-    concept.CodeValue, concept.CodingSchemeDesignator, concept.CodeMeaning = (
-        "1",
-        "99X",
-        "Finding <script>alert(1)</script>",
-    )
-    item = Dataset()
-    item.RelationshipType, item.ValueType, item.TextValue = "CONTAINS", "TEXT", "clear & <b>bold</b>"
-    item.ConceptNameCodeSequence = [concept]
-    report = dataset(
-        SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33",
-        Modality="SR",
-        PixelData=None,
-        Rows=None,
-        Columns=None,
-        ContentSequence=[item],
-    )
-    path = stored(web, encoded(report))
-    answer = web.get(f"{path}/rendered", headers={"accept": "text/html"})
+def test_a_report_is_html_without_the_patient(web: httpx.Client) -> None:
+    path = kept(web, encoded(report()))
+    answer = web.get(f"{path}/rendered")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert "sandbox" in answer.headers["content-security-policy"]
-    assert "clear &amp; &lt;b&gt;bold&lt;/b&gt;" in answer.text
-    assert "<script" not in answer.text
-    assert web.get(f"{path}/rendered", headers={"accept": "image/jpeg"}).status_code == 406
+    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert "no &lt;b&gt;finding&lt;/b&gt;" in answer.text
+    assert "Müller" not in answer.text
+    assert "Müller" in web.get(f"{path}/rendered?annotation=patient").text
+    refused(web.get(f"{path}/rendered", headers={"Accept": "image/jpeg"}), 406, "not-acceptable")
+    refused(web.get(f"{path}/frames/1/rendered"), 404, "not-found")
 
 
-def test_a_document_is_shown_unless_a_browser_would_run_it(web: httpx.Client) -> None:
-    body = b"%PDF-1.4\n" + b"x" * 3000
-    for kind, status in (("application/pdf", 200), ("text/html", 406)):
-        document = dataset(
-            SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1", Modality="DOC", PixelData=None, Rows=None, Columns=None,
-            MIMETypeOfEncapsulatedDocument=kind, EncapsulatedDocument=body + b"\0",
-        )  # fmt: skip
-        path = stored(web, encoded(document))
-        answer = web.get(f"{path}/rendered")
-        assert answer.status_code == status
-        if status == 200:
-            assert answer.headers["content-type"] == kind
-            assert answer.content == body + b"\0"
-            part = web.get(f"{path}/rendered", headers={"range": "bytes=0-4"})
-            assert (part.status_code, part.content) == (206, b"%PDF-")
+@pytest.mark.parametrize("size", [301, 5001])
+def test_a_pdf_is_sent_as_it_is(web: httpx.Client, size: int) -> None:
+    body = (b"%PDF-1.4\n" + bytes(range(256)) * 40)[:size]
+    path = kept(web, document("application/pdf", body))
+    answer = web.get(f"{path}/rendered")
+    assert answer.headers["content-type"] == "application/pdf"
+    assert answer.content == body
+    assert "content-disposition" not in answer.headers
+    part = web.get(f"{path}/rendered", headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, body[10:20])
+    assert part.headers["content-range"] == f"bytes 10-19/{size}"
+    refused(web.get(f"{path}/rendered", headers={"Range": "bytes=9999-"}), 416, "range-not-satisfiable")
+    ((_, whole),) = parts(web.get(f"{path}/rendered", headers={"Accept": 'multipart/related; type="application/pdf"'}))
+    assert whole == body
 
 
-def test_tables_that_lie_are_errors(web: httpx.Client) -> None:
-    palette = {
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "PALETTE COLOR",
-        "BitsAllocated": 8,
-        "BitsStored": 8,
-        "HighBit": 7,
-        "Rows": 2,
-        "Columns": 2,
-    }
-    tables = {
-        f"{colour}PaletteColorLookupTable{part}": value
-        for colour in ("Red", "Green", "Blue")
-        for part, value in (("Descriptor", [16, 0, 8]), ("Data", bytes(range(16))))
-    }
-    path = stored(web, ct(**palette, **tables, PixelData=bytes([0, 15, 16, 255])))
-    assert rendered(web, path)[..., 0].tolist() == [[0, 15], [15, 15]]  # indices behind the end take the last entry
-    short = tables | {"RedPaletteColorLookupTableDescriptor": [0, 0, 16]}
-    assert problem(web.get(stored(web, ct(**palette, **short, PixelData=bytes(4))) + "/rendered")) == "bad-pixels"
-    lut = Dataset()
-    lut.LUTDescriptor, lut.LUTData = [4096, 0, 16], bytes(20)
-    lut["LUTData"].VR = "OW"
-    broken = image(web, RAMP, VOILUTSequence=[lut])
-    assert problem(web.get(f"{broken}/rendered")) == "bad-pixels"
-    window = {"WindowCenter": "40", "WindowWidth": "400"}
-    for wrong in ({"RescaleSlope": "1e308"}, window | {"WindowWidth": "0"}, window | {"WindowCenter": "1e300"}):
-        assert web.get(f"{image(web, RAMP, **wrong)}/rendered").status_code == 200
+def test_documents_that_a_browser_could_run(web: httpx.Client) -> None:
+    for mime in ("text/html", "image/svg+xml", "application/javascript", "nonsense", "text/html; application/pdf"):
+        refused(web.get(f"{kept(web, document(mime, b'<script>'))}/rendered"), 406, "not-acceptable")
+    xml = web.get(f"{kept(web, document('text/xml', b'<a/>'))}/rendered")
+    assert xml.headers["content-disposition"] == "attachment"
+    assert xml.headers["content-security-policy"] == "default-src 'none'; sandbox"
 
 
-def test_wado_uri_gives_the_same_images_and_the_file(web: httpx.Client) -> None:
-    file = file_of("emri_small.dcm")
-    path = stored(web, file)
-    _, _, study, _, series, _, sop = path.strip("/").split("/")[-7:]
-    base = {"requestType": "WADO", "studyUID": study, "seriesUID": series, "objectUID": sop}
+def test_a_video_is_sent_as_it_is(web: httpx.Client) -> None:
+    stream = bytes(range(256)) * 1200
+    path = kept(web, compressed([stream], MP4, Rows=8, Columns=8))
+    answer = web.get(f"{path}/rendered")
+    assert answer.headers["content-type"] == "video/mp4"
+    assert answer.content == stream
+    part = web.get(f"{path}/rendered", headers={"Range": "bytes=300000-", "Accept": "video/mp4"})
+    assert (part.status_code, part.content) == (206, stream[300_000:])
+    refused(web.get(f"{path}/frames/1/rendered"), 406, "not-acceptable")
+    refused(web.get(f"{path}/thumbnail"), 406, "not-acceptable")
 
-    def ask(**more: str) -> httpx.Response:
-        return web.get("/wado", params=base | more)
 
-    assert ask().content == web.get(f"{path}/rendered").content
+# -- studies, series, thumbnails
+
+
+def test_a_study_of_everything(web: httpx.Client) -> None:
+    study, series = new_uid(), new_uid()
+    same = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+    files = [
+        encoded(gradient(**same, InstanceNumber=1)),
+        encoded(frames_of(3, **same, InstanceNumber=2)),
+        encoded(report(StudyInstanceUID=study, SeriesInstanceUID=new_uid(), SeriesNumber=2)),
+        document("application/pdf", b"%PDF-1.4", StudyInstanceUID=study, SeriesInstanceUID=new_uid(), SeriesNumber=3),
+        document("text/html", b"<script>", StudyInstanceUID=study, SeriesInstanceUID=new_uid(), SeriesNumber=4),
+    ]
+    assert store(web, *files).status_code == 200
+    every = parts(web.get(f"{ROOT}/studies/{study}/rendered"))
+    assert [head["Content-Type"] for head, _ in every] == ["image/jpeg", "image/jpeg", "text/html", "application/pdf"]
+    assert every[3][1] == b"%PDF-1.4"
+    assert every[0][0]["Content-Location"].endswith(f"{path_of(files[0])}/rendered")
+    for accept in ("image/png", 'multipart/related; type="image/png"'):
+        images = parts(web.get(f"{ROOT}/studies/{study}/series/{series}/rendered", headers={"Accept": accept}))
+        assert [opened(body).shape for _, body in images] == [(64, 64), (8, 8)]
+    answer = web.get(f"{ROOT}/studies/{study}/rendered", headers={"Accept": "image/png"})
+    assert len(parts(answer)) == 2
+    tag = answer.headers["etag"]
+    again = web.get(f"{ROOT}/studies/{study}/rendered", headers={"Accept": "image/png", "If-None-Match": tag})
+    assert again.status_code == 304
+    refused(web.get(f"{ROOT}/studies/{study}/rendered?accept=image/jp2"), 406, "not-acceptable")
+    refused(web.get(f"{ROOT}/studies/{study}/series/{series}/rendered?viewport=,,500,500,1,1"), 400, "bad-query")
+
+
+def test_the_thumbnail_is_the_middle_frame_of_the_middle_image(web: httpx.Client) -> None:
+    study, series = new_uid(), new_uid()
+    same = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+
+    def flat(value: int, number: int) -> bytes:
+        data = bytes([value]) * 64
+        eight = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+        return encoded(dataset(Rows=8, Columns=8, InstanceNumber=number, PixelData=data, **eight, **same))
+
+    key_object = encoded(report(**same | {"SOPClassUID": KO_CLASS, "InstanceNumber": 5}))
     assert (
-        ask(contentType="image/png", frameNumber="4").content
-        == web.get(f"{path}/frames/4/rendered?accept=image/png").content
+        store(web, flat(10, 1), encoded(frames_of(5, InstanceNumber=2, **same)), flat(20, 3), key_object).status_code
+        == 200
     )
-    assert np.asarray(Image.open(BytesIO(ask(rows="32").content))).shape == (32, 32)
-    quarter = np.asarray(Image.open(BytesIO(ask(contentType="image/png", region="0.5,0,1,0.5").content)))
-    assert quarter.tolist() == rendered(web, path)[:32, 32:].tolist()
-    windowed = ask(contentType="image/png", windowCenter="200", windowWidth="100", frameNumber="1")
-    assert windowed.content == web.get(f"{path}/frames/1/rendered?accept=image/png&window=200,100").content
-    dicom = ask(contentType="application/dicom")
-    assert (dicom.headers["content-type"].split(";")[0], dicom.content) == ("application/dicom", file)
-    rle = ask(contentType="application/dicom", transferSyntax="1.2.840.10008.1.2.5")
-    assert dcmread(BytesIO(rle.content)).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.5"
-    for wrong, status in (
-        ({"requestType": "X"}, 400),
-        ({"objectUID": ""}, 400),
-        ({"objectUID": new_uid()}, 404),
-        ({"anonymize": "yes"}, 406),
-        ({"windowCenter": "1"}, 400),
-        ({"region": "0,0,2,2"}, 400),
-        ({"frameNumber": "0"}, 400),
-        ({"frameNumber": "99"}, 404),
-        ({"contentType": "image/webp"}, 406),
-    ):
-        assert ask(**wrong).status_code == status, wrong
+    for path in (f"studies/{study}", f"studies/{study}/series/{series}"):
+        shown = pixels(web.get(f"{ROOT}/{path}/thumbnail", headers={"Accept": "image/png"}))
+        assert (shown.shape, shown.max(), shown.min()) == ((256, 256), 30, 30)
+    # the middle changes with the study, at once
+    assert store(web, flat(70, 6), flat(80, 7), flat(90, 8)).status_code == 200
+    assert pixels(web.get(f"{ROOT}/studies/{study}/thumbnail?accept=image/png&viewport=16,4")).shape == (4, 4)
+    assert pixels(web.get(f"{ROOT}/studies/{study}/thumbnail?accept=image/png")).max() == 70
+    lonely = encoded(report())
+    path = kept(web, lonely)
+    for at in (path, path.partition("/instances")[0], path.partition("/series")[0]):
+        assert web.get(f"{at}/thumbnail").status_code in {404, 406}
+
+
+def test_thumbnails_of_frames_and_from_the_store(web: httpx.Client, cine: str, server: RunningServer) -> None:
+    store_of = server.data / "thumbnails"
+    before = set(store_of.glob("*/*"))
+    first = web.get(f"{cine}/frames/2/thumbnail?accept=image/png")
+    assert pixels(first).max() == 20
+    assert pixels(web.get(f"{cine}/frames/1,4,5/thumbnail?accept=image/png")).max() == 40
+    made = set(store_of.glob("*/*")) - before
+    assert len(made) == 2
+    for _ in range(8):  # whichever worker answers
+        assert (
+            web.get(f"{cine}/frames/2/thumbnail?accept=image/png", headers={"Connection": "close"}).content
+            == first.content
+        )
+    assert set(store_of.glob("*/*")) - before == made
+    refused(web.get(f"{cine}/thumbnail?viewport=1,2,3,4,5,6"), 400, "bad-query")
+
+
+# -- WADO-URI
+
+
+def uri(path: str, **parameters: str) -> str:
+    _, _, _, study, _, series, _, sop = path.split("/")
+    given = {"requestType": "WADO", "studyUID": study, "seriesUID": series, "objectUID": sop} | parameters
+    return "/wado?" + "&".join(f"{name}={value}" for name, value in given.items())
+
+
+def test_wado_uri(web: httpx.Client, ct: str, cine: str) -> None:
+    jpeg = web.get(uri(ct))
+    assert jpeg.headers["content-type"] == "image/jpeg"
+    png = web.get(uri(ct, contentType="image/png", windowCenter="1000.5", windowWidth="1"))
+    assert set(np.unique(pixels(png))) == {0, 255}
+    half = pixels(web.get(uri(ct, contentType="image/png", region="0.5,0,1,0.25")))
+    assert np.array_equal(half, SHADES[:16, 32:])
+    assert pixels(web.get(uri(ct, contentType="image/png", rows="16", columns="999"))).shape == (16, 16)
+    assert pixels(web.get(uri(cine, contentType="image/png", frameNumber="4"))).max() == 40
+    assert web.get(uri(ct), headers={"If-None-Match": jpeg.headers["etag"]}).status_code == 304
+    file = web.get(uri(ct, contentType="application/dicom"))
+    assert file.headers["content-type"].startswith("application/dicom")
+    assert dcmread(BytesIO(file.content)).PixelData == gradient().PixelData
+    report_path = kept(web, encoded(report()))
+    assert web.get(uri(report_path)).headers["content-type"] == "text/html; charset=utf-8"
+
+
+def test_wado_uri_refuses_clearly(web: httpx.Client, ct: str) -> None:
+    assert refused(web.get(uri(ct, anonymize="yes")), 400, "bad-query")["attribute"] == "anonymize"
+    assert refused(web.get(uri(ct, requestType="XX")), 400, "bad-query")["attribute"] == "requestType"
+    refused(web.get(uri(ct, contentType="image/jp2")), 406, "not-acceptable")
+    refused(web.get(uri(ct, objectUID="1.2.3.4")), 404, "not-found")
+    refused(web.get(uri(ct, frameNumber="2")), 404, "not-found")
+    jpeg = "1.2.840.10008.1.2.4.50"
+    refused(web.get(uri(ct, contentType="application/dicom", transferSyntax=jpeg)), 406, "not-acceptable")
+
+
+# -- clients
+
+
+def test_dicomweb_client(dicomweb: DICOMwebClient, ct: str, cine: str) -> None:
+    _, _, _, study, _, series, _, sop = ct.split("/")
+    assert np.array_equal(opened(dicomweb.retrieve_instance_rendered(study, series, sop, ("image/png",))), SHADES)
+    assert opened(dicomweb.retrieve_instance_rendered(study, series, sop)).shape == (64, 64)
+    smaller = dicomweb.retrieve_instance_rendered(study, series, sop, ("image/jpeg",), params={"viewport": "32,32"})
+    assert opened(smaller).shape == (32, 32)
+    _, _, _, study, _, series, _, sop = cine.split("/")
+    third = dicomweb.retrieve_instance_frames_rendered(study, series, sop, [3], ("image/png",))
+    assert opened(third).max() == 30
+
+
+# -- hostile
+
+
+def test_a_small_file_that_says_it_is_huge(web: httpx.Client) -> None:
+    for rows, columns, allocated in ((65535, 65535, 8), (65535, 65535, 16), (60000, 3, 16), (0, 4, 16)):
+        path = kept(web, encoded(dataset(Rows=rows, Columns=columns, BitsAllocated=allocated, BitsStored=8, HighBit=7)))
+        for resource in ("rendered", "thumbnail"):
+            assert web.get(f"{path}/{resource}").status_code == 422, (rows, columns)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"PhotometricInterpretation": "RGB"},
+        {"SamplesPerPixel": 3, "PhotometricInterpretation": "CMYK", "BitsAllocated": 8, "BitsStored": 8},
+        {"PhotometricInterpretation": "PALETTE COLOR"},
+        {"BitsStored": 17},
+    ],
+)  # fmt: skip
+def test_attributes_that_contradict_each_other(web: httpx.Client, wrong: dict[str, Any]) -> None:
+    path = kept(web, encoded(dataset(PixelData=bytes(48), **wrong)))
+    assert "attribute" in refused(web.get(f"{path}/rendered"), 422, "bad-pixels")
+
+
+def test_a_palette_that_is_too_small_for_its_pixels(web: httpx.Client) -> None:
+    ds = dataset(PhotometricInterpretation="PALETTE COLOR", PixelData=np.full(16, 255, "<u2").tobytes())
+    for colour, shade in (("Red", 1), ("Green", 2), ("Blue", 3)):
+        ds.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [16, 0, 8])
+        ds.add_new(f"{colour}PaletteColorLookupTableData", "OW", bytes([shade] * 16))
+    shown = pixels(web.get(f"{kept(web, encoded(ds))}/rendered?accept=image/png"))
+    assert (shown == [1, 2, 3]).all()
+
+
+def test_a_segmentation_mask_and_reals(web: httpx.Client) -> None:
+    ds = dataset(BitsAllocated=1, BitsStored=1, HighBit=0, PixelData=bytes((0b10100101, 0b00001111)))
+    shown = pixels(web.get(f"{kept(web, encoded(ds))}/rendered?accept=image/png"))
+    assert (shown // 255).tolist() == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]
+    ds = dataset(PixelData=None, BitsStored=None, HighBit=None, PixelRepresentation=None, BitsAllocated=32)
+    ds.FloatPixelData = np.array([np.nan, 0, 1, np.inf] * 4, "<f4").tobytes()
+    ds["FloatPixelData"].VR = "OF"
+    shown = pixels(web.get(f"{kept(web, encoded(ds))}/rendered?accept=image/png"))
+    assert shown[0].tolist() == [0, 0, 255, 0]
