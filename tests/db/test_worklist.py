@@ -10,6 +10,7 @@ import pytest
 from dicomweb import ups_query
 from dicomweb.errors import BadQuery, Forbidden, Gone, NotFound, WorkitemConflict, WorkitemRefused
 from dicomweb.ups_events import ASSIGNED, FILTERED_WORKLIST, WORKLIST
+from storage import worklist_sql
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
 from storage.channels import Waiting
@@ -159,6 +160,19 @@ async def filled(archive: Archive) -> Archive:
 async def test_search(filled: Archive) -> None:
     for parameters, expected in SEARCHES:
         assert await labels(filled, *parameters) == expected, parameters
+
+
+async def test_the_work_of_a_station_is_found_by_an_index(filled: Archive) -> None:
+    await filled.db.fetch_sql(
+        "INSERT INTO workitem (tenant, uid, attributes) SELECT 1, '1.2.9.' || n, attributes"
+        " FROM (SELECT attributes FROM workitem WHERE state = 'SCHEDULED' LIMIT 1) w, generate_series(1, 5000) n"
+    )
+    await filled.db.fetch_sql("ANALYZE workitem")
+    keys = [("ProcedureStepState", "SCHEDULED"), ("ScheduledStationNameCodeSequence.CodeValue", "GPU-9")]
+    sql, arguments = worklist_sql.search(ups_query.parse(keys, 100, 100), 1)
+    plan = "\n".join(row[0] for row in await filled.db.fetch_sql(f"EXPLAIN {sql}", *arguments))
+    assert "workitem_by_code" in plan
+    assert "Seq Scan" not in plan
 
 
 async def test_what_a_search_returns(filled: Archive) -> None:
