@@ -23,6 +23,7 @@ from dicomweb.ups_model import (
     HUMAN_PERFORMERS,
     LABEL,
     MODIFIED,
+    PATIENT_ID,
     PERFORMED,
     PRIORITY,
     PROGRESS_INFORMATION,
@@ -60,13 +61,15 @@ _TYPE_2: Final = tuple(
     {PERFORMED}""".split()
 )
 # Type 1C of the client, 2 of the archive: their absence is nobody's mistake.
-_FILLED_SILENTLY: Final = ("0020000D", "00100020")
+_FILLED_SILENTLY: Final = ("0020000D", PATIENT_ID)
 _CREATED_EMPTY: Final = (TRANSACTION_UID, PROGRESS_INFORMATION, PERFORMED)
 _ENUMERATED: Final = {
     PRIORITY: ("HIGH", "MEDIUM", "LOW"),
     READINESS: ("READY", "UNAVAILABLE", "INCOMPLETE"),
 }
 _DATE_TIMES: Final = (START, EXPECTED, EXPIRES)
+_INDEXED_TEXTS: Final = (PATIENT_ID, WORKLIST_LABEL)
+_LONGEST_LO = 64  # PS3.5 6.2
 # Column N-SET: not allowed, or not the client's.
 _FIXED: Final = frozenset(
     f"""{SOP_CLASS} {SOP_INSTANCE} {STATE} 00100010 00100020 00100021 00100024 00100030 00100040 00100041 00100043
@@ -88,6 +91,8 @@ def _check_values(dataset: Dataset, present: Iterable[str]) -> None:
     for tag in present:
         if tag in _ENUMERATED and text(dataset, tag) not in _ENUMERATED[tag]:
             raise _refuse(tag, f"is none of {', '.join(_ENUMERATED[tag])}")
+        if tag in _INDEXED_TEXTS and len(text(dataset, tag)) > _LONGEST_LO:
+            raise _refuse(tag, f"is longer than {_LONGEST_LO} characters")
         if tag in _DATE_TIMES and is_valued(dataset, tag):
             value = text(dataset, tag)
             if period("DT", value) is None or not re.fullmatch(r"[0-9.]+([+-][0-9]{4})?", value):

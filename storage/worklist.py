@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import orjson
 
@@ -75,7 +76,7 @@ class WorklistService:
                 await self._db.execute("worklist_begin", access.tenant)
                 continue
             filters = [
-                GlobalSubscription(row["aet"], row["deletion_lock"], parse_filter(orjson.loads(row["filter"])))
+                GlobalSubscription(row["aet"], row["deletion_lock"], _stored_filter(row["filter"]))
                 for row in rows
                 if row["aet"] is not None
             ]
@@ -234,6 +235,11 @@ class WorklistService:
         """Tell every subscriber that the archive is back with its lists (PS3.4 CC.2.4.3)."""
         event = restarted()
         await self._db.execute("announce_restart", WORKLIST, event.kind, orjson.dumps(event.content).decode())
+
+
+@lru_cache(maxsize=4 * MAX_GLOBAL)
+def _stored_filter(keys: str) -> Query:
+    return parse_filter(orjson.loads(keys))
 
 
 async def _pause(attempt: int) -> None:

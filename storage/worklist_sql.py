@@ -15,6 +15,8 @@ _COLUMNS = {
     PATIENT_ID: Column("t.patient_id", "text"),
     WORKLIST_LABEL: Column("t.worklist_label", "text"),
 }
+_CODE_VALUE = "00080100"
+_CODES = """jsonb_path_query_array(t.attributes, '$.*."Value"[*]."00080100"."Value"[*]')"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,12 @@ def _element(tag: str) -> str:
 
 
 def _matching(query: Query, arguments: Arguments) -> list[str]:
-    return [f"({term})" for term in conditions(query, _COLUMNS, _element, arguments)]
+    terms = conditions(query, _COLUMNS, _element, arguments)
+    for match in query.matches:
+        if len(match.path) == 2 and match.path[1] == _CODE_VALUE and match.kind in ("exact", "list"):
+            # Implied by the match itself, and what an index answers: a performer asks for its station's work all day.
+            terms.append(f"{_CODES} ?| {arguments(list(match.values), 'text[]')}")
+    return [f"({term})" for term in terms]
 
 
 def search(query: Query, tenant: int) -> tuple[str, list[object]]:

@@ -8,13 +8,15 @@ import orjson
 import pytest
 
 from dicomweb import ups_query
-from dicomweb.errors import BadQuery, Forbidden, Gone, NotFound, WorkitemConflict, WorkitemRefused
+from dicomweb.errors import BadQuery, Forbidden, Gone, NotFound, Unavailable, WorkitemConflict, WorkitemRefused
 from dicomweb.ups_events import ASSIGNED, FILTERED_WORKLIST, WORKLIST
+from storage import worklist_sql
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
 from storage.channels import Waiting
 from storage.settings import Settings
 from tests.files import new_uid
+from tests.proxy import PostgresProxy
 from tests.worklist import code, discontinued, performed, progress, to_state, workitem
 
 OTHER = Access(7, "other", LOCAL.scopes)
@@ -161,6 +163,19 @@ async def test_search(filled: Archive) -> None:
         assert await labels(filled, *parameters) == expected, parameters
 
 
+async def test_the_work_of_a_station_is_found_by_an_index(filled: Archive) -> None:
+    await filled.db.fetch_sql(
+        "INSERT INTO workitem (tenant, uid, attributes) SELECT 1, '1.2.9.' || n, attributes"
+        " FROM (SELECT attributes FROM workitem WHERE state = 'SCHEDULED' LIMIT 1) w, generate_series(1, 5000) n"
+    )
+    await filled.db.fetch_sql("ANALYZE workitem")
+    keys = [("ProcedureStepState", "SCHEDULED"), ("ScheduledStationNameCodeSequence.CodeValue", "GPU-9")]
+    sql, arguments = worklist_sql.search(ups_query.parse(keys, 100, 100), 1)
+    plan = "\n".join(row[0] for row in await filled.db.fetch_sql(f"EXPLAIN {sql}", *arguments))
+    assert "workitem_by_code" in plan
+    assert "Seq Scan" not in plan
+
+
 async def test_what_a_search_returns(filled: Archive) -> None:
     (row,) = await find(filled, ("ProcedureStepState", "IN PROGRESS"))
     assert "00081195" not in row
@@ -264,6 +279,44 @@ async def test_cancel_needs_somebody_who_hears(archive: Archive) -> None:
     assert refused.value.failure_reason == 0xC312
     await archive.worklist.subscribe(LOCAL, uid, "A", deletion_lock=False)
     assert await archive.worklist.request_cancel(LOCAL, uid, {}) == ""
+
+
+async def test_a_channel_outlives_an_outage(
+    settings: Callable[..., Settings], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.channels._RETRY_SECONDS", 0.1)
+    with PostgresProxy(database_url) as proxy:
+        behind = await open_archive(settings(database_url=proxy.url))
+        archive = await open_archive(settings(database_url=database_url))
+        uid = await add(archive)
+        await archive.worklist.subscribe(LOCAL, uid, "PATIENT", deletion_lock=False)
+        async with asyncio.timeout(20), behind.channels.open(LOCAL, "PATIENT") as channel:
+            events = channel.events()
+            await anext(events)
+            following = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0.1)
+            proxy.refusing = True
+            proxy.cut()
+            await archive.worklist.change_state(LOCAL, uid, to_state("IN PROGRESS", new_uid()))
+            await asyncio.sleep(0.6)
+            assert not following.done()
+            proxy.refusing = False
+            assert states([await following]) == ["IN PROGRESS"]
+        await archive.close()
+        await behind.close()
+
+
+async def test_too_many_subscriptions(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.worklist.MAX_GLOBAL", 2)
+    monkeypatch.setattr("storage.channels.MAX_CHANNELS", 1)
+    for aet in ("A", "B", "B"):
+        await archive.worklist.subscribe(LOCAL, WORKLIST, aet, deletion_lock=False)
+    with pytest.raises(Forbidden):
+        await archive.worklist.subscribe(LOCAL, WORKLIST, "C", deletion_lock=False)
+    async with archive.channels.open(LOCAL, "A"):
+        with pytest.raises(Unavailable):
+            async with archive.channels.open(LOCAL, "B"):
+                pass
 
 
 async def test_retention_respects_locks(settings: Callable[..., Settings], database_url: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.files import new_uid
 from tests.http.bodies import ROOT, problem
+from tests.support import ROOT as TREE
 from tests.support import RunningServer, running_server
 from tests.websocket import PING, PONG, TEXT, Closed, Refused, connected
 from tests.worklist import code, discontinued, performed, progress, to_state, workitem
@@ -87,6 +89,15 @@ def test_life_of_a_workitem(web: httpx.Client, server: RunningServer) -> None:
     found = web.get(f"{ROOT}/workitems?SOPInstanceUID={uid}&includefield=all,TransactionUID").json()
     assert [each["00741000"]["Value"] for each in found] == [["COMPLETED"]]
     assert transaction not in str(found)
+
+
+def test_the_documented_example(server: RunningServer, web: httpx.Client) -> None:
+    text = (TREE / "infra/docs/worklist.md").read_text("utf-8")
+    uid = new_uid()
+    script = text.split("```")[1].replace("http://127.0.0.1:8042/dicom-web", server.dicomweb).replace("2.25.1001", uid)
+    ran = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, timeout=60, check=True)
+    assert re.findall(r"HTTP/1.1 (\d+) ", ran.stdout) == ["201", "200", "200", "200", "200"]
+    assert retrieved(web, uid)["00741000"]["Value"] == ["COMPLETED"]
 
 
 def test_minimal_create_is_completed_and_said(web: httpx.Client) -> None:
@@ -333,6 +344,27 @@ def test_events_of_a_life(web: httpx.Client) -> None:
     assert events[7]["00741000"]["Value"] == ["CANCELED"]
     assert events[7]["0074100E"]["Value"] == [code("110514")]
     assert transaction not in str(events)
+
+
+def test_events_of_every_process(web: httpx.Client, server: RunningServer) -> None:
+    """Sixteen connections reach both workers; the one without the socket makes events too."""
+    uid, transaction = created(web), new_uid()
+    channel = subscribe(web, uid, new_aet())
+    state(web, uid, "IN PROGRESS", transaction)
+
+    def report(n: int) -> None:
+        url = f"{server.dicomweb}/workitems/{uid}?{transaction}"
+        assert httpx.post(url, json=progress(n), headers=TYPE, timeout=30).status_code == 200
+
+    async def listen() -> list[str]:
+        async with connected(channel) as socket:
+            assert [(await socket.event())["00001002"]["Value"] for _ in range(2)] == [[1], [1]]
+            for n in range(16):
+                await asyncio.to_thread(report, n)
+            events = [await socket.event(5) for _ in range(16)]
+            return [event["00741002"]["Value"][0]["00741004"]["Value"][0] for event in events]
+
+    assert asyncio.run(listen()) == [str(n) for n in range(16)]
 
 
 def test_events_wait_for_a_subscriber_who_is_away(web: httpx.Client) -> None:

@@ -19,6 +19,8 @@ CREATE TABLE workitem (
 CREATE INDEX workitem_by_start ON workitem (tenant, start_time, id);                 -- pages in the order of the schedule
 CREATE INDEX workitem_by_state ON workitem (tenant, state, start_time, id);          -- what is there to do
 CREATE INDEX workitem_by_patient ON workitem (tenant, patient_id);
+CREATE INDEX workitem_by_code ON workitem USING gin (                                -- CodeValue inside any sequence: station, workitem code
+    jsonb_path_query_array(attributes, '$.*."Value"[*]."00080100"."Value"[*]'));
 CREATE INDEX workitem_finished ON workitem (finished_at) WHERE finished_at IS NOT NULL;   -- retention
 
 -- Steps that were removed: 410 instead of 404.
