@@ -142,7 +142,7 @@ def _configuration(home: str, root: str) -> dict[str, Any]:
         "thumbnailRendering": "wadors",
         "enableStudyLazyLoad": True,
         "omitQuotationForMultipartRequest": True,
-        "singlepart": "bulkdata",
+        "singlepart": "bulkdata,video",
         "bulkDataURI": {"enabled": True},
     }
     return {

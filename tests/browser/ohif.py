@@ -21,6 +21,32 @@ _PIXELS = """(index) => {
     for (let at = 0; at < bytes.length; at += 32768) text += String.fromCharCode(...bytes.subarray(at, at + 32768));
     return [canvas.height, canvas.width, btoa(text)];
 }"""
+_RECORD = """async () => {
+    const canvas = document.createElement('canvas');
+    [canvas.width, canvas.height] = [320, 240];
+    const context = canvas.getContext('2d');
+    const recorder = new MediaRecorder(canvas.captureStream(25), { mimeType: 'video/mp4;codecs=avc1.42E01E' });
+    const parts = [];
+    recorder.ondataavailable = (event) => parts.push(event.data);
+    recorder.start();
+    for (let frame = 0; frame < 50; frame += 1) {
+        context.fillStyle = '#f00000';
+        context.fillRect(0, 0, 320, 240);
+        context.fillStyle = '#fff';
+        context.fillRect(frame * 5, 100, 40, 40);
+        await new Promise((done) => setTimeout(done, 40));
+    }
+    await new Promise((done) => { recorder.onstop = done; recorder.stop(); });
+    const bytes = new Uint8Array(await new Blob(parts).arrayBuffer());
+    let text = '';
+    for (let at = 0; at < bytes.length; at += 32768) text += String.fromCharCode(...bytes.subarray(at, at + 32768));
+    return btoa(text);
+}"""
+
+
+async def recorded(watched: Watched) -> bytes:
+    """An MPEG-4 AVC file of two seconds, recorded by the browser on the page it shows: a white square on red."""
+    return base64.b64decode(await watched.page.evaluate(_RECORD))
 
 
 def put(server: RunningServer, *files: bytes) -> None:

@@ -15,12 +15,20 @@ from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import HTJ2KLossless, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    MPEG4HP41,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    VideoPhotographicImageStorage,
+)
 
 from tests.browser import series
 from tests.browser.conftest import Watched
-from tests.browser.ohif import READY, drawn, likeness, opened, prepare, put, slice_number, windowed
-from tests.files import encoded, new_uid
+from tests.browser.ohif import READY, drawn, likeness, opened, prepare, put, recorded, slice_number, windowed
+from tests.files import dataset, encoded, new_uid
 from tests.support import RunningServer
 from tests.wsi.make_slide import make_slide
 from wsi import ohif
@@ -234,6 +242,28 @@ async def test_document(watched: Watched, server: RunningServer) -> None:
         "async (url) => (await (await fetch(url)).text()).slice(0, 8)", await shown.get_attribute("data")
     )
     assert head == "%PDF-1.4"
+    watched.clean()
+
+
+@pytest.mark.full
+async def test_video(watched: Watched, server: RunningServer) -> None:
+    await watched.page.goto(server.url)
+    film = await recorded(watched)
+    assert film[4:8] == b"ftyp"
+    ds = dataset(SOPClassUID=VideoPhotographicImageStorage, Modality="XC", NumberOfFrames=50, PatientID=new_uid()[-10:])
+    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PlanarConfiguration = 240, 320, 3, 0
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit, ds.PhotometricInterpretation, ds.CineRate, ds.FrameTime = 7, "YBR_PARTIAL_420", 25, 40
+    ds.PixelData = encapsulate([film + b"\0" * (len(film) % 2)], has_bot=False)
+    put(server, encoded(ds, MPEG4HP41))
+    statuses: list[int] = []
+    watched.page.on("response", lambda answer: statuses.append(answer.status) if "bulkdata" in answer.url else None)
+    await opened(watched, server, ds.StudyInstanceUID)
+    middle = (await drawn(watched))[200:300, 400:600].reshape(-1, 3).mean(axis=0)
+    assert middle == pytest.approx([240, 0, 0], abs=25)
+    # Not the whole film at once: the browser asks for the ranges that it plays.
+    assert statuses
+    assert set(statuses) == {206}
     watched.clean()
 
 

@@ -151,6 +151,17 @@ async def test_picture_of_a_study(watched: Watched, server: RunningServer, patie
     watched.clean()
 
 
+async def test_list_without_the_viewer(watched: Watched, server: RunningServer, patient: str) -> None:
+    await watched.page.route(
+        "**/settings.json", lambda route: route.fulfill(json={"root": "/dicom-web", "ohif": False})
+    )
+    await watched.page.goto(server.url)
+    assert await _search(watched, PatientID=patient)
+    assert await watched.page.locator("#without a[href=ohif]").is_visible()
+    assert await watched.page.locator("a.open").count() == 0
+    watched.clean()
+
+
 async def test_small_screen(watched: Watched, server: RunningServer, patient: str) -> None:
     await watched.page.set_viewport_size({"width": 360, "height": 740})
     await watched.page.goto(server.url)
