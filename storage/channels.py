@@ -29,6 +29,7 @@ SETTLE_SECONDS = 2.0
 MAX_CHANNELS = 1000  # per process
 _RETRY_SECONDS = 1.0
 _BATCH = 100
+_BATCH_BYTES = 1 << 18  # compressed
 _IN_FLIGHT = 1000  # events that were sent and may have to be sent again, per channel
 
 
@@ -66,7 +67,7 @@ class Channel:
                 if row["id"] is not None:
                     yield Waiting(row["id"], row["uid"], Event(row["kind"], orjson.loads(row["content"])))
                     self.sent[row["id"]] = asyncio.get_running_loop().time()
-            if len(rows) < _BATCH:
+            if rows[0]["id"] is None:
                 await self._quiet()
 
     async def _next(self) -> list[Record]:
@@ -76,8 +77,8 @@ class Channel:
                 await self._settle()
                 room = min(_BATCH, _IN_FLIGHT - len(self.sent))
                 if room > 0:
-                    sent = list(self.sent)
-                    return await self._db.fetch("channel_events", self.tenant, self.aet, self.owner, sent, room)
+                    channel = (self.tenant, self.aet, self.owner)
+                    return await self._db.fetch("channel_events", *channel, list(self.sent), room, _BATCH_BYTES)
             except Unavailable as error:
                 log.warning("an event channel waits: %s", error.message)
             await asyncio.sleep(_RETRY_SECONDS)

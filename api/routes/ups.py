@@ -139,7 +139,7 @@ async def subscribe(http: Exchange) -> None:
         raise BadQuery("deletionlock is neither true nor false", attribute="deletionlock")
     keys = ups_query.filter_keys(parameters)
     await http.archive.worklist.subscribe(http.access, _workitem(http), aet, deletion_lock=lock == "true", keys=keys)
-    channel = f"ws{http.root_url.removeprefix('http')}/subscribers/{quote(aet)}"
+    channel = f"ws{http.root_url.removeprefix('http')}/subscribers/{quote(aet, safe='')}"
     await _done(http, 201, "", (b"content-location", channel.encode()))
 
 

@@ -91,9 +91,12 @@ ON CONFLICT (tenant, aet) DO UPDATE SET owner = excluded.owner, opened_at = now(
 UPDATE subscriber SET owner = NULL, opened_at = now() WHERE tenant = $1 AND aet = $2 AND owner = $3
 
 -- name: channel_events
--- The next events of a channel but for those in $4; no row at all: another connection owns it now. One row without id: nothing waits.
+-- The next events of a channel but for those in $4: at most $5, and no more than $6 bytes as they are stored, but one at least. No row at
+-- all: another connection owns the channel now. One row without id: nothing waits.
 SELECT e.id, e.uid, e.kind, e.content::text AS content FROM subscriber s LEFT JOIN LATERAL (
-    SELECT * FROM workitem_event w WHERE w.tenant = s.tenant AND w.aet = s.aet AND w.id <> ALL ($4::bigint[]) ORDER BY w.id LIMIT $5) e ON true
+    SELECT *, sum(pg_column_size(content)) OVER (ORDER BY id) - pg_column_size(content) AS before FROM (
+        SELECT * FROM workitem_event w WHERE w.tenant = s.tenant AND w.aet = s.aet AND w.id <> ALL ($4::bigint[]) ORDER BY w.id LIMIT $5) page
+    ) e ON e.before < $6
 WHERE s.tenant = $1 AND s.aet = $2 AND s.owner = $3 ORDER BY e.id
 
 -- name: channel_settle
