@@ -105,7 +105,7 @@ DELETE FROM workitem_event WHERE tenant = $1 AND aet = $2 AND id = ANY ($3::bigi
 
 -- name: channels_due
 -- Which of this process's channels ($1, $2) have events behind the last one that was sent ($4), or another owner than $3. An event that was
--- committed after a later one is found when those that were sent are settled.
+-- committed after a later one is found by the channel itself, which looks again while it has events that are not settled.
 SELECT c.n FROM unnest($1::integer[], $2::text[], $3::uuid[], $4::bigint[]) WITH ORDINALITY AS c(tenant, aet, owner, sent, n)
 WHERE EXISTS (SELECT FROM workitem_event e WHERE e.tenant = c.tenant AND e.aet = c.aet AND e.id > c.sent)
     OR EXISTS (SELECT FROM subscriber s WHERE s.tenant = c.tenant AND s.aet = c.aet AND s.owner <> c.owner)
