@@ -25,11 +25,17 @@ from storage.db import Database, Record
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-SETTLE_SECONDS = 2.0
+# How long a connection has to stay open after an event was sent before the event is forgotten: long enough for a client
+# to notice that its network is gone and to connect again. Shorter when very many are in flight.
+SETTLE_SECONDS = 30.0
+_CROWDED_SECONDS = 2.0
+_TICK_SECONDS = 2.0
 MAX_CHANNELS = 1000  # per process
 _RETRY_SECONDS = 1.0
+_ROOM_SECONDS = 0.1
 _BATCH = 100
-_IN_FLIGHT = 1000  # events that were sent and may have to be sent again, per channel
+_BATCH_BYTES = 1 << 18  # compressed
+_IN_FLIGHT = 4000  # events that were sent and may have to be sent again, per channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class Channel:
                 if row["id"] is not None:
                     yield Waiting(row["id"], row["uid"], Event(row["kind"], orjson.loads(row["content"])))
                     self.sent[row["id"]] = asyncio.get_running_loop().time()
-            if len(rows) < _BATCH:
+            if rows[0]["id"] is None:
                 await self._quiet()
 
     async def _next(self) -> list[Record]:
@@ -76,14 +82,16 @@ class Channel:
                 await self._settle()
                 room = min(_BATCH, _IN_FLIGHT - len(self.sent))
                 if room > 0:
-                    sent = list(self.sent)
-                    return await self._db.fetch("channel_events", self.tenant, self.aet, self.owner, sent, room)
+                    channel = (self.tenant, self.aet, self.owner)
+                    return await self._db.fetch("channel_events", *channel, list(self.sent), room, _BATCH_BYTES)
+                await asyncio.sleep(_ROOM_SECONDS)
             except Unavailable as error:
                 log.warning("an event channel waits: %s", error.message)
-            await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _settle(self) -> None:
-        before = asyncio.get_running_loop().time() - SETTLE_SECONDS
+        crowded = len(self.sent) > _IN_FLIGHT // 2
+        before = asyncio.get_running_loop().time() - (_CROWDED_SECONDS if crowded else SETTLE_SECONDS)
         due = [each for each, sent in self.sent.items() if sent < before]
         if due:
             await self._db.execute("channel_settle", self.tenant, self.aet, due)
@@ -93,7 +101,7 @@ class Channel:
     async def _quiet(self) -> None:
         """Wait until there is something new, or something to settle."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_SECONDS if self.sent else None):
+            async with asyncio.timeout(_TICK_SECONDS if self.sent else None):
                 await self.woken.wait()
 
 

@@ -1,6 +1,7 @@
 """UPS-RS: the worklist service (PS3.18 chapter 11)."""
 
 from collections.abc import AsyncIterator
+from typing import Literal
 from urllib.parse import quote
 
 from api.examples import (
@@ -138,7 +139,7 @@ async def subscribe(http: Exchange) -> None:
         raise BadQuery("deletionlock is neither true nor false", attribute="deletionlock")
     keys = ups_query.filter_keys(parameters)
     await http.archive.worklist.subscribe(http.access, _workitem(http), aet, deletion_lock=lock == "true", keys=keys)
-    channel = f"ws{http.root_url.removeprefix('http')}/subscribers/{quote(aet)}"
+    channel = f"ws{http.root_url.removeprefix('http')}/subscribers/{quote(aet, safe='')}"
     await _done(http, 201, "", (b"content-location", channel.encode()))
 
 
@@ -199,9 +200,9 @@ _WRITE_ERRORS = (*_BODY_ERRORS, NotFound, Gone, WorkitemConflict, Unavailable)
 _WELL_KNOWN = "1.2.840.10008.5.1.4.34.5 is the worklist, 1.2.840.10008.5.1.4.34.5.1 the filtered worklist."
 
 
-def _update(method: str) -> Operation:
+def _update(method: Literal["POST", "PUT"]) -> Operation:
     return Operation(
-        "PUT" if method == "PUT" else "POST",
+        method,
         _WORKITEM_PATH,
         "worklist.write",
         "UPS-RS",
@@ -217,10 +218,16 @@ def _update(method: str) -> Operation:
 
 
 def _subscription(
-    method: str, path: str, summary: str, description: str, handler: HotHandler, answer: Answer
+    method: Literal["POST", "DELETE"],
+    path: str,
+    summary: str,
+    description: str,
+    handler: HotHandler,
+    answer: Answer,
 ) -> Operation:
+    creates = answer.status == 201
     return Operation(
-        "DELETE" if method == "DELETE" else "POST",
+        method,
         path,
         "worklist.write",
         "UPS-RS",
@@ -228,10 +235,8 @@ def _subscription(
         f"{description} {_WELL_KNOWN}",
         handler,
         (answer,),
-        _SUBSCRIBE if answer.status == 201 else (),
-        errors=(BadRequest, NotFound, Gone, Unavailable)
-        if answer.status == 201
-        else (BadRequest, NotFound, Unavailable),
+        _SUBSCRIBE if creates else (),
+        errors=(BadRequest, NotFound, Gone, Unavailable) if creates else (BadRequest, NotFound, Unavailable),
     )
 
 

@@ -91,9 +91,12 @@ ON CONFLICT (tenant, aet) DO UPDATE SET owner = excluded.owner, opened_at = now(
 UPDATE subscriber SET owner = NULL, opened_at = now() WHERE tenant = $1 AND aet = $2 AND owner = $3
 
 -- name: channel_events
--- The next events of a channel but for those in $4; no row at all: another connection owns it now. One row without id: nothing waits.
+-- The next events of a channel but for those in $4: at most $5, and no more than $6 bytes as they are stored, but one at least. No row at
+-- all: another connection owns the channel now. One row without id: nothing waits.
 SELECT e.id, e.uid, e.kind, e.content::text AS content FROM subscriber s LEFT JOIN LATERAL (
-    SELECT * FROM workitem_event w WHERE w.tenant = s.tenant AND w.aet = s.aet AND w.id <> ALL ($4::bigint[]) ORDER BY w.id LIMIT $5) e ON true
+    SELECT *, sum(pg_column_size(content)) OVER (ORDER BY id) - pg_column_size(content) AS before FROM (
+        SELECT * FROM workitem_event w WHERE w.tenant = s.tenant AND w.aet = s.aet AND w.id <> ALL ($4::bigint[]) ORDER BY w.id LIMIT $5) page
+    ) e ON e.before < $6
 WHERE s.tenant = $1 AND s.aet = $2 AND s.owner = $3 ORDER BY e.id
 
 -- name: channel_settle
@@ -102,7 +105,7 @@ DELETE FROM workitem_event WHERE tenant = $1 AND aet = $2 AND id = ANY ($3::bigi
 
 -- name: channels_due
 -- Which of this process's channels ($1, $2) have events behind the last one that was sent ($4), or another owner than $3. An event that was
--- committed after a later one is found when those that were sent are settled.
+-- committed after a later one is found by the channel itself, which looks again while it has events that are not settled.
 SELECT c.n FROM unnest($1::integer[], $2::text[], $3::uuid[], $4::bigint[]) WITH ORDINALITY AS c(tenant, aet, owner, sent, n)
 WHERE EXISTS (SELECT FROM workitem_event e WHERE e.tenant = c.tenant AND e.aet = c.aet AND e.id > c.sent)
     OR EXISTS (SELECT FROM subscriber s WHERE s.tenant = c.tenant AND s.aet = c.aet AND s.owner <> c.owner)
