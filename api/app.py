@@ -18,7 +18,7 @@ from api.exchange import Exchange, Services
 from api.metrics import Counters, Metrics
 from api.middleware import FrontDoor
 from api.openapi import document, product_version
-from api.routes import delete, frames, health, orthanc, pages, qido, stow, wado
+from api.routes import delete, frames, health, orthanc, pages, qido, rendered, stow, wado
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
@@ -29,6 +29,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *qido.OPERATIONS,
     *wado.OPERATIONS,
     *frames.OPERATIONS,
+    *rendered.OPERATIONS,
     *stow.OPERATIONS,
     *delete.OPERATIONS,
     *orthanc.OPERATIONS,

@@ -242,6 +242,20 @@ def plan_metadata(ranges: tuple[MediaRange, ...]) -> str:
     return _choose(ranges, (_Offer(DICOM_JSON), _Offer(JSON))).media_type
 
 
+@lru_cache(maxsize=1024)
+def plan_rendered(ranges: tuple[MediaRange, ...], available: tuple[str, ...], *, several: bool = False) -> RetrievePlan:
+    """How to send a rendered resource (PS3.18 8.7.4); `available` types in the order of preference.
+
+    A single part is the default and multipart is for whoever asks for it. `several`: only multipart can carry the
+    answer, and an alternative like image/jpeg then names the type of the parts (PS3.18 10.4.4).
+    """
+    kinds = tuple(_Offer(media_type) for media_type in available)
+    multipart = tuple(_as_multipart(kind) for kind in kinds)
+    if several:
+        return _choose([MediaRange(r.media, multipart=True, q=r.q) for r in ranges], multipart)
+    return _choose(ranges, (*kinds, *multipart))
+
+
 def _as_multipart(offer: _Offer) -> _Offer:
     return _Offer(offer.media_type, offer.transfer_syntax, offer.reencode, True, offer.default, offer.last_resort)
 

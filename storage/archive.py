@@ -11,6 +11,7 @@ from storage.ingest import IngestService
 from storage.lifecycle import LifecycleService
 from storage.objects import ObjectStore, open_store
 from storage.pixels import PixelService
+from storage.rendering import RenderingService
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.settings import Settings
@@ -39,6 +40,7 @@ class Archive:
     search: SearchService
     retrieve: RetrieveService
     pixels: PixelService
+    rendering: RenderingService
     lifecycle: LifecycleService
 
     def new_spool(self) -> Spool:
@@ -90,6 +92,7 @@ async def open_archive(settings: Settings) -> Archive:
     )
     objects = open_store(settings)
     retrieve = RetrieveService(settings, db, objects)
+    pixels = PixelService(retrieve)
     return Archive(
         settings=settings,
         db=db,
@@ -97,6 +100,7 @@ async def open_archive(settings: Settings) -> Archive:
         ingest=IngestService(settings, db, objects),
         search=SearchService(db, objects),
         retrieve=retrieve,
-        pixels=PixelService(retrieve),
+        pixels=pixels,
+        rendering=RenderingService(settings, retrieve, pixels),
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
     )
