@@ -89,6 +89,7 @@ def _channel(dataset: Item, bulk: Bulk, *, signed: bool, which: tuple[str, str, 
     return expand_segments(descriptor, data, f"Segmented{name}")
 
 
+@lru_cache(maxsize=24)
 def expand_segments(descriptor: Descriptor, data: bytes, name: str) -> Lut:
     """A segmented table written out (PS3.3 C.7.9.2): discrete, linear and indirect segments.
 

@@ -5,11 +5,10 @@ from io import BytesIO
 import httpx
 import numpy as np
 import pytest
-from dicomweb_client.api import DICOMwebClient
 from PIL import Image
 from pydicom import dcmread
 
-from tests.files import dataset, encoded, new_uid
+from tests.files import dataset, encoded
 from tests.http.bodies import ROOT, store
 
 
