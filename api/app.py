@@ -18,7 +18,7 @@ from api.exchange import Exchange, Services
 from api.metrics import Counters, Metrics
 from api.middleware import FrontDoor
 from api.openapi import document, product_version
-from api.routes import delete, frames, health, orthanc, pages, qido, rendered, stow, wado
+from api.routes import delete, frames, health, orthanc, pages, qido, rendered, stow, wado, wado_uri
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
@@ -30,6 +30,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *wado.OPERATIONS,
     *frames.OPERATIONS,
     *rendered.OPERATIONS,
+    *wado_uri.OPERATIONS,
     *stow.OPERATIONS,
     *delete.OPERATIONS,
     *orthanc.OPERATIONS,

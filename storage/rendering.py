@@ -1,4 +1,4 @@
-"""Rendered instances: images, reports as HTML, documents and video (PS3.18 10.4.1.1.3)."""
+"""Rendered instances: images, reports as HTML, documents and video (PS3.18 10.4.1.1.3, 10.4.1.1.4)."""
 
 import asyncio
 import os
@@ -7,60 +7,156 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from dicomweb.errors import BadPixels, NotFound
+from dicomweb.errors import BadPixels, NotAcceptable, NotFound
 from dicomweb.media import EXPLICIT_BE, FRAME_MEDIA_TYPE_OF
+from dicomweb.pixelinfo import is_image_class
 from dicomweb.reencode import swapped, word_size
-from dicomweb.rendered.attributes import references
+from dicomweb.rendered.attributes import binary, references
+from dicomweb.rendered.document import document_length, document_type, documents_of_class
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES, check_animation, encode_gif, frame_time_of
 from dicomweb.rendered.image import Source, picture, render_image
 from dicomweb.rendered.parameters import Rendering
+from dicomweb.rendered.report import HTML, is_report_class, report_html
 from storage.access import Access
-from storage.pixels import Image, PixelService
-from storage.retrieve import Instance, RetrieveService
+from storage.pixels import Dataset, Image, PixelService
+from storage.retrieve import Instance, Located, RetrieveService
 from storage.settings import Settings
+from storage.thumbnails import ThumbnailStore
 
-Kind = Literal["image", "video"]
+Kind = Literal["image", "video", "report", "document"]
 
 # Look-up tables, profiles and overlays that are kept, and the largest one that is taken.
 _BULK: Final = 16 << 20
 _LARGEST_BULK: Final = 16 << 20
+# Studies and series whose representative instance is remembered.
+_REPRESENTATIVES: Final = 4096
+_DOCUMENT: Final = "00420011"
+_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a resource shows and the media types that it can be rendered as, the preferred one first."""
+    """What an instance is rendered from, and the media types that it can become, the preferred one first.
+
+    `image` for images and video; `located` and `inline`: a document, one of the two.
+    """
 
     kind: Kind
     types: tuple[str, ...]
-    image: Image
+    instance: Instance
+    dataset: Dataset
+    image: Image | None = None
+    located: Located | None = None
+    inline: bytes = b""
 
     @property
-    def instance(self) -> Instance:
-        """Where it lies."""
-        return self.image.instance
+    def picture(self) -> Image:
+        """The image of a subject that has one."""
+        assert self.image is not None
+        return self.image
+
+    @property
+    def size(self) -> int:
+        """Bytes of a document or video."""
+        stored = len(self.inline) if self.located is None else self.located.size(0)
+        return document_length(self.dataset, stored) if self.kind == "document" else stored
+
+
+def types_of(instance: Instance) -> tuple[str, ...]:
+    """The media types that an instance can probably become, from its class and transfer syntax alone."""
+    stored = FRAME_MEDIA_TYPE_OF.get(instance.transfer_syntax, "")
+    if stored.startswith("video/"):
+        return (stored,)
+    if is_image_class(instance.sop_class):
+        return IMAGE_TYPES
+    return (HTML,) if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
 
 
 class RenderingService:
     """Renders what the caller may read: every method that reads the index takes their rights, and raises NotFound."""
 
     def __init__(self, settings: Settings, retrieve: RetrieveService, pixels: PixelService) -> None:
-        self._settings = settings
         self._retrieve = retrieve
         self._pixels = pixels
-        # Frames that are decoded and worked on at a time: memory, and fairness to requests that need no thread.
+        self._thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
+        # Frames that are worked on at a time: memory, and fairness to requests that need no thread.
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
+        self._representatives: OrderedDict[tuple[int, str, str | None], tuple[int, Instance]] = OrderedDict()
         self._bulk: OrderedDict[tuple[int, str], bytes] = OrderedDict()
         self._held = 0
+
+    # -- what there is
 
     async def subject(
         self, access: Access, study: str, series: str, sop: str, frames: Sequence[int] | None = None
     ) -> Subject:
-        """What an instance, or the named frames of it (from 1), can be rendered as. Raises NotFound, BadPixels."""
-        image = await self._pixels.image(access, study, series, sop, frames or (1,))
-        media_type = FRAME_MEDIA_TYPE_OF.get(image.instance.transfer_syntax, "")
-        if media_type.startswith("video/"):
-            return Subject("video", (media_type,), image)
-        return Subject("image", IMAGE_TYPES, image)
+        """What an instance, or the named frames of it (from 1), is rendered from.
+
+        Raises NotFound; BadPixels for an image without readable frames; NotAcceptable for what has no rendered form.
+        """
+        try:
+            image = await self._pixels.image(access, study, series, sop, frames or (1,))
+        except NotFound:
+            if frames is not None:
+                raise
+            return await self._without_frames(access, study, series, sop)
+        stored = FRAME_MEDIA_TYPE_OF.get(image.instance.transfer_syntax, "")
+        if not stored.startswith("video/"):
+            return Subject("image", IMAGE_TYPES, image.instance, image.dataset, image)
+        if frames is not None:
+            raise NotAcceptable("frames of a video are not rendered; available: the video as a whole")
+        return Subject("video", (stored,), image.instance, image.dataset, image, image.located)
+
+    async def _without_frames(self, access: Access, study: str, series: str, sop: str) -> Subject:
+        instance = await self._retrieve.instance(access, study, series, sop)
+        dataset = await self._pixels.dataset(access, instance)
+        element = dataset.get(_DOCUMENT)
+        if element is not None:
+            types = (document_type(dataset),)
+            if "BulkDataURI" not in element:
+                return Subject("document", types, instance, dataset, inline=binary(element, {}) or b"")
+            located = await self._retrieve.bulk(access, study, instance.series, sop, _DOCUMENT)
+            return Subject("document", types, instance, dataset, located=located)
+        if "0040A730" in dataset or is_report_class(instance.sop_class):
+            return Subject("report", (HTML,), instance, dataset)
+        if is_image_class(instance.sop_class):
+            raise BadPixels("the image has no frame that can be read", attribute="PixelData")
+        raise NotAcceptable("instances of this class have no rendered form; available: application/dicom")
+
+    async def instances(self, access: Access, study: str, series: str | None) -> tuple[int, list[Instance]]:
+        """The version of a study or series and its instances in reading order. Raises NotFound."""
+        return await self._retrieve.instances(access, study, series)
+
+    async def representative(
+        self, access: Access, study: str, series: str | None = None, sop: str | None = None
+    ) -> Instance:
+        """The instance that stands for a study or series: the middle image of (the middle image's) series.
+
+        Reports, key objects and presentation states are no images; segmentations count where there is nothing else.
+        Remembered until the study or series changes. Raises NotFound.
+        """
+        if sop is not None:
+            return await self._retrieve.instance(access, study, series, sop)
+        key = (access.tenant, study, series)
+        version = await self._retrieve.version(access, study, series)
+        known = self._representatives.get(key)
+        if known is not None and known[0] == version:
+            self._representatives.move_to_end(key)
+            return known[1]
+        version, every = await self._retrieve.instances(access, study, series)
+        images = [instance for instance in every if types_of(instance) == IMAGE_TYPES]
+        images = [instance for instance in images if instance.sop_class != _SEGMENTATION] or images
+        if not images:
+            raise NotFound("nothing in it can be shown as a thumbnail")
+        middle = images[len(images) // 2]
+        mates = [instance for instance in images if instance.series == middle.series]
+        chosen = mates[len(mates) // 2]
+        self._representatives[key] = (version, chosen)
+        if len(self._representatives) > _REPRESENTATIVES:
+            self._representatives.popitem(last=False)
+        return chosen
+
+    # -- pictures
 
     async def whole(self, access: Access, image: Image) -> Image:
         """The image with all its frames."""
@@ -71,12 +167,14 @@ class RenderingService:
         return await self._pixels.image(access, instance.study, instance.series, instance.sop, range(1, count + 1))
 
     async def one(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> bytes:
-        """The frames of `image` as one file: GIF holds all, other types have one. Raises BadPixels, BadQuery."""
+        """The frames of `image` as one file: GIF holds all, other types the first. Raises BadPixels, BadQuery."""
         if media_type == GIF and len(image.frames) > 1:
             return await self._animation(access, image, wanted)
-        async for body in self.each(access, image, wanted, media_type):
-            return body
-        raise NotFound("no frame was asked for")
+        bodies = self.each(access, image, wanted, media_type)
+        try:
+            return await anext(bodies)
+        finally:
+            await bodies.aclose()  # type: ignore[attr-defined]  # an async generator
 
     async def each(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> AsyncIterator[bytes]:
         """The frames of `image` in its order, a file for each."""
@@ -97,6 +195,57 @@ class RenderingService:
         async with self._slots:
             return await asyncio.to_thread(encode_gif, frames, frame_time_of(image.dataset))
 
+    async def thumbnail(
+        self, access: Access, instance: Instance, frame: int | None, wanted: Rendering, media_type: str
+    ) -> bytes:
+        """A small picture of a frame (from 1; None: the middle one), from the cache where it was made before.
+
+        Raises NotFound, BadPixels, BadQuery, NotAcceptable.
+        """
+        key = (instance.tenant, instance.sop, instance.version, frame, wanted, media_type)
+        held = await self._thumbnails.get(key)
+        if held is not None:
+            return held
+        place = instance.study, instance.series, instance.sop
+        subject = await self.subject(access, *place, frames=None if frame is None else (frame,))
+        if subject.kind != "image":
+            raise NotAcceptable("nothing of this instance can be shown as a thumbnail")
+        image = subject.picture
+        middle = image.pixel.number_of_frames // 2 + 1
+        if frame is None and middle != 1:
+            image = await self._pixels.image(access, *place, (middle,))
+        body = await self.one(access, image, wanted, media_type)
+        await self._thumbnails.put(key, body)
+        return body
+
+    # -- documents
+
+    async def report(self, subject: Subject, wanted: Rendering) -> bytes:
+        """A structured report as HTML."""
+        async with self._slots:
+            return await asyncio.to_thread(report_html, subject.dataset, wanted.annotation)
+
+    async def document(self, subject: Subject, offset: int, length: int) -> AsyncIterator[bytes]:
+        """`length` bytes at `offset` of a document or video, as stored, in bounded chunks."""
+        located = subject.located
+        if located is None:
+            yield subject.inline[offset : offset + length]
+            return
+        if located.instance.deflated:
+            (value,) = await self._retrieve.read_all(located)
+            yield value[offset : offset + length]
+            return
+        for start, size in located.extents[0]:
+            skipped = min(offset, size)
+            taken = min(length, size - skipped)
+            offset -= skipped
+            length -= taken
+            if taken:
+                async for chunk in self._retrieve.stream(located.instance, (start + skipped, taken)):
+                    yield chunk
+
+    # -- reading
+
     async def _sources(self, access: Access, image: Image) -> AsyncIterator[Source]:
         bulk = await self._referenced(access, image)
         position = 0
@@ -112,14 +261,17 @@ class RenderingService:
             value = self._bulk.get(key)
             if value is None:
                 value = await self._read_bulk(access, image.instance, uri, vr)
-                self._bulk[key] = value
-                self._held += len(value)
-                while self._held > _BULK:
-                    self._held -= len(self._bulk.popitem(last=False)[1])
+                self._keep(key, value)
             else:
                 self._bulk.move_to_end(key)
             found[uri] = value
         return found
+
+    def _keep(self, key: tuple[int, str], value: bytes) -> None:
+        self._held += len(value) - len(self._bulk.pop(key, b""))
+        self._bulk[key] = value
+        while self._held > _BULK:
+            self._held -= len(self._bulk.popitem(last=False)[1])
 
     async def _read_bulk(self, access: Access, instance: Instance, uri: str, vr: str) -> bytes:
         path = uri.rpartition("/bulkdata/")[2].partition("?")[0]

@@ -166,6 +166,10 @@ class Settings:
     max_frames_per_request: int = field(
         default=1000, metadata=_about("Web", "Frames in one request at most.", minimum=1)
     )
+    thumbnail_bytes: int = field(
+        default=256 * MIB,
+        metadata=_about("Web", "Disk below `data` for finished thumbnails; 0 keeps none.", unit="bytes", minimum=0),
+    )
 
     duplicates: Literal["reject", "keep-first", "replace"] = field(
         default="reject",

@@ -4,39 +4,65 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from api.exchange import Exchange
-from api.responses import Header, cache_control, etag_matches, send_bytes, send_not_modified, send_stream
+from api.responses import (
+    CACHE_REVALIDATE,
+    Header,
+    cache_control,
+    etag_matches,
+    send_bytes,
+    send_not_modified,
+    send_stream,
+)
 from api.routes.wado import IF_NONE_MATCH, uids_of
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
-from dicomweb.errors import BadPixels, BadQuery, BadRequest, NotAcceptable, NotFound, TooLarge, Unavailable
+from dicomweb.errors import (
+    ArchiveError,
+    BadPixels,
+    BadQuery,
+    BadRequest,
+    NotAcceptable,
+    NotFound,
+    RangeNotSatisfiable,
+    TooLarge,
+    Unavailable,
+)
 from dicomweb.multipart import Writer, part_headers
-from dicomweb.negotiation import RetrievePlan, parse_accept, plan_rendered
-from dicomweb.rendered.encode import GIF
+from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_rendered
+from dicomweb.rendered.document import PDF
+from dicomweb.rendered.encode import GIF, IMAGE_TYPES
 from dicomweb.rendered.parameters import Rendering, parse_rendering
-from dicomweb.wado import etag, parse_frame_list
-from storage.rendering import Subject
+from dicomweb.rendered.report import HTML
+from dicomweb.wado import content_range, etag, parse_frame_list, parse_range
+from storage.rendering import Subject, types_of
+from storage.retrieve import Instance
+
+# What a stranger wrote is shown without scripts, forms or an origin; a browser's own PDF viewer needs more than that.
+_SANDBOX: Final[Header] = (b"content-security-policy", b"default-src 'none'; sandbox")
+_ATTACHMENT: Final[Header] = (b"content-disposition", b"attachment")
 
 
 async def rendered_instance(http: Exchange) -> None:
-    """An instance, or frames of it, as pictures."""
+    """An instance, or frames of it."""
     study, series, sop = uids_of(http)
     assert series is not None
     assert sop is not None
-    wanted = parse_rendering(http.query())
+    wanted, ranges = parse_rendering(http.query()), _ranges(http)
     frames = None
     if "frames" in http.path:
         frames = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
-    ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
     subject = await http.archive.rendering.subject(http.access, study, series, sop, frames)
-    several = frames is not None and len(frames) > 1
-    plan = plan_rendered(ranges, subject.types, several=several)
-    await _send(http, subject, plan, wanted, whole=frames is None)
+    await send_rendered(http, subject, ranges, wanted, whole=frames is None)
 
 
-async def _send(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering, *, whole: bool) -> None:
-    """`whole`: a type that holds several images, and multipart, get every frame of the instance."""
+async def send_rendered(
+    http: Exchange, subject: Subject, ranges: tuple[MediaRange, ...], wanted: Rendering, *, whole: bool
+) -> None:
+    """Answer with a subject. `whole`: GIF and multipart carry every frame of the instance, not only those located."""
+    frames = () if subject.kind != "image" else subject.picture.frames
+    # An animation is one picture of many frames; every other type has one frame in a part.
+    plan = plan_rendered(ranges, subject.types, several=len(frames) > 1 and not _wants_gif(ranges, subject.types))
     version = subject.instance.version
-    frames = "all" if whole else str(subject.image.frames)
-    tag = etag(version, frames, str(plan.multipart), plan.media_type, repr(wanted))
+    tag = etag(version, "all" if whole else str(frames), str(plan.multipart), plan.media_type, repr(wanted))
     headers: list[Header] = [
         (b"etag", tag.encode()),
         (b"vary", b"Accept"),
@@ -44,57 +70,208 @@ async def _send(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Re
     ]
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
-        return
-    rendering, image = http.archive.rendering, subject.image
-    if whole and (plan.multipart or plan.media_type == GIF):
+    elif plan.multipart:
+        writer = Writer(f"anor-{version}")
+        headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
+        await send_stream(http, 200, headers, None, _frame_parts(http, subject, plan, wanted, writer, whole=whole))
+    elif subject.kind in {"video", "document"}:
+        await _send_stored(http, headers, subject, plan)
+    else:
+        headers.append((b"content-type", _content_type(plan.media_type)))
+        if subject.kind == "report":
+            headers.append(_SANDBOX)
+        await send_bytes(http, 200, headers, await _body(http, subject, plan, wanted, whole=whole))
+
+
+def _ranges(http: Exchange) -> tuple[MediaRange, ...]:
+    return parse_accept(http.header(b"accept"), http.query_value("accept"))
+
+
+def _wants_gif(ranges: tuple[MediaRange, ...], available: tuple[str, ...]) -> bool:
+    plan = plan_rendered(ranges, available)
+    return plan.media_type == GIF and not plan.multipart
+
+
+def _content_type(media_type: str) -> bytes:
+    return f"{media_type}; charset=utf-8".encode() if media_type == HTML else media_type.encode()
+
+
+async def _body(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering, *, whole: bool) -> bytes:
+    """The one picture or page of a subject."""
+    rendering = http.archive.rendering
+    if subject.kind == "report":
+        return await rendering.report(subject, wanted)
+    image = subject.picture
+    if whole and plan.media_type == GIF:
         image = await rendering.whole(http.access, image)
-    if not plan.multipart:
-        headers.append((b"content-type", plan.media_type.encode()))
-        await send_bytes(http, 200, headers, await rendering.one(http.access, image, wanted, plan.media_type))
-        return
-    writer = Writer(f"anor-{version}")
-    headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
-    instance = image.instance
-    base = f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}/frames/"
-    locations = [f"{base}{number}/rendered" for number in image.frames]
-    bodies = rendering.each(http.access, image, wanted, plan.media_type)
-    await send_stream(http, 200, headers, None, _parts(writer, plan.media_type, locations, bodies))
+    return await rendering.one(http.access, image, wanted, plan.media_type)
 
 
-async def _parts(
-    writer: Writer, media_type: str, locations: Sequence[str], bodies: AsyncIterator[bytes]
+async def _send_stored(http: Exchange, headers: list[Header], subject: Subject, plan: RetrievePlan) -> None:
+    """A document or video as it is stored, or the part of it that Range asks for."""
+    size = subject.size
+    headers += [(b"content-type", plan.media_type.encode()), (b"accept-ranges", b"bytes")]
+    if subject.kind == "document" and plan.media_type != PDF:
+        headers += [_SANDBOX, _ATTACHMENT]
+    wanted = parse_range(http.header(b"range"), size) if http.method == "GET" else None
+    offset, length = (0, size) if wanted is None else wanted
+    if wanted is not None:
+        headers.append((b"content-range", content_range(offset, length, size).encode()))
+    body = http.archive.rendering.document(subject, offset, length)
+    await send_stream(http, 200 if wanted is None else 206, headers, length, body)
+
+
+async def _frame_parts(
+    http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering, writer: Writer, *, whole: bool
 ) -> AsyncIterator[bytes]:
-    places = iter(locations)
-    async for body in bodies:
-        yield writer.part_head(part_headers(media_type, location=next(places))) + body
+    """A part for each frame of an image, one part for anything else."""
+    rendering, location = http.archive.rendering, _location(http, subject.instance)
+    if subject.kind != "image" or (whole and plan.media_type == GIF):
+        yield writer.part_head(part_headers(plan.media_type, location=f"{location}/rendered"))
+        async for chunk in _whole_body(http, subject, plan, wanted):
+            yield chunk
+    else:
+        image = await rendering.whole(http.access, subject.picture) if whole else subject.picture
+        numbers = iter(image.frames)
+        async for body in rendering.each(http.access, image, wanted, plan.media_type):
+            where = f"{location}/frames/{next(numbers)}/rendered"
+            yield writer.part_head(part_headers(plan.media_type, location=where)) + body
     yield writer.tail()
 
 
-_IMAGE: Final = (
+async def _whole_body(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering) -> AsyncIterator[bytes]:
+    if subject.kind in {"image", "report"}:
+        yield await _body(http, subject, plan, wanted, whole=True)
+        return
+    async for chunk in http.archive.rendering.document(subject, 0, subject.size):
+        yield chunk
+
+
+def _location(http: Exchange, instance: Instance) -> str:
+    return f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+
+
+# -- studies and series
+
+
+async def rendered_instances(http: Exchange) -> None:
+    """The instances of a study or series that have a rendered form of an accepted type, a part each."""
+    study, series, _ = uids_of(http)
+    wanted, ranges = parse_rendering(http.query()), _ranges(http)
+    version, every = await http.archive.rendering.instances(http.access, study, series)
+    plans = [(instance, _plan_of(instance, ranges)) for instance in every]
+    chosen = [(instance, plan) for instance, plan in plans if plan is not None]
+    if not chosen:
+        available = sorted({media_type for instance in every for media_type in types_of(instance)})
+        raise NotAcceptable(f"nothing here has an accepted rendered form; available: {', '.join(available) or 'none'}")
+    limit = http.settings.max_frames_per_request
+    if len(chosen) > limit:
+        raise TooLarge(f"one answer has {limit} rendered instances at most, not {len(chosen)}: ask by series")
+    types = {plan.media_type for _, plan in chosen}
+    tag = etag(f"{version:x}", ",".join(sorted(types)), repr(wanted))
+    headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), CACHE_REVALIDATE]
+    if etag_matches(http.header(b"if-none-match"), tag):
+        await send_not_modified(http, headers)
+        return
+    writer = Writer(f"anor-{version:x}")
+    headers.append((b"content-type", writer.content_type(chosen[0][1].media_type).encode()))
+    await send_stream(http, 200, headers, None, _instance_parts(http, chosen, wanted, writer))
+
+
+def _plan_of(instance: Instance, ranges: tuple[MediaRange, ...]) -> RetrievePlan | None:
+    try:
+        return plan_rendered(ranges, types_of(instance), several=True)
+    except NotAcceptable:
+        return None
+
+
+async def _instance_parts(
+    http: Exchange, chosen: Sequence[tuple[Instance, RetrievePlan]], wanted: Rendering, writer: Writer
+) -> AsyncIterator[bytes]:
+    """Instances that turn out to have nothing to show are left out; when none is left, the first one's error counts."""
+    rendering, refused, sent = http.archive.rendering, None, False
+    for instance, plan in chosen:
+        try:
+            subject = await rendering.subject(http.access, instance.study, instance.series, instance.sop)
+            if plan.media_type not in subject.types:
+                continue
+            chunks = _whole_body(http, subject, plan, wanted)
+            first = await anext(chunks, b"")
+        except (BadPixels, BadQuery, NotAcceptable, NotFound, TooLarge) as error:
+            refused = refused or error
+            continue
+        head = part_headers(plan.media_type, location=f"{_location(http, instance)}/rendered")
+        sent = True
+        yield writer.part_head(head) + first
+        async for chunk in chunks:
+            yield chunk
+    if not sent:
+        raise refused or NotAcceptable("nothing here has an accepted rendered form")
+    yield writer.tail()
+
+
+# -- thumbnails
+
+
+async def thumbnail(http: Exchange) -> None:
+    """A small picture that stands for a study, series, instance or frame."""
+    study, series, sop = uids_of(http)
+    wanted = parse_rendering(http.query(), thumbnail=True)
+    plan = plan_rendered(_ranges(http), IMAGE_TYPES)
+    frame = None
+    if "frames" in http.path:
+        numbers = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
+        frame = numbers[len(numbers) // 2]
+    rendering = http.archive.rendering
+    instance = await rendering.representative(http.access, study, series, sop)
+    tag = etag(instance.sop, instance.version, str(frame), plan.media_type, repr(wanted))
+    cache = CACHE_REVALIDATE if sop is None else cache_control(http.query_value("v"), instance.version)
+    headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
+    if etag_matches(http.header(b"if-none-match"), tag):
+        await send_not_modified(http, headers)
+        return
+    headers.append((b"content-type", plan.media_type.encode()))
+    body = await rendering.thumbnail(http.access, instance, frame, wanted, plan.media_type)
+    await send_bytes(http, 200, headers, body)
+
+
+IMAGE_BODIES: Final = (
     Content("image/jpeg", "(a JPEG image)"),
     Content("image/png", "(a PNG image)"),
     Content("image/gif", "(a GIF image, animated for several frames)"),
 )
-_PARAMETERS: Final = (
+_OTHER_BODIES: Final = (
+    Content(HTML, "<!DOCTYPE html>..."),
+    Content(PDF, "(the bytes of the document)"),
+    Content("video/mp4", "(the bytes of the video)"),
+)
+_MULTIPART: Final = Content('multipart/related; type="image/jpeg"', "--anor-4f1c\r\nContent-Type: image/jpeg\r\n...")
+_ACCEPT: Final = (
     Parameter("Accept", "header", "image/jpeg (default), image/png or image/gif", "image/png, image/jpeg;q=0.5"),
-    Parameter("accept", "query", "the same for who cannot set a header", "image/png"),
-    Parameter(
-        "viewport", "query", "width, height and region: vw,vh[,sx,sy,sw,sh]; negative sw or sh mirrors", "512,512"
-    ),
+    Parameter("accept", "query", "the same, for who cannot set a header", "image/png"),
+)
+_LOOK: Final = (
     Parameter("window", "query", "center, width and linear, linear-exact or sigmoid", "40,400,linear"),
-    Parameter("quality", "query", "of lossy types, 1 to 100", "90"),
+    Parameter("quality", "query", "of JPEG, 1 to 100", "90"),
     Parameter("annotation", "query", "patient, technique or both; overlays are drawn too", "technique"),
     Parameter("iccprofile", "query", "no (default), yes, srgb, adobergb or rommrgb", "yes"),
+)
+_CACHE: Final = (
     IF_NONE_MATCH,
     Parameter("v", "query", "version of the bytes, for immutable caching", "4f1c2a9be07d3388"),
 )
-_ERRORS: Final = (BadRequest, BadQuery, NotFound, NotAcceptable, BadPixels, TooLarge, Unavailable)
-_STUDY: Final = "{root}/studies/{study}"
-_SERIES: Final = _STUDY + "/series/{series}"
-_INSTANCE: Final = _SERIES + "/instances/{instance}"
+_REGION: Final = Parameter(
+    "viewport", "query", "width, height and region: vw,vh or vw,vh,sx,sy,sw,sh; a negative sw or sh mirrors", "512,512"
+)
+_BOX: Final = Parameter("viewport", "query", "width and height to fit into; 256,256 without it", "128,128")
+RENDERED_ERRORS: Final = (BadRequest, BadQuery, NotFound, NotAcceptable, BadPixels, TooLarge, Unavailable)
+_NOT_MODIFIED: Final = Answer(304, "Not modified.")
 
 
-def _rendered(path: str, what: str, text: str, handler: HotHandler) -> Operation:
+def _rendered(path: str, what: str, text: str, handler: HotHandler, *answers: Answer) -> Operation:
+    errors: tuple[type[ArchiveError], ...] = RENDERED_ERRORS
+    if any(answer.status == 206 for answer in answers):
+        errors += (RangeNotSatisfiable,)
     return Operation(
         "GET",
         f"{path}/rendered",
@@ -103,13 +280,63 @@ def _rendered(path: str, what: str, text: str, handler: HotHandler) -> Operation
         f"Rendered {what}",
         text,
         handler,
-        (Answer(200, "Pictures.", _IMAGE), Answer(304, "Not modified.")),
-        _PARAMETERS,
-        errors=_ERRORS,
+        (*answers, _NOT_MODIFIED),
+        (*_ACCEPT, _REGION, *_LOOK, *_CACHE),
+        errors=errors,
     )
 
 
+def _thumbnail(path: str, what: str) -> Operation:
+    return Operation(
+        "GET",
+        f"{path}/thumbnail",
+        "dicom.read",
+        "Rendered",
+        f"Thumbnail of {what}",
+        "One small picture: the middle frame of the middle image. Reports and presentation states are passed over. "
+        "Finished thumbnails are kept.",
+        thumbnail,
+        (Answer(200, "A picture.", IMAGE_BODIES), _NOT_MODIFIED),
+        (*_ACCEPT, _BOX, *_LOOK, *_CACHE),
+        errors=RENDERED_ERRORS,
+    )
+
+
+_INSTANCE_TEXT: Final = (
+    "An image as JPEG, PNG or GIF: its first frame, as GIF all of them; with Accept multipart/related every frame in a "
+    "part. A structured report as HTML, an encapsulated PDF or a video as it is stored, with Range."
+)
+_FRAMES_TEXT: Final = (
+    "Frames by their numbers from 1, comma-separated: one as a single part, several as parts of a multipart."
+)
+_SEVERAL_TEXT: Final = (
+    "Every instance that has a rendered form of an accepted type, a part each; an image is shown by its first frame."
+)
+_STUDY: Final = "{root}/studies/{study}"
+_SERIES: Final = _STUDY + "/series/{series}"
+_INSTANCE: Final = _SERIES + "/instances/{instance}"
+_FRAMES: Final = _INSTANCE + "/frames/{frames}"
+_PARTS: Final = Answer(200, "The rendered instances.", (_MULTIPART,))
 OPERATIONS = (
-    _rendered(_INSTANCE, "instance", "A picture.", rendered_instance),
-    _rendered(_INSTANCE + "/frames/{frames}", "frames", "Pictures of frames.", rendered_instance),
+    _rendered(_STUDY, "study", _SEVERAL_TEXT, rendered_instances, _PARTS),
+    _rendered(_SERIES, "series", _SEVERAL_TEXT, rendered_instances, _PARTS),
+    _rendered(
+        _INSTANCE,
+        "instance",
+        _INSTANCE_TEXT,
+        rendered_instance,
+        Answer(200, "The rendered instance.", (*IMAGE_BODIES, *_OTHER_BODIES, _MULTIPART)),
+        Answer(206, "A range of a document or video."),
+    ),
+    _rendered(
+        _FRAMES,
+        "frames",
+        _FRAMES_TEXT,
+        rendered_instance,
+        Answer(200, "The rendered frames.", (*IMAGE_BODIES, _MULTIPART)),
+    ),
+    _thumbnail(_STUDY, "a study"),
+    _thumbnail(_SERIES, "a series"),
+    _thumbnail(_INSTANCE, "an instance"),
+    _thumbnail(_FRAMES, "frames"),
 )

@@ -91,16 +91,17 @@ async def retrieve_instances(http: Exchange) -> None:
     if sop is not None:
         instance = await http.archive.retrieve.instance(http.access, study, series, sop)
         plan = plan_instances(ranges, instance.transfer_syntax, single=True)
-        await _send_files(http, [instance], [plan], instance.version)
+        await send_files(http, [instance], [plan], instance.version)
         return
     version, instances = await http.archive.retrieve.instances(http.access, study, series)
     plans = {i.transfer_syntax: plan_instances(ranges, i.transfer_syntax) for i in instances}
-    await _send_files(http, instances, [plans[i.transfer_syntax] for i in instances], f"{version:x}")
+    await send_files(http, instances, [plans[i.transfer_syntax] for i in instances], f"{version:x}")
 
 
-async def _send_files(
+async def send_files(
     http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], version: str
 ) -> None:
+    """Answer with files as their plans say; `version` is that of the whole resource."""
     signature = zlib.crc32(";".join(f"{p.multipart}{p.part_type}" for p in plans).encode())
     tag = f'"{version}-{signature:08x}"'
     cache = cache_control(http.query_value("v"), version) if len(instances) == 1 else CACHE_REVALIDATE

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dicomweb.errors import NotAcceptable
+from dicomweb.errors import BadRequest, NotAcceptable
 from dicomweb.media import parse_media_type
 from dicomweb.rendered.attributes import Item, number, text
 
@@ -15,8 +15,10 @@ DOCUMENT_TYPES: Final = frozenset(
 
 def document_type(dataset: Item) -> str:
     """MIME Type of Encapsulated Document, which must be of the list. Raises NotAcceptable for another one."""
-    given = text(dataset, "00420012")
-    kind = parse_media_type(given).essence if "/" in given else ""
+    try:
+        kind = parse_media_type(text(dataset, "00420012")).essence
+    except BadRequest:
+        kind = ""
     if kind not in DOCUMENT_TYPES:
         raise NotAcceptable("documents of this type are not rendered: retrieve the instance or its bulk data")
     return kind
@@ -26,3 +28,14 @@ def document_length(dataset: Item, stored: int) -> int:
     """Bytes of the document without the padding of its value: Encapsulated Document Length, where it says so."""
     given = number(dataset, "00420015")
     return int(given) if given is not None and stored - 1 <= given <= stored else stored
+
+
+def documents_of_class(sop_class: str) -> tuple[str, ...]:
+    """The media type that an Encapsulated Document Storage class is for (PS3.4 B.5); nothing for other classes."""
+    return _OF_CLASS.get(sop_class, ())
+
+
+_OF_CLASS: Final = {
+    f"1.2.840.10008.5.1.4.1.1.104.{arc}": (media_type,)
+    for arc, media_type in enumerate((PDF, "text/xml", "model/stl", "model/obj", "model/mtl"), 1)
+}

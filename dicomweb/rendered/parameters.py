@@ -122,7 +122,7 @@ def parse_viewport(text: str, *, region: bool = True) -> Viewport:
     width, height = (_side(member, "viewport") if member else None for member in members[:2])
     if (width or 1) * (height or 1) > MAX_PIXELS:
         raise BadQuery(f"a viewport has {MAX_PIXELS} pixels at most", attribute="viewport")
-    left, top, across, down = (_number(m, "viewport") if m else None for m in (*members[2:], *([""] * 4))[:4])
+    left, top, across, down = (parse_number(m, "viewport") if m else None for m in (*members[2:], *([""] * 4))[:4])
     if (left or 0.0) < 0 or (top or 0.0) < 0 or across == 0 or down == 0:
         raise BadQuery("sx and sy are not negative, sw and sh not 0", attribute="viewport")
     return Viewport(
@@ -147,7 +147,7 @@ def parse_window(text: str) -> Window:
     function = _FUNCTIONS.get(members[2].lower()) if len(members) == 3 and members[2] else "LINEAR"
     if function is None:
         raise BadQuery("the function of a window is linear, linear-exact or sigmoid", attribute="window")
-    return checked_window(_number(members[0], "window"), _number(members[1], "window"), function, "window")
+    return checked_window(parse_number(members[0], "window"), parse_number(members[1], "window"), function, "window")
 
 
 def checked_window(center: float, width: float, function: Function, name: str) -> Window:
@@ -182,13 +182,14 @@ def _profile(text: str) -> Profile:
 
 
 def _side(text: str, name: str) -> int:
-    number = _number(text, name)
+    number = parse_number(text, name)
     if number != int(number) or not 1 <= number <= MAX_SIDE:
         raise BadQuery(f"the sides of a viewport are integers from 1 to {MAX_SIDE}", attribute=name)
     return int(number)
 
 
-def _number(text: str, name: str) -> float:
+def parse_number(text: str, name: str) -> float:
+    """A decimal number. BadQuery names the parameter `name`."""
     if not _NUMBER.fullmatch(text):
         raise BadQuery("a member is no decimal number", attribute=name)
     return float(text)

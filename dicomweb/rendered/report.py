@@ -30,6 +30,11 @@ _ABOUT: Final = (
 )
 
 
+def is_report_class(sop_class: str) -> bool:
+    """Whether instances of the class are content trees: Structured Reporting and Key Object Selection (PS3.4 B.5)."""
+    return sop_class.startswith("1.2.840.10008.5.1.4.1.1.88.")
+
+
 def report_html(dataset: Item, annotation: tuple[str, ...] = ()) -> bytes:
     """The report as a whole HTML page in UTF-8; the patient is named only where `patient` is in `annotation`.
 

@@ -68,7 +68,8 @@ def test_document_covers_the_table(web: httpx.Client) -> None:
 
 def test_every_get_without_parameters_answers(web: httpx.Client) -> None:
     for operation in OPERATIONS:
-        if operation.method == "GET" and "{" not in operation.at("/dicom-web"):
+        needed = any(parameter.required for parameter in operation.parameters)
+        if operation.method == "GET" and "{" not in operation.at("/dicom-web") and not needed:
             path = operation.at("/dicom-web")
             answer = web.get(path)
             assert answer.status_code in {200, 204}, path
