@@ -71,7 +71,8 @@ def encode_png(shown: Shown, profile: bytes | None = None) -> bytes:
     """
     rows, columns = shown.shape[:2]
     line = shown.reshape(rows, -1)
-    filtered = np.empty((rows, line.shape[1] + 1), np.uint8)
+    data = bytearray(rows * (line.shape[1] + 1))
+    filtered = np.frombuffer(data, np.uint8).reshape(rows, -1)
     filtered[:, 0] = 2
     filtered[0, 1:] = line[0]
     np.subtract(line[1:], line[:-1], out=filtered[1:, 1:])
@@ -79,7 +80,7 @@ def encode_png(shown: Shown, profile: bytes | None = None) -> bytes:
     chunks = [b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", head)]
     if profile is not None:
         chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
-    chunks += _chunk(b"IDAT", bytes(imagecodecs.deflate_encode(filtered.tobytes(), level=1)))
+    chunks += _chunk(b"IDAT", bytes(imagecodecs.deflate_encode(data, level=1)))
     return b"".join((*chunks, *_chunk(b"IEND", b"")))
 
 

@@ -12,7 +12,7 @@ from dicomweb.rendered.attributes import Bulk, Item, binary, numbers
 
 MAX_ENTRIES: Final = 1 << 16
 # Pixels that are worked on at once: NumPy takes 8 bytes of memory for every index and every real.
-BLOCK: Final = 1 << 18
+BLOCK: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,5 +103,6 @@ def looked_up(table: NDArray[np.uint8], array: NDArray[Any]) -> NDArray[np.uint8
     flat = np.ascontiguousarray(array).view(f"<u{array.dtype.itemsize}").reshape(-1)
     out = np.empty((flat.size, *table.shape[1:]), np.uint8)
     for start in range(0, flat.size, BLOCK):
-        out[start : start + BLOCK] = table[flat[start : start + BLOCK]]
+        # Every pattern has its entry; `clip` only keeps NumPy from buffering what it writes.
+        table.take(flat[start : start + BLOCK], 0, out[start : start + BLOCK], mode="clip")
     return out.reshape(*array.shape, *table.shape[1:])
