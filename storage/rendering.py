@@ -14,7 +14,7 @@ from dicomweb.reencode import swapped, word_size
 from dicomweb.rendered.attributes import binary, references
 from dicomweb.rendered.document import document_length, document_type, documents_of_class
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES, check_animation, encode_gif, frame_time_of
-from dicomweb.rendered.image import Source, picture, render_image
+from dicomweb.rendered.image import REVISION, Source, picture, render_image
 from dicomweb.rendered.parameters import Rendering
 from dicomweb.rendered.report import HTML, is_report_class, report_html
 from storage.access import Access
@@ -202,7 +202,7 @@ class RenderingService:
 
         Raises NotFound, BadPixels, BadQuery, NotAcceptable.
         """
-        key = (instance.tenant, instance.sop, instance.version, frame, wanted, media_type)
+        key = (REVISION, instance.tenant, instance.sop, instance.version, frame, wanted, media_type)
         held = await self._thumbnails.get(key)
         if held is not None:
             return held

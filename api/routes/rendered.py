@@ -30,6 +30,7 @@ from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_rendered
 from dicomweb.rendered.document import PDF
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES
+from dicomweb.rendered.image import REVISION
 from dicomweb.rendered.parameters import Rendering, parse_rendering
 from dicomweb.rendered.report import HTML
 from dicomweb.wado import content_range, etag, parse_frame_list, parse_range
@@ -62,7 +63,7 @@ async def send_rendered(
     # An animation is one picture of many frames; every other type has one frame in a part.
     plan = plan_rendered(ranges, subject.types, several=len(frames) > 1 and not _wants_gif(ranges, subject.types))
     version = subject.instance.version
-    tag = etag(version, "all" if whole else str(frames), str(plan.multipart), plan.media_type, repr(wanted))
+    tag = etag(version, "all" if whole else str(frames), str(plan.multipart), plan.media_type, _look(wanted))
     headers: list[Header] = [
         (b"etag", tag.encode()),
         (b"vary", b"Accept"),
@@ -85,6 +86,11 @@ async def send_rendered(
 
 def _ranges(http: Exchange) -> tuple[MediaRange, ...]:
     return parse_accept(http.header(b"accept"), http.query_value("accept"))
+
+
+def _look(wanted: Rendering) -> str:
+    """What decides the bytes of a picture beside the instance, for its entity tag."""
+    return f"{REVISION} {wanted!r}"
 
 
 def _wants_gif(ranges: tuple[MediaRange, ...], available: tuple[str, ...]) -> bool:
@@ -168,7 +174,7 @@ async def rendered_instances(http: Exchange) -> None:
     if len(chosen) > limit:
         raise TooLarge(f"one answer has {limit} rendered instances at most, not {len(chosen)}: ask by series")
     types = {plan.media_type for _, plan in chosen}
-    tag = etag(f"{version:x}", ",".join(sorted(types)), repr(wanted))
+    tag = etag(f"{version:x}", ",".join(sorted(types)), _look(wanted))
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), CACHE_REVALIDATE]
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
@@ -224,7 +230,7 @@ async def thumbnail(http: Exchange) -> None:
         frame = numbers[len(numbers) // 2]
     rendering = http.archive.rendering
     instance = await rendering.representative(http.access, study, series, sop)
-    tag = etag(instance.sop, instance.version, str(frame), plan.media_type, repr(wanted))
+    tag = etag(instance.sop, instance.version, str(frame), plan.media_type, _look(wanted))
     cache = CACHE_REVALIDATE if sop is None else cache_control(http.query_value("v"), instance.version)
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
     if etag_matches(http.header(b"if-none-match"), tag):

@@ -1,6 +1,7 @@
 """One frame, from decoded pixels to a picture: the pipelines in their order (PS3.4 N.2, PS3.18 8.3.5.1)."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from dicomweb.rendered.geometry import aspect_of, fit
 from dicomweb.rendered.grayscale import Grayscale, render_grayscale
 from dicomweb.rendered.parameters import Rendering
 from dicomweb.rendered.profiles import in_profile, profile_of
+
+# Changes whenever the same request gives other bytes than before: a part of entity tags and of the keys of caches.
+REVISION: Final = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
