@@ -3,9 +3,9 @@
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeVar
 
 from dicomweb.errors import BadPixels, NotAcceptable, NotFound
 from dicomweb.media import EXPLICIT_BE, FRAME_MEDIA_TYPE_OF
@@ -23,8 +23,11 @@ from storage.retrieve import Instance, Located, RetrieveService
 from storage.settings import Settings
 from storage.thumbnails import ThumbnailStore
 
+Made = TypeVar("Made")
 Kind = Literal["image", "video", "report", "document"]
 
+# A decoded frame above this waits for its turn.
+_LARGE: Final = 64 << 20
 # Look-up tables, profiles and overlays that are kept, and the largest one that is taken.
 _BULK: Final = 16 << 20
 _LARGEST_BULK: Final = 16 << 20
@@ -72,6 +75,17 @@ def types_of(instance: Instance) -> tuple[str, ...]:
     return (HTML,) if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
 
 
+def _only(image: Image, place: int) -> Image:
+    """One of the frames of an image."""
+    located = image.located
+    part = slice(place, place + 1)
+    return replace(
+        image,
+        frames=image.frames[part],
+        located=replace(located, extents=located.extents[part], bits=located.bits[part]),
+    )
+
+
 class RenderingService:
     """Renders what the caller may read: every method that reads the index takes their rights, and raises NotFound."""
 
@@ -81,6 +95,7 @@ class RenderingService:
         self._thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
         # Frames that are worked on at a time: memory, and fairness to requests that need no thread.
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
+        self._large = asyncio.Lock()
         self._representatives: OrderedDict[tuple[int, str, str | None], tuple[int, Instance]] = OrderedDict()
         self._bulk: OrderedDict[tuple[int, str], bytes] = OrderedDict()
         self._held = 0
@@ -178,22 +193,34 @@ class RenderingService:
 
     async def each(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> AsyncIterator[bytes]:
         """The frames of `image` in its order, a file for each."""
-        async for source in self._sources(access, image):
-            async with self._slots:
-                body = await asyncio.to_thread(render_image, source, wanted, media_type)
+        async for body in self._worked(access, image, lambda source: render_image(source, wanted, media_type)):
             yield body
 
     async def _animation(self, access: Access, image: Image, wanted: Rendering) -> bytes:
         check_animation(len(image.frames), 0)
         frames, pixels = [], 0
-        async for source in self._sources(access, image):
-            async with self._slots:
-                shown, _ = await asyncio.to_thread(picture, source, wanted)
+        async for shown, _ in self._worked(access, image, lambda source: picture(source, wanted)):
             frames.append(shown)
             pixels += shown.shape[0] * shown.shape[1]
             check_animation(len(frames), pixels)
         async with self._slots:
             return await asyncio.to_thread(encode_gif, frames, frame_time_of(image.dataset))
+
+    async def _worked(self, access: Access, image: Image, work: Callable[[Source], Made]) -> AsyncIterator[Made]:
+        """What `work` makes in a thread of each frame. Of large frames a process holds one at a time in memory."""
+        bulk = await self._referenced(access, image)
+        if image.pixel.decoded_bytes <= _LARGE:
+            async for source in self._sources(image, bulk):
+                async with self._slots:
+                    made = await asyncio.to_thread(work, source)
+                yield made
+            return
+        for place in range(len(image.frames)):
+            async with self._large:
+                [made] = [
+                    await asyncio.to_thread(work, source) async for source in self._sources(_only(image, place), bulk)
+                ]
+            yield made
 
     async def thumbnail(
         self, access: Access, instance: Instance, frame: int | None, wanted: Rendering, media_type: str
@@ -246,8 +273,7 @@ class RenderingService:
 
     # -- reading
 
-    async def _sources(self, access: Access, image: Image) -> AsyncIterator[Source]:
-        bulk = await self._referenced(access, image)
+    async def _sources(self, image: Image, bulk: dict[str, bytes]) -> AsyncIterator[Source]:
         position = 0
         async for pixels in self._pixels.decoded(image):
             yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk)

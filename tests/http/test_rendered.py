@@ -1,10 +1,14 @@
 """Rendered resources over TCP: what is sent for what is asked, caching, errors."""
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from PIL import Image
@@ -14,7 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian
 from tests.files import compressed, dataset, encoded, new_uid
 from tests.http.bodies import ROOT, problem, store
 from tests.http.test_wado import parts
-from tests.support import RunningServer
+from tests.support import RunningServer, running_server
 from tests.unit.rendered_files import read, sample, shown
 
 MP4 = "1.2.840.10008.1.2.4.102"
@@ -445,3 +449,35 @@ def test_a_segmentation_mask_and_reals(web: httpx.Client) -> None:
     ds["FloatPixelData"].VR = "OF"
     shown = pixels(web.get(f"{kept(web, encoded(ds))}/rendered?accept=image/png"))
     assert shown[0].tolist() == [0, 0, 255, 0]
+
+
+def peak(server: RunningServer) -> int:
+    """The most memory that a process of the server has had so far, in bytes."""
+    statuses = (
+        Path(f"/proc/{child.pid}/status") for child in psutil.Process(server.process.pid).children(recursive=True)
+    )
+    found = (re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) for status in statuses)
+    return max(int(each[1]) * 1024 for each in found if each)
+
+
+@pytest.mark.full
+def test_large_frames_wait_for_their_turn(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Eight clients at once ask for one frame of 200 MB: no more than one of it is in memory."""
+    with (
+        running_server(tmp_path_factory.mktemp("large"), workers=1) as server,
+        httpx.Client(base_url=server.url, timeout=100) as web,
+    ):
+        data = np.tile(np.arange(10_000, dtype="<u2"), 10_000).tobytes()
+        path = kept(web, encoded(dataset(Rows=10_000, Columns=10_000, BitsStored=16, HighBit=15, PixelData=data)))
+        del data
+
+        def ask(width: int) -> tuple[int, ...]:
+            return pixels(web.get(f"{path}/thumbnail?viewport={width},100&accept=image/png")).shape
+
+        assert ask(50) == (50, 50)
+        before = peak(server)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(ask, range(60, 68))) == [(width, width) for width in range(60, 68)]
+        assert peak(server) - before < 250 << 20
+        too_large = web.get(f"{path}/rendered")
+        assert "viewport" in refused(too_large, 422, "bad-pixels")["detail"]
