@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
-from dicomweb.errors import BadPixels, NotAcceptable, NotFound
+from dicomweb.errors import BadPixels, NotAcceptable, NotFound, TooLarge
 from dicomweb.media import EXPLICIT_BE, FRAME_MEDIA_TYPE_OF
 from dicomweb.pixelinfo import is_image_class
 from dicomweb.reencode import swapped, word_size
@@ -92,6 +92,7 @@ class RenderingService:
     def __init__(self, settings: Settings, retrieve: RetrieveService, pixels: PixelService) -> None:
         self._retrieve = retrieve
         self._pixels = pixels
+        self._max_frames = settings.max_frames_per_request
         self._thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
         # Frames that are worked on at a time: memory, and fairness to requests that need no thread.
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
@@ -174,12 +175,19 @@ class RenderingService:
     # -- pictures
 
     async def whole(self, access: Access, image: Image) -> Image:
-        """The image with all its frames."""
-        count = image.pixel.number_of_frames
+        """The image with all its frames: those that are stored, whatever Number of Frames says. Raises TooLarge."""
+        count = await self._frame_count(access, image)
+        if count > self._max_frames:
+            raise TooLarge(f"the image has {count} frames, and one answer {self._max_frames} at most: name them")
         if len(image.frames) == count:
             return image
         instance = image.instance
         return await self._pixels.image(access, instance.study, instance.series, instance.sop, range(1, count + 1))
+
+    async def _frame_count(self, access: Access, image: Image) -> int:
+        if image.pixel.number_of_frames == 1:
+            return 1
+        return await self._retrieve.frame_count(access, image.instance)
 
     async def one(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> bytes:
         """The frames of `image` as one file: GIF holds all, other types the first. Raises BadPixels, BadQuery."""
@@ -238,8 +246,8 @@ class RenderingService:
         if subject.kind != "image":
             raise NotAcceptable("nothing of this instance can be shown as a thumbnail")
         image = subject.picture
-        middle = image.pixel.number_of_frames // 2 + 1
-        if frame is None and middle != 1:
+        middle = 1 if frame is not None else await self._frame_count(access, image) // 2 + 1
+        if middle != 1:
             image = await self._pixels.image(access, *place, (middle,))
         body = await self.one(access, image, wanted, media_type)
         await self._thumbnails.put(key, body)

@@ -417,6 +417,31 @@ def test_a_small_file_that_says_it_is_huge(web: httpx.Client) -> None:
             assert web.get(f"{path}/{resource}").status_code == 422, (rows, columns)
 
 
+def test_a_number_of_frames_that_lies(web: httpx.Client) -> None:
+    for said in (0, 4, 2_000_000_000):
+        ds = frames_of(3)
+        ds.NumberOfFrames = said
+        path = kept(web, encoded(ds))
+        stored = 1 if said == 0 else 3
+        every = parts(web.get(f"{path}/rendered", headers={"Accept": 'multipart/related; type="image/png"'}))
+        assert [opened(body).max() for _, body in every] == [10, 20, 30][:stored]
+        assert pixels(web.get(f"{path}/thumbnail?accept=image/png")).max() == (10 if stored == 1 else 20)
+        assert Image.open(BytesIO(web.get(f"{path}/rendered?accept=image/gif").content)).n_frames == stored
+
+
+def test_more_frames_than_an_answer_holds(web: httpx.Client) -> None:
+    path = kept(web, encoded(frames_of(25)))
+    assert len(parts(web.get(f"{path}/rendered", headers={"Accept": "multipart/related; type=image/jpeg"}))) == 25
+    data = bytes(1001)
+    ds = dataset(
+        Rows=1, Columns=1, BitsAllocated=8, BitsStored=8, HighBit=7, NumberOfFrames=1001, PixelData=data + b"\0"
+    )
+    path = kept(web, encoded(ds))
+    for accept in ("image/gif", "multipart/related; type=image/jpeg"):
+        refused(web.get(f"{path}/rendered", headers={"Accept": accept}), 413, "too-large")
+    assert web.get(f"{path}/rendered").status_code == 200
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
