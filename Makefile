@@ -8,16 +8,17 @@ SHELL := /bin/bash
 BIN := .venv/bin
 RUN := .venv/.run
 TESTS := .venv/.tests
+VIEWERS := wsi/npm.py wsi/ohif.py wsi/viewer.py
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 # The stamp of the tests satisfies that of the program: the second lock is a superset of the first.
-$(RUN): requirements.lock pyproject.toml infra/scripts/environment.sh
+$(RUN): requirements.lock pyproject.toml infra/scripts/environment.sh $(VIEWERS)
 	@if [ -e $(TESTS) ]; then infra/scripts/environment.sh tests/requirements.lock; else infra/scripts/environment.sh requirements.lock; fi
 	@touch $@
 
-$(TESTS): tests/requirements.lock requirements.lock pyproject.toml infra/scripts/environment.sh
+$(TESTS): tests/requirements.lock requirements.lock pyproject.toml infra/scripts/environment.sh $(VIEWERS)
 	@infra/scripts/environment.sh tests/requirements.lock
 	@touch $(RUN) $@
 

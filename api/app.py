@@ -18,9 +18,10 @@ from api.exchange import Exchange, Services
 from api.metrics import Counters, Metrics
 from api.middleware import FrontDoor
 from api.openapi import document, product_version
-from api.routes import delete, frames, health, orthanc, pages, qido, rendered, stow, wado, wado_uri
+from api.routes import delete, frames, health, ohif, orthanc, pages, qido, rendered, stow, ups, wado, wado_uri
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
+from api.websocket import Sockets
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
@@ -33,9 +34,11 @@ OPERATIONS: tuple[Operation, ...] = (
     *wado_uri.OPERATIONS,
     *stow.OPERATIONS,
     *delete.OPERATIONS,
+    *ups.OPERATIONS,
     *orthanc.OPERATIONS,
     *health.OPERATIONS,
     *pages.OPERATIONS,
+    *ohif.OPERATIONS,
 )
 # Uploads of one process may hold this many times `spool_memory`; beyond it they are spooled to disk.
 _UPLOADS_IN_MEMORY = 32
@@ -44,15 +47,16 @@ _UPLOADS_IN_MEMORY = 32
 class Anor(FastAPI):
     """One FastAPI application.
 
-    Every HTTP request enters by the front door, which sends on to FastAPI's own stack what is not hot: the stack
-    costs more than most hot operations do.
+    Every HTTP request and every WebSocket enters by the front door, which sends on to FastAPI's own stack what is not
+    hot: the stack costs more than most hot operations do.
     """
 
     front: FrontDoor | None = None
+    sockets: Sockets  # stop them before the server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and self.front is not None:
+        if scope["type"] in {"http", "websocket"} and self.front is not None:
             await self.front(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -71,6 +75,7 @@ class Anor(FastAPI):
             metrics,
             MemoryBudget(_UPLOADS_IN_MEMORY * settings.spool_memory),
             described,
+            self.sockets,
         )
         self.front = FrontDoor(RouteTree(OPERATIONS, settings.dicomweb_root), services, super().__call__)
 
@@ -99,6 +104,7 @@ def create_app(settings: Settings) -> Anor:
         redirect_slashes=False,
         lifespan=lifespan,
     )
+    app.sockets = Sockets()
     for operation in OPERATIONS:
         _declare(app, operation, settings.dicomweb_root)
     for kind in (ArchiveError, HTTPException, RequestValidationError, Exception):

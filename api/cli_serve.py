@@ -26,7 +26,7 @@ from storage.embedded import EmbeddedError, EmbeddedPostgres, connections_for, d
 from storage.settings import Settings, check_exposure
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from api.app import Anor
 
 log = logging.getLogger("anor.serve")
 
@@ -121,7 +121,7 @@ class _Application:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._app: FastAPI | None = None
+        self._app: Anor | None = None
 
     def build(self) -> None:
         """Import and build. The collector would find nothing there, and look a hundred times: a quarter of the time."""

@@ -32,16 +32,20 @@ class Problem:
     orthanc: int
     attribute: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+    warning: str = ""  # for the Warning header, where the standard fixes its text
 
 
 TABLE: dict[type[domain.ArchiveError], Row] = {
     domain.NotFound: Row(404, "There is no such resource", 17),
+    domain.Gone: Row(410, "The resource was removed", 17),
     domain.ObjectMissing: Row(500, "Stored data is missing", 13),
     domain.BadRequest: Row(400, "The request is malformed", 8),
     domain.BadQuery: Row(400, "A query parameter is wrong", 3),
     domain.BadDicom: Row(400, "The body is not a DICOM file that can be stored", 15),
     domain.IdentityMismatch: Row(409, "The identifiers do not match", 46),
     domain.Conflict: Row(409, "The instance exists with other content", 46),
+    domain.WorkitemRefused: Row(400, "The request breaks a rule of the workitem", 8),
+    domain.WorkitemConflict: Row(409, "The workitem is not in the right state", 46),
     domain.NotAcceptable: Row(406, "Nothing that is accepted can be served", 34),
     domain.UnsupportedMediaType: Row(415, "The type of the body is not taken here", 3000),
     domain.RangeNotSatisfiable: Row(416, "The range lies outside the content", 41),
@@ -55,10 +59,11 @@ TABLE: dict[type[domain.ArchiveError], Row] = {
 # Refusals that only HTTP knows; (slug, row).
 METHOD_NOT_ALLOWED = ("method-not-allowed", Row(405, "The method is not supported here", 8))
 HEADERS_TOO_LARGE = ("headers-too-large", Row(431, "The request header is too large", 8))
+UPGRADE_REQUIRED = ("upgrade-required", Row(426, "The resource is a WebSocket", 8))
 SLOW_BODY = ("slow-body", Row(408, "The body arrives too slowly", 16))
 STORAGE_FULL = ("storage-full", Row(507, "The storage is full", 19))
 INTERNAL = ("internal", Row(500, "The server failed", -1))
-HTTP_ONLY = (METHOD_NOT_ALLOWED, HEADERS_TOO_LARGE, SLOW_BODY, STORAGE_FULL, INTERNAL)
+HTTP_ONLY = (METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, HEADERS_TOO_LARGE, SLOW_BODY, STORAGE_FULL, INTERNAL)
 
 # Orthanc's `OrthancError` texts for the codes above.
 _ORTHANC_TEXT = {
@@ -116,7 +121,8 @@ def problem_of(error: BaseException) -> Problem:
             headers = ((b"retry-after", b"2"),)
     elif isinstance(error, domain.RangeNotSatisfiable):
         headers = ((b"content-range", b"bytes */%d" % error.size),)
-    return Problem(row.status, slug, row.title, error.message, row.orthanc, error.attribute, headers)
+    warning = error.warning if isinstance(error, domain.WorkitemRefused) else ""
+    return Problem(row.status, slug, row.title, error.message, row.orthanc, error.attribute, headers, warning)
 
 
 def problem_json(problem: Problem, request_id: str) -> bytes:

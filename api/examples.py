@@ -44,6 +44,42 @@ REFUSED: dict[str, Any] = {
         ],
     }
 }
+WORKITEM_UID = "2.25.245092873098457203948572039485720394857"
+TRANSACTION_UID = "2.25.48572039485702398457203498572034985"
+WORKITEM: dict[str, Any] = {
+    "00404005": {"vr": "DT", "Value": ["20260114103000"]},
+    "00404018": {
+        "vr": "SQ",
+        "Value": [
+            {
+                "00080100": {"vr": "SH", "Value": ["LUNG-NODULES"]},
+                "00080102": {"vr": "SH", "Value": ["99SITE"]},
+                "00080104": {"vr": "LO", "Value": ["Find lung nodules"]},
+            }
+        ],
+    },
+    "00404041": {"vr": "CS", "Value": ["READY"]},
+    "00741000": {"vr": "CS", "Value": ["SCHEDULED"]},
+    "00741200": {"vr": "CS", "Value": ["MEDIUM"]},
+    "00741202": {"vr": "LO", "Value": ["AI"]},
+    "00741204": {"vr": "LO", "Value": ["Lung nodules, CT of 2026-01-14"]},
+}
+CLAIM: dict[str, Any] = {
+    "00081195": {"vr": "UI", "Value": [TRANSACTION_UID]},
+    "00741000": {"vr": "CS", "Value": ["IN PROGRESS"]},
+}
+PROGRESS: dict[str, Any] = {
+    "00741002": {"vr": "SQ", "Value": [{"00741004": {"vr": "DS", "Value": ["40"]}}]},
+}
+CANCEL_REQUEST: dict[str, Any] = {"00741238": {"vr": "LT", "Value": ["The study was repeated"]}}
+EVENT_REPORT: dict[str, Any] = {
+    "00000002": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.34.6.1"]},
+    "00000110": {"vr": "US", "Value": [23]},
+    "00001000": {"vr": "UI", "Value": [WORKITEM_UID]},
+    "00001002": {"vr": "US", "Value": [1]},
+    "00404041": {"vr": "CS", "Value": ["READY"]},
+    "00741000": {"vr": "CS", "Value": ["IN PROGRESS"]},
+}
 MULTIPART_BODY = f"--b\r\nContent-Type: {DICOM}\r\n\r\n(the bytes of a DICOM file)\r\n--b--\r\n"
 
 IDENTIFIERS = {
@@ -54,6 +90,11 @@ IDENTIFIERS = {
     "frames": "1,2",
     "path": "7FE00010",
     "file": "site.css",
+    "workitem": WORKITEM_UID,
+    "aet": "SCHEDULER",
+    "build": "8a6c94f84d410dbe",
+    "name": "app.bundle.css",
+    "page": "viewer",
 }
 JSON_ACCEPT = Parameter("Accept", "header", "application/dicom+json (default), application/json", DICOM_JSON)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from api.metrics import Metrics
     from api.routing import Operation
     from api.uploads import MemoryBudget
+    from api.websocket import Sockets
     from storage.archive import Archive
 
 MAX_PARAMETERS = 1000
@@ -48,6 +49,7 @@ class Services:
     metrics: "Metrics"
     uploads: "MemoryBudget"
     document: Callable[[], dict[str, Any]]
+    sockets: "Sockets"
 
 
 class Exchange:

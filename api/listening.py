@@ -51,6 +51,7 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
+            _keep_alive(listener)
             listener.setblocking(False)
             listener.bind(address)
             listener.listen(BACKLOG)
@@ -60,6 +61,13 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
         raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     steer(listeners, range(count))
     return listeners
+
+
+def _keep_alive(listener: socket.socket) -> None:
+    """Find out within two minutes that an idle peer has vanished: a WebSocket may be silent for days."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4)):
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def steer(listeners: Sequence[socket.socket], alive: Sequence[int]) -> None:

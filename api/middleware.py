@@ -11,15 +11,19 @@ import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.capabilities import WADL, describe
 from api.deps import access_of, allowed_origins
-from api.errors import HEADERS_TOO_LARGE, METHOD_NOT_ALLOWED, HttpRefusal, problem_of
+from api.errors import HEADERS_TOO_LARGE, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, HttpRefusal, problem_of
 from api.exchange import Exchange, Services
 from api.logs import log_access, log_crash
 from api.responses import Header, send_bytes, send_problem
 from api.routing import PUBLIC, Answer, Operation, RouteTree, split_path
+from api.websocket import handshake
 from dicomweb.errors import ArchiveError, BadRequest, Forbidden, NotFound
+from dicomweb.negotiation import parse_accept, plan_rendered
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
@@ -55,10 +59,13 @@ class FrontDoor:
         """Answer one request, whatever happens inside."""
         began = time.perf_counter()
         request_id = f"{self._prefix}-{next(self._count):x}"
+        socket = scope["type"] == "websocket"
+        if socket:  # a GET until it is accepted
+            scope["method"], scope["scheme"] = "GET", "https" if scope["scheme"] == "wss" else "http"
         http = Exchange(
             scope,
             receive,
-            send,
+            handshake(send) if socket else send,
             services=self._services,
             access=access_of(scope),
             operation=_UNROUTED,
@@ -92,7 +99,9 @@ class FrontDoor:
             raise NotFound("nothing is served under this path")
         http.operation = operation
         http.path = found.parameters
-        if origin is not None and method not in _SAFE_METHODS:
+        _check_upgrade(operation, scope)
+        # No browser asks before it opens a WebSocket to another site: it is refused like a write.
+        if origin is not None and (operation.websocket or method not in _SAFE_METHODS):
             self._refuse_foreign(http, origin)
         if operation.scope is not PUBLIC:
             http.access.require(operation.scope)
@@ -127,10 +136,11 @@ class FrontDoor:
         extra.append((b"access-control-expose-headers", _EXPOSED))
 
     def _refuse_foreign(self, http: Exchange, origin: bytes) -> None:
-        """Forbidden for a write that a page of another site had the browser send (row 57: no preflight guards a form).
+        """Forbidden for a write or a WebSocket that a page of another site had the browser send.
 
-        Programs send no Origin. A page of our own is known by `Sec-Fetch-Site`, which no script can set, or because its
-        origin is the host that was asked or the one that is configured.
+        No preflight guards a form or a WebSocket (row 57). Programs send no Origin. A page of our own is known by
+        `Sec-Fetch-Site`, which no script can set, or because its origin is the host that was asked or the one that is
+        configured.
         """
         if self._any_origin or origin in self._origins or http.header(b"sec-fetch-site") == "same-origin":
             return
@@ -144,6 +154,9 @@ class FrontDoor:
 
     async def _options(self, http: Exchange) -> None:
         """OPTIONS never needs a right: a preflight carries none (dicomweb.md: viewers' most common failure)."""
+        if split_path(http.scope["path"]) == split_path(http.settings.dicomweb_root) and not _is_preflight(http):
+            await self._capabilities(http)
+            return
         found = self._tree.find("OPTIONS", http.scope["path"])
         if not found.allowed and http.scope["path"] not in {"*", "/"}:
             raise NotFound("nothing is served under this path")
@@ -156,6 +169,17 @@ class FrontDoor:
             headers.append((b"access-control-max-age", _PREFLIGHT_AGE))
         await send_bytes(http, 204, headers)
 
+    async def _capabilities(self, http: Exchange) -> None:
+        """What the service can do (PS3.18 8.9): WADL, or the OpenAPI document for who asks for JSON."""
+        ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
+        kind = plan_rendered(ranges, (WADL, "application/xml", "application/json")).media_type
+        if kind == "application/json":
+            body = orjson.dumps(self._services.document())
+        else:
+            body = describe(self._tree.operations, http.settings.dicomweb_root, http.root_url)
+        headers: list[Header] = [(b"content-type", kind.encode()), (b"allow", b"OPTIONS"), (b"vary", b"Accept")]
+        await send_bytes(http, 200, headers, body)
+
     async def _fail(self, http: Exchange, error: Exception) -> None:
         if http.status:
             return  # the answer has begun: ending here makes the server cut the connection
@@ -163,9 +187,24 @@ class FrontDoor:
 
     def _finished(self, http: Exchange, seconds: float) -> None:
         method = http.method if http.method in _KNOWN_METHODS else "other"
+        if http.status == 101:
+            seconds = 0.0  # how long a socket stays open says nothing of the time an answer takes
         self._services.metrics.request(http.operation.path, method, http.status, seconds)
         if self._log_access:
             log_access(http.request_id, http.operation.path, method, http.status, seconds)
+
+
+def _is_preflight(http: Exchange) -> bool:
+    return http.header(b"access-control-request-method") is not None
+
+
+def _check_upgrade(operation: Operation, scope: Scope) -> None:
+    """A WebSocket is asked for where there is one, and nowhere else."""
+    if operation.websocket == (scope["type"] == "websocket"):
+        return
+    if operation.websocket:
+        raise HttpRefusal(UPGRADE_REQUIRED, "connect with a WebSocket", headers=((b"upgrade", b"websocket"),))
+    raise BadRequest("the path is no WebSocket", attribute="Upgrade")
 
 
 def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

@@ -18,6 +18,11 @@ _TEXTS = {
     "frames": "frame numbers from 1, separated by commas",
     "path": "tag, then item index and tag for nested values, separated by slashes",
     "file": "name of the file",
+    "workitem": "SOP Instance UID of the workitem",
+    "aet": "AE title of the subscriber",
+    "build": "digest of the installed viewer",
+    "name": "name of a file of the viewer",
+    "page": "route of the viewer's own",
 }
 
 
@@ -42,7 +47,7 @@ def document(operations: Iterable[Operation], root: str, server: str | None) -> 
         "info": {
             "title": "Anor",
             "version": product_version(),
-            "summary": "DICOM archive: QIDO-RS, WADO-RS and STOW-RS, and the first of Orthanc's REST routes.",
+            "summary": "DICOM archive: QIDO-RS, WADO-RS, STOW-RS and UPS-RS, and the first of Orthanc's REST routes.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": server.rstrip("/") if server else "/"}],

@@ -12,6 +12,7 @@ from api.errors import Problem, orthanc_json, problem_json
 from api.exchange import Exchange
 from api.logs import log_cut
 from dicomweb.errors import BadRequest
+from dicomweb.qido import warning_header
 
 Header = tuple[bytes, bytes]
 Body = bytes | Sequence[bytes]
@@ -31,6 +32,11 @@ _CLOSE: Header = (b"connection", b"close")
 def cache_control(version: str | None, current: str) -> Header:
     """The caching rule of an instance-level resource asked with `?v=version` whose content is `current`."""
     return CACHE_IMMUTABLE if version is not None and version == current else CACHE_REVALIDATE
+
+
+def warning(root: str, text: str) -> Header:
+    """A Warning header, code 299 (PS3.18 8.3.4); `text` holds no line ends."""
+    return (b"warning", warning_header(root, text).encode("latin-1", "replace"))
 
 
 def etag_matches(if_none_match: str | None, etag: str) -> bool:
@@ -129,9 +135,10 @@ async def send_problem(http: Exchange, problem: Problem) -> None:
         body, kind = orthanc_json(problem, http.method, http.scope["path"]), b"application/json"
     else:
         body, kind = problem_json(problem, http.request_id), b"application/problem+json"
-    await send_bytes(
-        http, problem.status, [(b"content-type", kind), (b"cache-control", b"no-store"), *problem.headers], body
-    )
+    headers: list[Header] = [(b"content-type", kind), (b"cache-control", b"no-store"), *problem.headers]
+    if problem.warning:
+        headers.append(warning(http.root_url, problem.warning))
+    await send_bytes(http, problem.status, headers, body)
 
 
 async def read_small_body(http: Exchange, limit: int) -> bytes:

@@ -54,7 +54,7 @@ class Operation:
 
     `handler` of a hot operation takes an Exchange and sends the answer itself; one of a cold operation is a FastAPI
     endpoint. `{root}` in `path` stands for the DICOMweb root of the settings; `{name}` is one segment, `{name:path}`
-    the rest. GET implies HEAD.
+    the rest. GET implies HEAD. A `websocket` operation takes only requests that ask for one.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -70,6 +70,7 @@ class Operation:
     errors: tuple[type[ArchiveError], ...] = ()
     hot: bool = True
     orthanc: bool = False
+    websocket: bool = False
 
     def at(self, root: str) -> str:
         """The path with the DICOMweb root filled in: the template that documents, logs and metrics show."""
@@ -103,7 +104,8 @@ class RouteTree:
 
     def __init__(self, operations: Iterable[Operation], root: str) -> None:
         self._top = _Node()
-        for operation in operations:
+        self.operations = tuple(operations)
+        for operation in self.operations:
             self._add(operation, operation.at(root))
 
     def _add(self, operation: Operation, path: str) -> None:

@@ -7,13 +7,13 @@ import sys
 from typing import Final
 
 import uvloop
-from fastapi import FastAPI
 from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
+from api.app import Anor
 from api.listening import BACKLOG
 from storage.settings import Settings
 
@@ -22,17 +22,18 @@ READ_BUFFER: Final = 1 << 20  # what one `receive` of a large body brings at mos
 # How long a thread that comes back from a system call waits for the interpreter while the event loop is busy. With
 # Python's 5 ms the threads that write objects wait longer for it than for the disk: a third less is stored per second.
 _SWITCH_SECONDS: Final = 0.001
+_FAREWELL_SECONDS: Final = 2.0
 
 
 class _Server(Server):
     """A granian worker inside this process, on a socket that exists already."""
 
-    def __init__(self, app: FastAPI, listener: socket.socket, settings: Settings) -> None:
+    def __init__(self, app: Anor, listener: socket.socket, settings: Settings) -> None:
         super().__init__(
             app,
             interface=Interfaces.ASGI,
             http=HTTPModes.http1,
-            websockets=False,
+            websockets=True,
             backlog=BACKLOG,
             backpressure=CONNECTIONS,
             http1_settings=HTTP1Settings(
@@ -53,15 +54,22 @@ class _Server(Server):
         self._sfd = holder.get_fd()
 
 
-def serve_http(app: FastAPI, listener: socket.socket, settings: Settings) -> int:
+def serve_http(app: Anor, listener: socket.socket, settings: Settings) -> int:
     """Serve until SIGTERM, then finish the requests in flight; returns the exit status of the process."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(app, listener, settings))
 
 
-async def _serve(app: FastAPI, listener: socket.socket, settings: Settings) -> int:
+async def _serve(app: Anor, listener: socket.socket, settings: Settings) -> int:
     server = _Server(app, listener, settings)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    stopping: list[asyncio.Task[None]] = []  # the loop alone would not keep it alive
+
+    async def stop() -> None:
+        await app.sockets.stop(_FAREWELL_SECONDS)
+        server.stop()  # type: ignore[no-untyped-call]  # granian has no annotations here
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, lambda: stopping.append(loop.create_task(stop())))
     await server.serve()
     return 1 if server.interrupt_children else 0  # the application could not start

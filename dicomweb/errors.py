@@ -123,3 +123,30 @@ class BadPixels(ArchiveError):
 
     slug = "bad-pixels"
     default_reason = 0xC000
+
+
+class Gone(NotFound):
+    """The addressed resource did exist and was removed."""
+
+    slug = "gone"
+
+
+class WorkitemRefused(ArchiveError):
+    """A request breaks the rules of a Unified Procedure Step (PS3.4 CC.2).
+
+    `warning` is the text that the standard fixes for the answer's Warning header, without code and service, or "".
+    """
+
+    slug = "workitem-refused"
+
+    def __init__(
+        self, message: str, *, warning: str = "", attribute: str | None = None, failure_reason: int | None = None
+    ) -> None:
+        super().__init__(message, attribute=attribute, failure_reason=failure_reason)
+        self.warning = warning
+
+
+class WorkitemConflict(WorkitemRefused):
+    """The request does not fit the state in which the Unified Procedure Step is now."""
+
+    slug = "workitem-conflict"

@@ -1,13 +1,13 @@
 """Content negotiation (PS3.18 8.7): what the client accepts x how the instance is stored -> what is sent.
 
-Two rules go beyond the letter of the standard, both because no stored stream is decoded or transcoded here:
+What is stored is sent as it is wherever the client takes it; else it is transcoded to the best that the client names:
 
-* Without a transfer-syntax parameter PS3.18 8.7.3 asks for Explicit VR Little Endian. Native data is sent so.
-  Compressed data is sent as stored and labelled with its transfer syntax: that is what viewers expect of an archive,
-  and 8.7.3 itself allows it where the pixels exist in lossy form only. A client that names another syntax gets
-  NotAcceptable with the stored one.
-* A frame asked for as application/octet-stream with `transfer-syntax=*` is the stored stream under that media type,
-  because that is the one type the client said it takes (OHIF, Slim).
+* Without a transfer-syntax parameter application/dicom and application/octet-stream mean Explicit VR Little Endian
+  (PS3.18 8.7.3), an image type its default transfer syntax, the lossless one (8.7.3.3). An instance whose pixels exist
+  in lossy form only is sent as stored then, as 8.7.3 allows.
+* `transfer-syntax=*` is what is stored, also for a frame asked for as application/octet-stream, because that is the one
+  type the client said it takes (OHIF, Slim).
+* Lossy transcoding happens only where its transfer syntax is named.
 """
 
 import re
@@ -33,9 +33,12 @@ from dicomweb.media import (
     parse_media_type,
     parse_media_types,
 )
+from dicomweb.pixels.syntaxes import LOSSY, SYNTAXES, can_decode
 
-Reencode = Literal["none", "explicit-le"]
+Reencode = Literal["none", "explicit-le", "transcode"]
 
+# What an image type means without a transfer-syntax parameter (PS3.18 table 8.7.3-5).
+_DEFAULT_SYNTAXES = frozenset(f"1.2.840.10008.1.2.{end}" for end in ("4.70", "4.80", "4.90", "4.201", "4.110", "5"))
 _Q_VALUE = re.compile(r"(?:0?\.[0-9]{1,3}|0\.?|1(?:\.0{0,3})?)", re.ASCII)
 
 
@@ -55,7 +58,7 @@ class MediaRange:
 
 @dataclass(frozen=True, slots=True)
 class RetrievePlan:
-    """What to send; `reencode`: "explicit-le" when stored bytes must be changed (byte order, VRs, inflation)."""
+    """What to send; `reencode`: "explicit-le" when byte order, VRs or inflation change, "transcode" when pixels do."""
 
     multipart: bool
     media_type: str
@@ -114,10 +117,15 @@ class _Offer:
     transfer_syntax: str = ""
     reencode: Reencode = "none"
     multipart: bool = False
-    # Whether it may answer a request that names no transfer syntax.
-    default: bool = True
+    # What it answers beside its own transfer syntax: "all" that its media type covers, "wild" media types such as */*,
+    # or "none" but a `transfer-syntax=*`, which means what is stored.
+    unasked: Literal["all", "wild", "none"] = "all"
     # The standard would want something else here: chosen only when no other alternative fits.
     last_resort: bool = False
+
+    @property
+    def transcoded(self) -> bool:
+        return self.reencode == "transcode"
 
     def __str__(self) -> str:
         syntax = f"; transfer-syntax={self.transfer_syntax}" if self.transfer_syntax else ""
@@ -136,21 +144,26 @@ def _names(media: MediaType, media_type: str) -> bool:
 
 
 def _rank(wanted: MediaRange, offer: _Offer) -> int | None:
-    """How well `offer` meets `wanted`: 0 is best, None not at all."""
+    """How well `offer` meets `wanted`: 0 is best, None not at all. What is stored comes before what must be made."""
+    wild = "*" in (wanted.media.type, wanted.media.subtype)
     anything = wanted.media.type == "*" and not wanted.multipart
     if not _names(wanted.media, offer.media_type) or not (anything or wanted.multipart == offer.multipart):
         return None
     syntaxes = wanted.transfer_syntaxes
     if offer.transfer_syntax in syntaxes:
-        return 0
+        return 3 if offer.transcoded else 0
     if syntaxes and "*" not in syntaxes and offer.transfer_syntax:
         return None
-    if not syntaxes and not offer.default:
+    if offer.transcoded:
+        return (8 if wild else 7 if syntaxes else 6) if offer.unasked == "all" else None
+    if not syntaxes and (offer.unasked == "none" or (offer.unasked == "wild" and not wild)):
         return None
-    if "*" in (wanted.media.type, wanted.media.subtype):
-        return 3
+    if wild:
+        return 5
+    if len(syntaxes) > 1:  # the names beside `*` are what the client would rather have
+        return 4
     if offer.last_resort:
-        return 2 if syntaxes else 4
+        return 2 if syntaxes else 9
     return 1
 
 
@@ -183,39 +196,70 @@ def _choose(ranges: Iterable[MediaRange], offers: tuple[_Offer, ...]) -> Retriev
     return RetrievePlan(offer.multipart, media_type, offer.transfer_syntax, offer.reencode)
 
 
-@lru_cache(maxsize=2048)
-def plan_frames(ranges: tuple[MediaRange, ...], stored_ts: str, *, several: bool = False) -> RetrievePlan:
+# Every transfer syntax that some image could be transcoded to: what an image allows is asked when it comes to that.
+ALL_TARGETS = frozenset((EXPLICIT_LE, *SYNTAXES))
+
+
+@lru_cache(maxsize=4096)
+def plan_frames(
+    ranges: tuple[MediaRange, ...], stored_ts: str, *, several: bool = False, targets: frozenset[str] = ALL_TARGETS
+) -> RetrievePlan:
     """How to send frames (PS3.18 10.4.1.1.6). `several`: more than one was asked for, which only multipart can carry.
 
+    `targets`: what they can be transcoded to; when the answer is to transcode, ask again with those of the image.
     Implicit VR LE needs no re-encoding: the bytes of a frame are those of Explicit VR LE. NotAcceptable names what
     there is.
     """
+    possible = targets if can_decode(stored_ts) else frozenset()
     if stored_ts in NATIVE:
         swap: Reencode = "explicit-le" if stored_ts in (EXPLICIT_BE, DEFLATED_LE) else "none"
         kinds: tuple[_Offer, ...] = (_Offer(OCTET_STREAM, EXPLICIT_LE, swap),)
+        possible -= {EXPLICIT_LE}
     else:
         media_type = FRAME_MEDIA_TYPE_OF.get(stored_ts)
         kinds = (_Offer(OCTET_STREAM, stored_ts, last_resort=True),)
         if media_type is not None:
             kinds = (_Offer(media_type, stored_ts), *kinds)
-    return _choose(ranges, _packaged(kinds, single=not several))
+        possible -= {stored_ts}
+    return _choose(ranges, _packaged((*kinds, *_transcoded_frames(possible)), single=not several))
 
 
-@lru_cache(maxsize=1024)
-def plan_instances(ranges: tuple[MediaRange, ...], stored_ts: str, *, single: bool = False) -> RetrievePlan:
+def _transcoded_frames(targets: frozenset[str]) -> Iterable[_Offer]:
+    if EXPLICIT_LE in targets:
+        yield _Offer(OCTET_STREAM, EXPLICIT_LE, "transcode")
+    for uid in (each for each in SYNTAXES if each in targets):
+        media_type = FRAME_MEDIA_TYPE_OF.get(uid)
+        if media_type is not None:
+            yield _Offer(media_type, uid, "transcode", unasked="all" if uid in _DEFAULT_SYNTAXES else "none")
+        yield _Offer(OCTET_STREAM, uid, "transcode", unasked="none")
+
+
+@lru_cache(maxsize=4096)
+def plan_instances(
+    ranges: tuple[MediaRange, ...], stored_ts: str, *, single: bool = False, targets: frozenset[str] = ALL_TARGETS
+) -> RetrievePlan:
     """How to send one instance of a study, series or instance resource (PS3.18 10.4.1.1.1-3).
 
     `single`: the resource is one instance, so that a single part body is possible. A study holds instances in several
     syntaxes: ask once for each. Implicit VR LE and Explicit VR BE never leave (8.7.3); deflated leaves as stored
-    where `*` or its own UID was asked for, else inflated.
+    where `*` or its own UID was asked for, else inflated. `targets`: as for `plan_frames`; without any, an instance
+    that is not compressed has no pixels, and no name of a compression keeps it back.
     """
+    if not targets and stored_ts in NATIVE:
+        ranges = tuple(_without_syntaxes(each) for each in ranges)
+    possible = targets | {DEFLATED_LE} if can_decode(stored_ts) else frozenset()
     if stored_ts in (IMPLICIT_LE, EXPLICIT_BE):
         kinds: tuple[_Offer, ...] = (_Offer(DICOM, EXPLICIT_LE, "explicit-le"),)
     elif stored_ts == DEFLATED_LE:
         # For `*` both fit equally well and the first one is taken.
-        kinds = (_Offer(DICOM, DEFLATED_LE, default=False), _Offer(DICOM, EXPLICIT_LE, "explicit-le"))
-    else:
+        kinds = (_Offer(DICOM, DEFLATED_LE, unasked="none"), _Offer(DICOM, EXPLICIT_LE, "explicit-le"))
+    elif stored_ts == EXPLICIT_LE or stored_ts in LOSSY or EXPLICIT_LE not in possible:
         kinds = (_Offer(DICOM, stored_ts),)
+    else:
+        kinds = (_Offer(DICOM, stored_ts, unasked="wild"), _Offer(DICOM, EXPLICIT_LE, "transcode"))
+    offered = {kind.transfer_syntax for kind in kinds}
+    more = (uid for uid in (EXPLICIT_LE, DEFLATED_LE, *SYNTAXES) if uid in possible and uid not in offered)
+    kinds += tuple(_Offer(DICOM, uid, "transcode", unasked="none") for uid in more)
     return _choose(ranges, _packaged(kinds, single=single))
 
 
@@ -257,7 +301,13 @@ def plan_rendered(ranges: tuple[MediaRange, ...], available: tuple[str, ...], *,
 
 
 def _as_multipart(offer: _Offer) -> _Offer:
-    return _Offer(offer.media_type, offer.transfer_syntax, offer.reencode, True, offer.default, offer.last_resort)
+    return _Offer(offer.media_type, offer.transfer_syntax, offer.reencode, True, offer.unasked, offer.last_resort)
+
+
+def _without_syntaxes(wanted: MediaRange) -> MediaRange:
+    media = wanted.media
+    parameters = tuple(pair for pair in media.parameters if pair[0] != "transfer-syntax")
+    return MediaRange(MediaType(media.type, media.subtype, parameters), wanted.multipart, wanted.q)
 
 
 def _packaged(kinds: tuple[_Offer, ...], *, single: bool) -> tuple[_Offer, ...]:

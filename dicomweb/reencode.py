@@ -36,6 +36,12 @@ def word_size(vr: str) -> int:
     return 1 if vr == "OB" else {"OF": 4, "OL": 4, "OD": 8, "OV": 8}.get(vr, 2)
 
 
+def pixel_word(vr: str, bits_allocated: int) -> int:
+    """The same for pixel data: a sample of more than 16 bits in OW is swapped as one (as every writer does it)."""
+    word = word_size(vr)
+    return max(word, bits_allocated // 8) if word == 2 else word
+
+
 def swapped(data: bytes, word: int) -> bytes:
     """`data` with the bytes of each word reversed; its length is a multiple of `word`."""
     if word == 1:

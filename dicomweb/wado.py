@@ -39,6 +39,11 @@ def parse_bulk_path(text: str) -> str:
     return text.upper()
 
 
+def bulk_path_of(uri: str) -> str:
+    """The path of a bulk data value from the BulkDataURI that the metadata have for it."""
+    return parse_bulk_path(uri.partition("/bulkdata/")[2].partition("?")[0])
+
+
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """The (offset, length) that a Range header asks of `size` bytes; None: send everything with 200.
 

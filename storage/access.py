@@ -16,6 +16,8 @@ SCOPES = frozenset(
         "metrics.read",
         "system.read",
         "system.admin",
+        "worklist.read",
+        "worklist.write",
     }
 )
 

@@ -5,7 +5,9 @@ from datetime import timedelta
 
 from dicomweb.errors import Unavailable
 from storage.access import Access
+from storage.channels import EventChannels
 from storage.db import Database
+from storage.decoders import DecoderPool
 from storage.embedded import attach
 from storage.ingest import IngestService
 from storage.lifecycle import LifecycleService
@@ -16,6 +18,8 @@ from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.settings import Settings
 from storage.spool import Spool
+from storage.transcoding import TranscodeService
+from storage.worklist import WorklistService
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,12 @@ class Archive:
     search: SearchService
     retrieve: RetrieveService
     pixels: PixelService
+    transcode: TranscodeService
     rendering: RenderingService
+    decoders: DecoderPool
     lifecycle: LifecycleService
+    worklist: WorklistService
+    channels: EventChannels
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -75,6 +83,8 @@ class Archive:
 
     async def close(self) -> None:
         """Close connections; requests in flight fail."""
+        self.decoders.close()
+        await self.channels.close()
         await self.db.close()
         await self.objects.close()
 
@@ -92,7 +102,9 @@ async def open_archive(settings: Settings) -> Archive:
     )
     objects = open_store(settings)
     retrieve = RetrieveService(settings, db, objects)
-    pixels = PixelService(retrieve)
+    decoders = DecoderPool(settings)
+    pixels = PixelService(retrieve, decoders)
+    channels = EventChannels(db)
     return Archive(
         settings=settings,
         db=db,
@@ -101,6 +113,10 @@ async def open_archive(settings: Settings) -> Archive:
         search=SearchService(db, objects),
         retrieve=retrieve,
         pixels=pixels,
+        transcode=TranscodeService(settings, retrieve, pixels, decoders),
         rendering=RenderingService(settings, retrieve, pixels),
+        decoders=decoders,
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
+        worklist=WorklistService(settings, db, channels),
+        channels=channels,
     )

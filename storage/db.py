@@ -162,6 +162,21 @@ class Database:
         sql = self._queries[name]
         await self._run(lambda c: c.execute(sql, *args))
 
+    async def fetch_together(self, steps: Sequence[tuple[str, Sequence[object]]]) -> list[Record]:
+        """Run several statements (text, arguments) in one transaction; the rows of the last.
+
+        Each sees what was committed before it began, which may be more than the one before it saw.
+        """
+
+        async def run(connection: Any) -> list[Record]:
+            rows: list[Record] = []
+            async with connection.transaction():
+                for sql, args in steps:
+                    rows = await connection.fetch(sql, *args)
+            return rows
+
+        return await self._run(run)
+
     @asynccontextmanager
     async def cursor(self, sql: str, args: Sequence[object], prefetch: int) -> AsyncIterator[AsyncIterator[Record]]:
         """Stream a large result in one read-only transaction, `prefetch` rows at a time."""

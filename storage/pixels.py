@@ -8,11 +8,12 @@ from typing import Any
 import orjson
 
 from dicomweb.errors import BadPixels, NotFound
-from dicomweb.media import EXPLICIT_BE, NATIVE
+from dicomweb.media import NATIVE
 from dicomweb.pixels.image import ImagePixel, Pixels
 from dicomweb.pixels.native import native_pixels
-from dicomweb.reencode import swapped, word_size
+from dicomweb.pixels.syntaxes import can_decode, targets
 from storage.access import Access
+from storage.decoders import DecoderPool
 from storage.retrieve import Instance, Located, RetrieveService
 
 Dataset = dict[str, Any]
@@ -41,14 +42,18 @@ class Image:
 class PixelService:
     """Reads frames as arrays. Every method takes the caller's rights, as RetrieveService does."""
 
-    def __init__(self, retrieve: RetrieveService) -> None:
+    def __init__(self, retrieve: RetrieveService, decoders: DecoderPool) -> None:
         self._retrieve = retrieve
+        self._decoders = decoders
         self._datasets: OrderedDict[tuple[int, str, str], tuple[Dataset, int]] = OrderedDict()
         self._held = 0
 
     async def image(self, access: Access, study: str, series: str, sop: str, frames: Sequence[int]) -> Image:
         """Frames (1-based) of an instance. Raises NotFound, also for a frame that is not there; BadPixels."""
-        located = await self._retrieve.frames(access, study, series, sop, frames)
+        return await self.described(access, await self._retrieve.frames(access, study, series, sop, frames), frames)
+
+    async def described(self, access: Access, located: Located, frames: Sequence[int]) -> Image:
+        """Frames that were located before, with the attributes of their instance. Raises NotFound, BadPixels."""
         dataset = await self.dataset(access, located.instance)
         return Image(located, tuple(frames), dataset, ImagePixel.of(dataset))
 
@@ -71,23 +76,36 @@ class PixelService:
             self._held -= freed
         return dataset
 
-    async def decoded(self, image: Image) -> AsyncIterator[Pixels]:
-        """The frames of `image` in its order, a window of them in memory. Raises BadPixels."""
+    async def targets(self, access: Access, instance: Instance) -> frozenset[str]:
+        """The transfer syntaxes that an instance can be transcoded to; without pixels there is nothing to compress."""
+        try:
+            pixel = ImagePixel.of(await self.dataset(access, instance))
+        except BadPixels:
+            return frozenset()
+        return targets(pixel, instance.transfer_syntax)
+
+    async def stored(self, image: Image) -> AsyncIterator[bytes]:
+        """The frames of `image` as they are stored, in little endian, a window of them in memory."""
         located, start = image.located, 0
         while start < len(image.frames):
             end, size = start + 1, located.size(start)
             while end < len(image.frames) and size + located.size(end) <= _WINDOW:
                 size += located.size(end)
                 end += 1
-            window = Located(located.instance, located.extents[start:end], located.bits[start:end], located.vr)
-            for value in await self._retrieve.read_all(window):
-                yield self._decode(image, value)
+            for value in await self._retrieve.read_all(located.part(start, end)):
+                yield value
             start = end
 
-    def _decode(self, image: Image, value: bytes) -> Pixels:
+    async def decoded(self, image: Image) -> AsyncIterator[Pixels]:
+        """The frames of `image` in its order. Raises BadPixels."""
+        async for value in self.stored(image):
+            yield await self.decode(image, value)
+
+    async def decode(self, image: Image, value: bytes) -> Pixels:
+        """One stored frame: native ones here, compressed ones in a sandboxed process. Raises BadPixels."""
         syntax = image.instance.transfer_syntax
-        if syntax not in NATIVE:
-            raise BadPixels("the transfer syntax is not decoded", attribute="TransferSyntaxUID")
-        if syntax == EXPLICIT_BE:
-            value = swapped(value, word_size("OB" if image.pixel.bits_allocated <= 8 else "OW"))
-        return native_pixels(image.pixel, value)
+        if syntax in NATIVE:
+            return native_pixels(image.pixel, value)
+        if not can_decode(syntax):
+            raise BadPixels("pixels in this transfer syntax are served as stored only", attribute="TransferSyntaxUID")
+        return await self._decoders.decode(syntax, value, image.pixel)

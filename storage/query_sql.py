@@ -1,7 +1,7 @@
 """The one place where a Query becomes SQL: `$n` parameters only, never a value in the text."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
@@ -69,8 +69,9 @@ _ALIAS: dict[Level, str] = {Level.PATIENT: "p", Level.STUDY: "t", Level.SERIES: 
 class Arguments:
     """Collects the values of `$n` parameters."""
 
-    def __init__(self) -> None:
-        self.values: list[object] = []
+    def __init__(self, given: Iterable[object] = ()) -> None:
+        """`given` are the first ones, which the text around names itself."""
+        self.values: list[object] = list(given)
 
     def __call__(self, value: object, cast: str = "text") -> str:
         """The parameter that stands for `value`."""
@@ -78,10 +79,16 @@ class Arguments:
         return f"${len(self.values)}::{cast}"
 
 
-def element(tag: str, level: Level) -> str:
-    """SQL of the DICOM JSON element of an attribute that has no column, as seen from rows of `level`."""
+def hex_tag(tag: str) -> str:
+    """The tag itself, which goes into the text of a statement; BadQuery unless it is eight hexadecimal digits."""
     if not _TAG.fullmatch(tag):
         raise BadQuery("a tag is eight hexadecimal digits")
+    return tag
+
+
+def element(tag: str, level: Level) -> str:
+    """SQL of the DICOM JSON element of an attribute that has no column, as seen from rows of `level`."""
+    hex_tag(tag)
     owner = level_of(tag)
     if level is Level.PATIENT:
         return f"p.attributes->'{tag}'"
@@ -104,20 +111,28 @@ def where(query: Query, tenant: int, arguments: Arguments) -> str:
     if query.level in (Level.SERIES, Level.INSTANCE) and by_study:
         # The planner cannot know that a study's rows share its tenant: with both, it starts from the unique index.
         terms.append(f"t.tenant = {arguments(tenant, 'integer')}")
-    matches = [match for match in query.matches if match.kind != "universal"]
-    terms += [_attribute_match(match, query, arguments) for match in matches if len(match.path) == 1]
-    nested = [(match.path, match) for match in matches if len(match.path) > 1]
-    if nested:
-        terms.append(_nested(nested, lambda tag: element(tag, query.level), arguments))
+    columns = PATIENT_COLUMNS if query.level is Level.PATIENT else COLUMNS
+    terms += conditions(query, columns, lambda tag: element(tag, query.level), arguments)
     return " AND ".join(f"({term})" for term in terms)
 
 
-def _attribute_match(match: Match, query: Query, arguments: Arguments) -> str:
-    tag = match.path[0]
-    column = (PATIENT_COLUMNS if query.level is Level.PATIENT else COLUMNS).get(tag)
-    if column is not None:
-        return _column_match(column, match, query.fuzzy, arguments)
-    return _element_match(element(tag, query.level), match, arguments)
+def conditions(
+    query: Query, columns: Mapping[str, Column], element_of: Callable[[str], str], arguments: Arguments
+) -> list[str]:
+    """The conditions of the matches alone, on attributes with columns and on elements that `element_of` names."""
+    matches = [match for match in query.matches if match.kind != "universal"]
+    terms = []
+    for match in matches:
+        if len(match.path) == 1:
+            column = columns.get(match.path[0])
+            if column is not None:
+                terms.append(_column_match(column, match, query.fuzzy, arguments))
+            else:
+                terms.append(_element_match(element_of(match.path[0]), match, arguments))
+    nested = [(match.path, match) for match in matches if len(match.path) > 1]
+    if nested:
+        terms.append(_nested(nested, element_of, arguments))
+    return terms
 
 
 def _nested(
@@ -129,9 +144,7 @@ def _nested(
     item = f"item{depth}"
 
     def inside(tag: str) -> str:
-        if not _TAG.fullmatch(tag):
-            raise BadQuery("a tag is eight hexadecimal digits")
-        return f"{item}->'{tag}'"
+        return f"{item}->'{hex_tag(tag)}'"
 
     terms = []
     for tag in dict.fromkeys(path[0] for path, _ in matches):

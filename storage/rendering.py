@@ -83,13 +83,7 @@ def _reading(access: Access) -> Access:
 
 def _only(image: Image, place: int) -> Image:
     """One of the frames of an image."""
-    located = image.located
-    part = slice(place, place + 1)
-    return replace(
-        image,
-        frames=image.frames[part],
-        located=replace(located, extents=located.extents[part], bits=located.bits[part]),
-    )
+    return replace(image, frames=image.frames[place : place + 1], located=image.located.part(place, place + 1))
 
 
 class RenderingService:

@@ -3,15 +3,18 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pydicom import Dataset
 
 from dicomweb.bulk import BulkTable
 from dicomweb.deflate import DeflatedJson, GzipArray, gzip_array, plain_array
 from dicomweb.errors import CorruptObject, NotFound, TooLarge
 from dicomweb.frames import RECORD_SIZE, bit_span, is_fragmented, locate, realign
-from dicomweb.media import EXPLICIT_BE
-from dicomweb.reencode import Inflater, header_as_explicit, pixel_head, swapped, word_size
+from dicomweb.media import EXPLICIT_BE, IMPLICIT_LE
+from dicomweb.pixels.header import read_head
+from dicomweb.reencode import Inflater, header_as_explicit, pixel_head, pixel_word, swapped, word_size
 from storage.access import Access
 from storage.cache import AnswerCache
 from storage.db import Database
@@ -22,6 +25,7 @@ from storage.settings import Settings
 Extent = tuple[int, int]
 
 _VERSION_BYTES = 8
+_PIXEL_DATA = ("7FE00010", "7FE00008", "7FE00009")
 # Metadata of more instances than this is sent as it is read, and not cached.
 _METADATA_PAGE = 500
 _CURSOR_ROWS = 100
@@ -69,7 +73,8 @@ class Located:
     """Values of one instance: for each the extents whose concatenation it is.
 
     `bits`: of a frame of packed single bits that does not fill whole bytes, its first bit and number of bits within
-    them. `encapsulated`: the bytes are fragment items (PS3.5 A.4), not a plain value.
+    them. `encapsulated`: the bytes are fragment items (PS3.5 A.4), not a plain value. `word`: bytes that are stored in
+    reverse order together, 1 for little endian.
     """
 
     instance: Instance
@@ -77,11 +82,16 @@ class Located:
     bits: tuple[tuple[int, int] | None, ...] = ()
     vr: str = ""
     encapsulated: bool = False
+    word: int = 1
 
     def size(self, index: int) -> int:
         """Bytes of a value as it is sent."""
         span = self.bits[index] if self.bits else None
         return (span[1] + 7) // 8 if span else sum(length for _, length in self.extents[index])
+
+    def part(self, start: int, end: int) -> "Located":
+        """The values from `start` up to `end`."""
+        return replace(self, extents=self.extents[start:end], bits=self.bits[start:end])
 
 
 class RetrieveService:
@@ -164,7 +174,7 @@ class RetrieveService:
         row = await self._db.fetch_row("instance_location", access.tenant, study, series, sop)
         if row is None:
             raise NotFound("no such instance")
-        return _instance(access.tenant, study, row)
+        return instance_of(access.tenant, study, row)
 
     async def instances(self, access: Access, study: str, series: str | None = None) -> tuple[int, list[Instance]]:
         """The version of a study or series, and its instances in reading order. Raises NotFound."""
@@ -175,10 +185,18 @@ class RetrieveService:
             rows = await self._db.fetch("series_instances", access.tenant, study, series)
         if not rows:
             raise NotFound("no such series" if series else "no such study")
-        return rows[0]["parent_version"], [_instance(access.tenant, study, row) for row in rows]
+        return rows[0]["parent_version"], [instance_of(access.tenant, study, row) for row in rows]
+
+    async def row(self, name: str, *args: object) -> Any | None:
+        """One row of a named query that locates an instance."""
+        return await self._db.fetch_row(name, *args)
+
+    async def small_file(self, instance: Instance) -> bytes:
+        """The stored Part 10 file, at once."""
+        return await self._objects.get_range(instance.key, instance.base, instance.size)
 
     def file(self, instance: Instance) -> AsyncIterator[bytes]:
-        """The stored Part 10 file."""
+        """The stored Part 10 file in bounded chunks."""
         return self._objects.stream(instance.key, instance.base, instance.size)
 
     async def files(
@@ -246,9 +264,24 @@ class RetrieveService:
         head = await self._objects.get_range(instance.key, instance.base, offset - element_head)
         yield await asyncio.to_thread(header_as_explicit, head)
         yield pixel_head(pixel.vr, length)
-        word = word_size(pixel.vr) if instance.transfer_syntax == EXPLICIT_BE else 1
+        big = instance.transfer_syntax == EXPLICIT_BE
+        word = pixel_word(pixel.vr, instance.bits_allocated or 8) if big else 1
         async for chunk in self._objects.stream(instance.key, instance.base + offset, length):
             yield swapped(chunk, word)
+
+    async def head(self, instance: Instance) -> Dataset:
+        """The elements before the pixel data. Raises TooLarge where they do not belong into memory."""
+        pixel = (await self._bulk_table(instance)).lookup("7FE00010")
+        if pixel is None:
+            raise NotFound("the instance has no pixel data")
+        before = 8 if instance.transfer_syntax == IMPLICIT_LE else 12
+        end = pixel.offset - before
+        if end > _REWRITE_MAX:
+            raise TooLarge("the instance's header is too large to be rewritten")
+        meta = await self._objects.get_range(instance.key, instance.base, instance.meta_size)
+        start = 0 if instance.deflated else instance.meta_size
+        dataset = await self.read(instance, [(start, end - start)])
+        return await asyncio.to_thread(read_head, meta, dataset, instance.transfer_syntax)
 
     # -- frames and bulk data
     # -----------------------------------------------------------------------------------------------------
@@ -268,11 +301,29 @@ class RetrieveService:
         overflow = b""
         if any(is_fragmented(record) for record in records):
             overflow = await self._db.fetch_value("frame_overflow", access.tenant, sop, row["file_sha256"]) or b""
-        return Located(
-            _instance(access.tenant, study, row),
+        located = Located(
+            instance_of(access.tenant, study, row),
             tuple(locate(record, overflow) for record in records),
             tuple(bit_span(record) for record in records),
         )
+        return await self._in_words(located) if located.instance.transfer_syntax == EXPLICIT_BE else located
+
+    async def _in_words(self, located: Located) -> Located:
+        """Frames of big endian pixel data, read in whole words: 8-bit samples in OW may begin within one."""
+        instance = located.instance
+        pixel = next(filter(None, map((await self._bulk_table(instance)).lookup, _PIXEL_DATA)), None)
+        if pixel is None:
+            return located
+        bits = instance.bits_allocated or 8
+        word = pixel_word(pixel.vr, bits)
+        if bits != 8 or word == 1:
+            return replace(located, word=word)
+        extents, spans = [], []
+        for ((offset, length),) in located.extents:
+            inside = (offset - pixel.offset) % word
+            extents.append(((offset - inside, -(-(inside + length) // word) * word),))
+            spans.append((8 * inside, 8 * length))
+        return replace(located, word=word, extents=tuple(extents), bits=tuple(spans))
 
     async def frame_count(self, access: Access, instance: Instance) -> int:
         """How many frames can be served."""
@@ -288,11 +339,12 @@ class RetrieveService:
         entry = BulkTable.from_bytes(row["bulk_table"]).lookup(path)
         if entry is None:
             raise NotFound("the instance has no such bulk data")
+        instance = instance_of(access.tenant, study, row)
+        word = 1
+        if instance.transfer_syntax == EXPLICIT_BE:
+            word = pixel_word(entry.vr, instance.bits_allocated or 8) if path in _PIXEL_DATA else word_size(entry.vr)
         return Located(
-            _instance(access.tenant, study, row),
-            (((entry.offset, entry.length),),),
-            vr=entry.vr,
-            encapsulated=entry.encapsulated,
+            instance, (((entry.offset, entry.length),),), vr=entry.vr, encapsulated=entry.encapsulated, word=word
         )
 
     async def _bulk_table(self, instance: Instance) -> BulkTable:
@@ -312,7 +364,7 @@ class RetrieveService:
         return b"".join(await self._objects.get_ranges(instance.key, ranges))
 
     async def read_all(self, located: Located) -> list[bytes]:
-        """The values of `located`, with one coalesced read."""
+        """The values of `located` in little endian, with one coalesced read."""
         instance = located.instance
         if instance.deflated:
             values = [await self._read_inflated(instance, extents) for extents in located.extents]
@@ -322,6 +374,8 @@ class RetrieveService:
             flat = [(instance.base + offset, length) for extents in located.extents for offset, length in extents]
             pieces = iter(await self._objects.get_ranges(instance.key, flat))
             values = [b"".join([next(pieces) for _ in extents]) for extents in located.extents]
+        if located.word > 1:
+            values = [swapped(value, located.word) if len(value) % located.word == 0 else value for value in values]
         if any(located.bits):
             values = [realign(v, *span) if span else v for v, span in zip(values, located.bits, strict=True)]
         return values
@@ -355,7 +409,8 @@ def _level(access: Access, study: str, series: str | None, sop: str | None) -> t
     return "study", (access.tenant, study)
 
 
-def _instance(tenant: int, study: str, row: Any) -> Instance:
+def instance_of(tenant: int, study: str, row: Any) -> Instance:
+    """An Instance from a row of the queries that locate one."""
     return Instance(
         tenant=tenant,
         study=study,

@@ -166,9 +166,22 @@ class Settings:
     max_frames_per_request: int = field(
         default=1000, metadata=_about("Web", "Frames in one request at most.", minimum=1)
     )
+
+    decoders: int = field(
+        default=0,
+        metadata=_about("Pixels", "Decoder processes of all HTTP workers together; 0: one for each core.", minimum=0),
+    )
+    decoder_memory: int = field(
+        default=4 * GIB,
+        metadata=_about("Pixels", "Address space of a decoder process.", unit="bytes", minimum=512 * MIB),
+    )
+    decoder_seconds: int = field(
+        default=10, metadata=_about("Pixels", "Processor time of one frame.", unit="seconds", minimum=1, maximum=3600)
+    )
+
     thumbnail_bytes: int = field(
-        default=256 * MIB,
-        metadata=_about("Web", "Disk below `data` for finished thumbnails; 0 keeps none.", unit="bytes", minimum=0),
+        default=GIB // 4,
+        metadata=_about("Pixels", "Thumbnails that are kept under the data directory.", unit="bytes", minimum=0),
     )
 
     duplicates: Literal["reject", "keep-first", "replace"] = field(
@@ -223,10 +236,29 @@ class Settings:
         metadata=_about("Ingest", "Wait before a deleted instance's object is removed.", unit="seconds", minimum=0),
     )
 
+    ups_retention_s: int = field(
+        default=30 * 86_400,
+        metadata=_about(
+            "Worklist", "How long a finished workitem without a deletion lock is kept.", unit="seconds", minimum=0
+        ),
+    )
+    ups_event_retention_s: int = field(
+        default=86_400,
+        metadata=_about("Worklist", "How long an event waits for its subscriber.", unit="seconds", minimum=1),
+    )
+    ups_events_max: int = field(
+        default=10_000, metadata=_about("Worklist", "Events that wait for one subscriber at most.", minimum=1)
+    )
+
     @property
     def objects_location(self) -> str:
         """The `objects` setting with its default filled in."""
         return self.objects if self.objects is not None else str(self.data / "objects")
+
+    @property
+    def decoders_per_worker(self) -> int:
+        """The share of one HTTP worker in the decoder processes, at least one."""
+        return max(1, -(-(self.decoders or os.cpu_count() or 1) // max(1, self.workers)))
 
     def to_env(self) -> dict[str, str]:
         """The whole value as environment variables: what a child process reads back with `from_env`."""

@@ -1,4 +1,8 @@
-"""The background process: sweeps objects that no row needs, numbers the change feed, analyses tables being filled."""
+"""The background process.
+
+It sweeps objects that no row needs, numbers the change feed, analyses tables being filled, and removes finished
+workitems whose time is over.
+"""
 
 import asyncio
 import logging
@@ -15,6 +19,7 @@ _NUMBERING_SECONDS = 1.0
 _ANALYZE_SECONDS = 2.0
 _YOUNG_ROWS = 100_000  # larger tables are autovacuum's
 _SWEEP_SECONDS = 30.0
+_EXPIRE_SECONDS = 30.0
 _SIDE_OBJECT = ".json"
 _AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
 _MAX_FAILED = 64
@@ -53,6 +58,11 @@ async def sweep(archive: Archive) -> int:
     return deleted
 
 
+async def expire_workitems(archive: Archive) -> int:
+    """Remove finished workitems, and events nobody fetched, whose time is over; how many workitems."""
+    return await archive.worklist.expire()
+
+
 async def _delete(archive: Archive, keys: Sequence[str], forget: str, failed: list[str]) -> int:
     """Delete objects, some at once, and forget those that are gone; the others are added to `failed`."""
     queue = iter(keys)
@@ -83,7 +93,12 @@ async def _delete(archive: Archive, keys: Sequence[str], forget: str, failed: li
 
 
 async def _every(seconds: float, what: str, archive: Archive) -> None:
-    step = {"sweep": sweep, "number_changes": number_changes, "analyze_young": analyze_young}[what]
+    step = {
+        "sweep": sweep,
+        "number_changes": number_changes,
+        "analyze_young": analyze_young,
+        "expire_workitems": expire_workitems,
+    }[what]
     while True:
         try:
             await step(archive)
@@ -94,11 +109,16 @@ async def _every(seconds: float, what: str, archive: Archive) -> None:
 
 async def run_worker(archive: Archive, stop: asyncio.Event) -> None:
     """Run until `stop` is set. Any number of workers may run: each step takes its own locks."""
+    try:
+        await archive.worklist.announce_restart()
+    except ArchiveError as error:
+        log.warning("announce_restart failed: %s", error.message)
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(_every(_NUMBERING_SECONDS, "number_changes", archive)),
             tasks.create_task(_every(_ANALYZE_SECONDS, "analyze_young", archive)),
             tasks.create_task(_every(_SWEEP_SECONDS, "sweep", archive)),
+            tasks.create_task(_every(_EXPIRE_SECONDS, "expire_workitems", archive)),
         ]
         await stop.wait()
         for task in running:

@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -16,6 +17,7 @@ from pydicom.uid import (
 )
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+_STAND_IN = "1.2.840.10008.1.2.4.201"
 
 
 def new_uid() -> str:
@@ -56,7 +58,9 @@ def dataset(**attributes: Any) -> Dataset:
 def encoded(ds: Dataset, transfer_syntax: str = ExplicitVRLittleEndian) -> bytes:
     """A Part 10 file. Pixel data must be in the byte order of the transfer syntax."""
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = transfer_syntax
+    # pydicom does not know the youngest transfer syntaxes: the file is written under another name of that length.
+    known = UID(transfer_syntax).is_transfer_syntax
+    ds.file_meta.TransferSyntaxUID = UID(transfer_syntax if known else _STAND_IN)
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     if "PixelData" in ds:
@@ -70,7 +74,8 @@ def encoded(ds: Dataset, transfer_syntax: str = ExplicitVRLittleEndian) -> bytes
         little_endian=transfer_syntax != ExplicitVRBigEndian,
         enforce_file_format=True,
     )
-    return out.getvalue()
+    data = out.getvalue()
+    return data if known else data.replace(_STAND_IN.encode(), transfer_syntax.encode(), 1)
 
 
 def ct(**attributes: Any) -> bytes:
@@ -82,6 +87,6 @@ def compressed(
     frames: list[bytes], transfer_syntax: str = JPEG_BASELINE, *, offset_table: bool = True, **attributes: Any
 ) -> bytes:
     """A file whose frames are the given byte strings, encapsulated one fragment a frame."""
-    ds = dataset(BitsAllocated=8, BitsStored=8, HighBit=7, NumberOfFrames=len(frames), **attributes)
+    ds = dataset(**{"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "NumberOfFrames": len(frames)} | attributes)
     ds.PixelData = encapsulate(frames, has_bot=offset_table)
     return encoded(ds, transfer_syntax)

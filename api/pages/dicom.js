@@ -54,12 +54,15 @@ const dicom = {
     }
   },
 
-  /** The absolute URL of the DICOMweb root, without a slash at its end. */
-  root() {
-    dicom.loaded ??= fetch(new URL('settings.json', home))
-      .then((answer) => answer.json())
-      .then(({ root }) => new URL(root.slice(1), home).href);
+  /** What the server tells its pages: `root`, the path of DICOMweb, and `ohif`, whether that viewer is installed. */
+  settings() {
+    dicom.loaded ??= fetch(new URL('settings.json', home)).then((answer) => answer.json());
     return dicom.loaded;
+  },
+
+  /** The absolute URL of the DICOMweb root, without a slash at its end. */
+  async root() {
+    return new URL((await dicom.settings()).root.slice(1), home).href;
   },
 
   /** An element with attributes and children; strings become text nodes, never markup. */

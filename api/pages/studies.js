@@ -8,7 +8,11 @@ const body = results.querySelector('tbody');
 const status = document.getElementById('status');
 const previous = document.getElementById('previous');
 const next = document.getElementById('next');
-const columns = results.querySelectorAll('thead th');
+const columns = results.querySelectorAll('thead tr > *');
+// Series of these hold no pictures: nobody is asked for a thumbnail of them.
+const WITHOUT_PICTURES = new Set(
+  ['AU', 'DOC', 'ECG', 'HD', 'KO', 'PLAN', 'PR', 'REG', 'RTPLAN', 'RTRECORD', 'RTSTRUCT', 'SEG', 'SR'],
+);
 let offset = 0;
 let running = 0;
 
@@ -16,11 +20,12 @@ function wildcard(text) {
   return /[*?]/.test(text) ? text : `*${text}*`;
 }
 
+/** What the search asks for. Names and descriptions match anywhere in them; an ID is a whole one, or has wildcards. */
 function query() {
   const given = new FormData(form);
   const parameters = new URLSearchParams();
   const text = (name) => String(given.get(name) || '').trim();
-  if (text('PatientName')) parameters.set('PatientName', wildcard(text('PatientName')));
+  for (const name of ['PatientName', 'StudyDescription']) if (text(name)) parameters.set(name, wildcard(text(name)));
   if (text('PatientID')) parameters.set('PatientID', text('PatientID'));
   if (text('ModalitiesInStudy')) parameters.set('ModalitiesInStudy', text('ModalitiesInStudy'));
   const from = text('from').replaceAll('-', '');
@@ -63,8 +68,11 @@ function show(studies) {
 
 function studyRow(study) {
   const uid = dicom.value(study, '0020000D');
-  const button = dicom.element('button', { type: 'button', class: 'link', 'aria-expanded': 'false' }, dicom.name(study, '00100010') || '(no name)');
+  const modalities = dicom.values(study, '00080061');
+  const name = dicom.name(study, '00100010') || '(no name)';
+  const button = dicom.element('button', { type: 'button', class: 'link', 'aria-expanded': 'false' }, name);
   const cells = [
+    thumbnail(`/studies/${uid}`, modalities),
     button,
     dicom.text(study, '00100020'),
     dicom.date(study, '00080020'),
@@ -72,12 +80,46 @@ function studyRow(study) {
     dicom.text(study, '00081030'),
     dicom.text(study, '00201206'),
     dicom.text(study, '00201208'),
-  ].map((content, index) =>
-    dicom.element(index ? 'td' : 'th', index ? { 'data-label': columns[index].textContent } : { scope: 'row' }, content),
-  );
+    viewerLink(uid, modalities, name),
+  ].map((content, index) => cell(content, index, columns[index]));
   const row = dicom.element('tr', { 'data-study': uid }, ...cells);
   button.addEventListener('click', () => toggle(row, button, uid));
   return row;
+}
+
+function cell(content, index, column) {
+  if (index === 1) return dicom.element('th', { scope: 'row' }, content);
+  const label = column.querySelector('.hidden') ? '' : column.textContent;
+  return dicom.element('td', { class: column.className, ...(label && { 'data-label': label }) }, content);
+}
+
+function hasPictures(modality) {
+  return !WITHOUT_PICTURES.has(modality);
+}
+
+/** A picture of what `path` names, or a plain square: where there can be none, and where the server has none. */
+function thumbnail(path, modalities) {
+  const frame = dicom.element('span', { class: 'thumbnail' });
+  if (!modalities.some(hasPictures)) return frame;
+  const image = dicom.element('img', { alt: '', loading: 'lazy', width: 64, height: 64 });
+  image.addEventListener('error', () => image.remove());
+  frame.append(image);
+  dicom.root().then((root) => image.setAttribute('src', `${root}${path}/thumbnail`));
+  return frame;
+}
+
+/** A link that opens the study, or one series of it, in OHIF; nothing where OHIF is not installed. */
+function viewerLink(study, modalities, name, series) {
+  const frame = dicom.element('span');
+  dicom.settings().then(({ ohif }) => {
+    if (!ohif) return;
+    const slides = modalities.includes('SM') && modalities.filter(hasPictures).every((each) => each === 'SM');
+    const link = new URL(slides ? 'ohif/microscopy' : 'ohif/viewer', home);
+    link.searchParams.set('StudyInstanceUIDs', study);
+    if (series) link.searchParams.set('initialSeriesInstanceUID', series);
+    frame.append(dicom.element('a', { class: 'open', href: link, 'aria-label': `Open ${name} in OHIF` }, 'Open'));
+  });
+  return frame;
 }
 
 async function toggle(row, button, uid) {
@@ -87,25 +129,33 @@ async function toggle(row, button, uid) {
     row.nextElementSibling.remove();
     return;
   }
-  const cell = dicom.element('td', { colspan: columns.length }, 'Loading …');
-  row.after(dicom.element('tr', { class: 'series' }, cell));
+  const list = dicom.element('td', { colspan: columns.length }, 'Loading …');
+  row.after(dicom.element('tr', { class: 'series' }, list));
   try {
     const series = await dicom.fetch(`/studies/${uid}/series?includefield=0008103E,00200011`);
-    cell.replaceChildren(dicom.element('ul', {}, ...series.map(seriesItem)));
+    const number = (each) => Number(dicom.value(each, '00200011') ?? Infinity);
+    series.sort((one, other) => number(one) - number(other));
+    list.replaceChildren(dicom.element('ul', {}, ...series.map((each) => seriesItem(uid, each))));
   } catch (error) {
-    cell.textContent = error.message;
+    list.textContent = error.message;
   }
 }
 
-function seriesItem(series) {
+function seriesItem(study, series) {
   const uid = dicom.value(series, '0020000E');
   const modality = dicom.text(series, '00080060');
   const count = dicom.text(series, '00201209');
   const number = dicom.text(series, '00200011');
-  const words = [modality, number && `no. ${number}`, dicom.text(series, '0008103E'), `${count} instance${count === '1' ? '' : 's'}`];
-  const item = dicom.element('li', {}, words.filter(Boolean).join(' · '));
-  if (modality === 'SM') item.append(' ', dicom.element('a', { href: new URL(`slides/${uid}`, home) }, 'Open slide'));
-  return item;
+  const description = dicom.text(series, '0008103E') || '(no description)';
+  const words = [modality, number && `no. ${number}`, `${count} instance${count === '1' ? '' : 's'}`].filter(Boolean).join(' · ');
+  const links = dicom.element('span', { class: 'links' });
+  // What OHIF shows by itself; the others it shows over the series that they refer to.
+  if (hasPictures(modality) || modality === 'DOC') {
+    links.append(viewerLink(study, [modality], `series ${number} ${description}`, uid));
+  }
+  if (modality === 'SM') links.append(dicom.element('a', { href: new URL(`slides/${uid}`, home) }, 'Open slide'));
+  const texts = dicom.element('span', {}, dicom.element('strong', {}, description), dicom.element('span', {}, words), links);
+  return dicom.element('li', {}, thumbnail(`/studies/${study}/series/${uid}`, [modality]), texts);
 }
 
 function restore() {
@@ -130,6 +180,9 @@ previous.addEventListener('click', () => {
 next.addEventListener('click', () => {
   offset += PAGE;
   search().then(() => results.focus());
+});
+dicom.settings().then(({ ohif }) => {
+  document.getElementById('without').hidden = ohif;
 });
 restore();
 search();

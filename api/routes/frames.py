@@ -6,13 +6,14 @@ from api.exchange import Exchange
 from api.responses import Header, cache_control, etag_matches, send_bytes, send_not_modified, send_stream
 from api.routes.wado import IF_NONE_MATCH, WHOLE, uids_of
 from api.routing import Answer, Content, Operation, Parameter
-from dicomweb.errors import BadRequest, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
-from dicomweb.media import EXPLICIT_BE, EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE
+from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
+from dicomweb.media import EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE
 from dicomweb.multipart import Writer, content_length, part_headers
 from dicomweb.negotiation import RetrievePlan, parse_accept, plan_bulk, plan_frames
-from dicomweb.reencode import swapped, word_size
+from dicomweb.pixels.syntaxes import targets
 from dicomweb.wado import content_range, etag, parse_bulk_path, parse_frame_list, parse_range
-from storage.retrieve import Located
+from storage.pixels import Image
+from storage.retrieve import Instance, Located
 
 # Frames that one read brings into memory.
 _WINDOW = 8 << 20
@@ -33,6 +34,11 @@ async def _send_frames(http: Exchange, study: str, series: str, sop: str, number
     located = await http.archive.retrieve.frames(http.access, study, series, sop, numbers)
     instance = located.instance
     plan = plan_frames(ranges, instance.transfer_syntax, several=len(numbers) > 1)
+    image = None
+    if plan.reencode == "transcode":
+        image = await http.archive.pixels.described(http.access, located, numbers)
+        possible = targets(image.pixel, instance.transfer_syntax)
+        plan = plan_frames(ranges, instance.transfer_syntax, several=len(numbers) > 1, targets=possible)
     tag = etag(instance.version, str(numbers), str(plan.multipart), plan.part_type)
     headers: list[Header] = [
         (b"etag", tag.encode()),
@@ -41,78 +47,119 @@ async def _send_frames(http: Exchange, study: str, series: str, sop: str, number
     ]
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
-        return
-    if not plan.multipart:
-        await _send_single(http, headers, plan, located)
-        return
-    boundary = f"anor-{instance.version}"
-    base = f"{http.root_url}/studies/{study}/series/{series}/instances/{sop}/frames/"
-    parts = [part_headers(plan.media_type, plan.transfer_syntax, f"{base}{number}") for number in numbers]
-    headers.append((b"content-type", Writer(boundary).content_type(plan.media_type).encode()))
+    elif plan.reencode == "transcode":
+        assert image is not None
+        await _send_transcoded(http, headers, plan, image)
+    elif not plan.multipart:
+        await send_single(http, headers, plan, located)
+    else:
+        await _send_parts(http, headers, plan, located, numbers)
+
+
+def _part_headers(http: Exchange, plan: RetrievePlan, instance: Instance, number: int) -> tuple[tuple[str, str], ...]:
+    base = f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}/frames/"
+    return part_headers(plan.media_type, plan.transfer_syntax, f"{base}{number}")
+
+
+async def _send_parts(
+    http: Exchange, headers: list[Header], plan: RetrievePlan, located: Located, numbers: tuple[int, ...]
+) -> None:
+    """Frames as stored, one part each."""
+    instance = located.instance
+    writer = Writer(f"anor-{instance.version}")
+    parts = [_part_headers(http, plan, instance, number) for number in numbers]
+    headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
     if len(numbers) == 1:
         value = await _value(http, located)
-        writer = Writer(boundary)
         await send_bytes(http, 200, headers, (writer.part_head(parts[0]), value, writer.tail()))
         return
-    length = content_length(boundary, ((part, located.size(i)) for i, part in enumerate(parts)))
-    await send_stream(http, 200, headers, length, _frame_parts(http, located, parts, boundary))
+    length = content_length(writer.boundary, ((part, located.size(i)) for i, part in enumerate(parts)))
+    await send_stream(http, 200, headers, length, _frame_parts(http, located, parts, writer))
+
+
+async def _send_transcoded(http: Exchange, headers: list[Header], plan: RetrievePlan, image: Image) -> None:
+    """Frames in another transfer syntax than the stored one."""
+    transcode, instance = http.archive.transcode, image.instance
+    if not plan.multipart:
+        headers.append((b"content-type", plan.part_type.encode()))
+        await _send_part_of(http, headers, await transcode.frame(image, plan.transfer_syntax))
+        return
+    writer = Writer(f"anor-{instance.version}")
+    headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
+    parts = [_part_headers(http, plan, instance, number) for number in image.frames]
+    if len(parts) == 1:
+        value = await transcode.frame(image, plan.transfer_syntax)
+        await send_bytes(http, 200, headers, (writer.part_head(parts[0]), value, writer.tail()))
+        return
+    frames = transcode.frames(image, plan.transfer_syntax)
+    await send_stream(http, 200, headers, None, _transcoded_parts(frames, parts, writer))
+
+
+async def _transcoded_parts(
+    frames: AsyncIterator[bytes], parts: list[tuple[tuple[str, str], ...]], writer: Writer
+) -> AsyncIterator[bytes]:
+    position = 0
+    async for frame in frames:
+        yield writer.part_head(parts[position]) + frame
+        position += 1
+    yield writer.tail()
+
+
+async def _send_part_of(http: Exchange, headers: list[Header], value: bytes) -> None:
+    """A value that is in memory, or the range of it that was asked for."""
+    headers.append(_ACCEPT_RANGES)
+    wanted = parse_range(http.header(b"range"), len(value)) if http.method == "GET" else None
+    if wanted is None:
+        await send_bytes(http, 200, headers, value)
+        return
+    offset, length = wanted
+    headers.append((b"content-range", content_range(offset, length, len(value)).encode()))
+    await send_bytes(http, 206, headers, value[offset : offset + length])
 
 
 async def _value(http: Exchange, located: Located) -> bytes:
-    """The one value of `located`, in little endian."""
-    value = (await http.archive.retrieve.read_all(located))[0]
-    return _little_endian(located, value)
-
-
-def _little_endian(located: Located, value: bytes) -> bytes:
-    instance = located.instance
-    if instance.transfer_syntax != EXPLICIT_BE:
-        return value
-    vr = located.vr or ("OB" if (instance.bits_allocated or 8) <= 8 else "OW")
-    word = word_size(vr)
-    return swapped(value, word) if len(value) % word == 0 else value
+    """The one value of `located`."""
+    return (await http.archive.retrieve.read_all(located))[0]
 
 
 async def _frame_parts(
-    http: Exchange, located: Located, parts: list[tuple[tuple[str, str], ...]], boundary: str
+    http: Exchange, located: Located, parts: list[tuple[tuple[str, str], ...]], writer: Writer
 ) -> AsyncIterator[bytes]:
     """The multipart body, read in windows of bounded size."""
-    writer = Writer(boundary)
     start = 0
     while start < len(parts):
         end, size = start + 1, located.size(start)
         while end < len(parts) and size + located.size(end) <= _WINDOW:
             size += located.size(end)
             end += 1
-        window = Located(located.instance, located.extents[start:end], located.bits[start:end], located.vr)
-        for part, value in zip(parts[start:end], await http.archive.retrieve.read_all(window), strict=True):
+        values = await http.archive.retrieve.read_all(located.part(start, end))
+        for part, value in zip(parts[start:end], values, strict=True):
             yield writer.part_head(part)
-            yield _little_endian(located, value)
+            yield value
         start = end
     yield writer.tail()
 
 
-async def _send_single(http: Exchange, headers: list[Header], plan: RetrievePlan, located: Located) -> None:
+async def send_single(http: Exchange, headers: list[Header], plan: RetrievePlan, located: Located) -> None:
     """One value as the whole body, or the part of it that Range asks for."""
+    headers.append((b"content-type", plan.part_type.encode()))
+    extents = located.extents[0]
+    plain = len(extents) == 1 and not located.instance.deflated and located.word == 1
+    if not plain or any(located.bits):
+        await _send_part_of(http, headers, await _value(http, located))
+        return
     size = located.size(0)
-    headers += [(b"content-type", plan.part_type.encode()), _ACCEPT_RANGES]
+    headers.append(_ACCEPT_RANGES)
     wanted = parse_range(http.header(b"range"), size) if http.method == "GET" else None
     offset, length = (0, size) if wanted is None else wanted
-    status = 200
+    status = 200 if wanted is None else 206
     if wanted is not None:
-        status = 206
         headers.append((b"content-range", content_range(offset, length, size).encode()))
-    extents = located.extents[0]
-    plain = len(extents) == 1 and not located.instance.deflated and located.instance.transfer_syntax != EXPLICIT_BE
-    if plain and not any(located.bits):
-        extent = (extents[0][0] + offset, length)
-        if length <= WHOLE:
-            await send_bytes(http, status, headers, await http.archive.retrieve.read(located.instance, (extent,)))
-        else:
-            await send_stream(http, status, headers, length, http.archive.retrieve.stream(located.instance, extent))
-        return
-    value = await _value(http, located)
-    await send_bytes(http, status, headers, value if wanted is None else value[offset : offset + length])
+    extent = (extents[0][0] + offset, length)
+    if length <= WHOLE:
+        await send_bytes(http, status, headers, await http.archive.retrieve.read(located.instance, (extent,)))
+    else:
+        await send_stream(http, status, headers, length, http.archive.retrieve.stream(located.instance, extent))
 
 
 async def retrieve_bulk(http: Exchange) -> None:
@@ -144,7 +191,7 @@ async def retrieve_bulk(http: Exchange) -> None:
         await send_not_modified(http, headers)
         return
     if not plan.multipart:
-        await _send_single(http, headers, plan, located)
+        await send_single(http, headers, plan, located)
         return
     boundary = f"anor-{instance.version}"
     location = f"{http.root_url}/studies/{study}/series/{instance.series}/instances/{sop}/bulkdata/{http.path['path']}"
@@ -160,8 +207,7 @@ async def _bulk_part(
     writer = Writer(boundary)
     retrieve = http.archive.retrieve
     instance = located.instance
-    swap = instance.transfer_syntax == EXPLICIT_BE
-    if instance.deflated or swap or located.size(0) <= WHOLE:
+    if instance.deflated or located.word > 1 or located.size(0) <= WHOLE:
         value = await _value(http, located)
         yield writer.part_head(part) + value
     else:
@@ -179,7 +225,7 @@ _RANGE = Parameter("Range", "header", "a range of a single part body", "bytes=0-
 _ACCEPT = Parameter(
     "Accept",
     "header",
-    "multipart/related or a single part; application/octet-stream or the image type of the stored syntax",
+    "multipart/related or a single part; application/octet-stream or an image type; transfer-syntax, `*`: as stored",
     'multipart/related; type="application/octet-stream"; transfer-syntax=*',
 )
 _BODY = (
@@ -192,7 +238,7 @@ _BODY = (
         for kind in sorted({m for m in FRAME_MEDIA_TYPE_OF.values() if "image" in m})
     ),
 )
-_ERRORS = (BadRequest, NotFound, NotAcceptable, RangeNotSatisfiable, TooLarge, Unavailable)
+_ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, RangeNotSatisfiable, TooLarge, Unavailable)
 _ANSWERS = (Answer(200, "The values.", _BODY), Answer(206, "A range of one value."), Answer(304, "Not modified."))
 _STUDY = "{root}/studies/{study}"
 _SERIES = _STUDY + "/series/{series}"
@@ -218,6 +264,10 @@ def _bulk(path: str, note: str) -> Operation:
     )
 
 
+_FRAMES_TEXT = (
+    "Frames by their 1-based numbers, comma-separated: as stored where the client takes that, else transcoded to what "
+    "it names, each frame by itself. One frame may be a single part body, with Range."
+)
 OPERATIONS = (
     Operation(
         "GET",
@@ -225,7 +275,7 @@ OPERATIONS = (
         "dicom.read",
         "WADO-RS",
         "Retrieve frames",
-        "Frames by their 1-based numbers, comma-separated, as stored. One frame may be a single part body, with Range.",
+        _FRAMES_TEXT,
         retrieve_frames,
         _ANSWERS,
         (_ACCEPT, _RANGE, IF_NONE_MATCH, _V),

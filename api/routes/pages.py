@@ -11,6 +11,7 @@ from api.deps import CurrentServices
 from api.routing import PUBLIC, Answer, Content, Operation
 from dicomweb.errors import NotFound
 from dicomweb.uids import checked_uid
+from wsi.ohif import load
 from wsi.viewer import VIEWER_FILES, viewer_file
 
 _PAGES = Path(__file__).parent.parent / "pages"
@@ -89,7 +90,8 @@ async def openapi(services: CurrentServices) -> Response:
 
 async def client_settings(services: CurrentServices) -> Response:
     """What the pages need to know."""
-    return JSONResponse({"root": services.settings.dicomweb_root}, headers={"cache-control": "private, no-cache"})
+    known = {"root": services.settings.dicomweb_root, "ohif": load() is not None}
+    return JSONResponse(known, headers={"cache-control": "private, no-cache"})
 
 
 def _page(path: str, summary: str, handler: object, scope: str = PUBLIC, kind: str = "text/html") -> Operation:
@@ -97,7 +99,7 @@ def _page(path: str, summary: str, handler: object, scope: str = PUBLIC, kind: s
     if kind.endswith(("css", "javascript")):
         example = "/* ... */"
     if path == "/settings.json":
-        example = {"root": "/dicom-web"}
+        example = {"root": "/dicom-web", "ohif": True}
     return Operation(
         "GET",
         path,

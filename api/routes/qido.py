@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from api.examples import JSON_ACCEPT, STUDY_ROW, json_body
 from api.exchange import Exchange, parse_query
-from api.responses import DICOM_JSON, JSON, Header, send_bytes
+from api.responses import DICOM_JSON, JSON, send_bytes, warning
 from api.routing import Answer, HotHandler, Operation, Parameter
 from dicomweb import qido
 from dicomweb.errors import BadQuery, NotAcceptable, Unavailable
@@ -57,9 +57,10 @@ def _searcher(level: Level) -> HotHandler:
         media_type = plan_metadata(parse_accept(http.header(b"accept"), asked.accept))
         root = http.root_url
         found = await http.archive.search.run(http.access, asked.query, root)
-        headers = [_warning(root, text) for text in asked.query.warnings]
+        # Texts that repeat a parameter hold no line ends (`qido` sees to it).
+        headers = [warning(root, text) for text in asked.query.warnings]
         if found.more and not asked.limited:
-            headers.append(_warning(root, qido.MORE_RESULTS))
+            headers.append(warning(root, qido.MORE_RESULTS))
         if not found.rows:
             await send_bytes(http, 204, headers)
             return
@@ -68,14 +69,6 @@ def _searcher(level: Level) -> HotHandler:
 
     search.__name__ = f"search_{level}"
     return search
-
-
-def _warning(root: str, text: str) -> Header:
-    """A Warning header, code 299 (PS3.18 8.3.4).
-
-    Texts that repeat a parameter hold no line ends (`qido` sees to it).
-    """
-    return (b"warning", qido.warning_header(root, text).encode("latin-1", "replace"))
 
 
 _DESCRIPTION = (

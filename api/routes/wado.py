@@ -1,7 +1,7 @@
 """WADO-RS: metadata and instances of studies, series and instances (PS3.18 10.4.1.1)."""
 
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 
 from api.examples import DICOM, JSON_ACCEPT, MULTIPART_DICOM, STUDY_ROW, json_body
 from api.exchange import Exchange
@@ -15,9 +15,9 @@ from api.responses import (
     send_stream,
 )
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
-from dicomweb.errors import BadRequest, NotAcceptable, NotFound, Unavailable
+from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
 from dicomweb.multipart import Writer, part_headers
-from dicomweb.negotiation import RetrievePlan, parse_accept, plan_instances, plan_metadata
+from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_instances, plan_metadata
 from dicomweb.uids import checked_uid
 from storage.retrieve import Instance
 
@@ -90,18 +90,38 @@ async def retrieve_instances(http: Exchange) -> None:
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
     if sop is not None:
         instance = await http.archive.retrieve.instance(http.access, study, series, sop)
-        plan = plan_instances(ranges, instance.transfer_syntax, single=True)
-        await send_files(http, [instance], [plan], instance.version)
+        await send_files(http, [instance], [await plan_of(http, instance, ranges, single=True)], instance.version)
         return
     version, instances = await http.archive.retrieve.instances(http.access, study, series)
-    plans = {i.transfer_syntax: plan_instances(ranges, i.transfer_syntax) for i in instances}
-    await send_files(http, instances, [plans[i.transfer_syntax] for i in instances], f"{version:x}")
+    # What is alike in a series is planned alike: one look at the pixels of the first.
+    plans: dict[Hashable, RetrievePlan] = {}
+    for each in instances:
+        if (kind := _kind(each)) not in plans:
+            plans[kind] = await plan_of(http, each, ranges)
+    await send_files(http, instances, [plans[_kind(each)] for each in instances], f"{version:x}")
+
+
+def _kind(instance: Instance) -> Hashable:
+    return instance.series, instance.sop_class, instance.transfer_syntax, instance.bits_allocated
+
+
+async def plan_of(
+    http: Exchange, instance: Instance, ranges: tuple[MediaRange, ...], *, single: bool = False
+) -> RetrievePlan:
+    """How to send one instance. What pixels allow is looked up only where they have to be transcoded."""
+    stored = instance.transfer_syntax
+    plan = plan_instances(ranges, stored, single=single)
+    if plan.reencode != "transcode":
+        return plan
+    return plan_instances(
+        ranges, stored, single=single, targets=await http.archive.pixels.targets(http.access, instance)
+    )
 
 
 async def send_files(
     http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], version: str
 ) -> None:
-    """Answer with files as their plans say; `version` is that of the whole resource."""
+    """Answer with files, each by its plan; `version` is that of the resource."""
     signature = zlib.crc32(";".join(f"{p.multipart}{p.part_type}" for p in plans).encode())
     tag = f'"{version}-{signature:08x}"'
     cache = cache_control(http.query_value("v"), version) if len(instances) == 1 else CACHE_REVALIDATE
@@ -114,9 +134,9 @@ async def send_files(
         headers.append((b"content-type", plans[0].part_type.encode()))
         instance = instances[0]
         if plans[0].reencode != "none":
-            await send_stream(http, 200, headers, None, retrieve.as_explicit(instance))
+            await send_stream(http, 200, headers, None, _rewritten(http, instance, plans[0]))
         elif instance.size <= WHOLE:
-            await send_bytes(http, 200, headers, await retrieve.read(instance, [(0, instance.size)]))
+            await send_bytes(http, 200, headers, await retrieve.small_file(instance))
         else:
             await send_stream(http, 200, headers, instance.size, retrieve.file(instance))
         return
@@ -135,6 +155,12 @@ def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str,
     return part_headers(plan.media_type, plan.transfer_syntax, location)
 
 
+def _rewritten(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncIterator[bytes]:
+    if plan.reencode == "transcode":
+        return http.archive.transcode.instance(http.access, instance, plan.transfer_syntax)
+    return http.archive.retrieve.as_explicit(instance)
+
+
 async def _parts(
     http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], heads: Sequence[bytes], tail: bytes
 ) -> AsyncIterator[bytes]:
@@ -146,7 +172,7 @@ async def _parts(
         for instance, plan, head in zip(instances, plans, heads, strict=True):
             yield head
             if plan.reencode != "none":
-                async for chunk in retrieve.as_explicit(instance):
+                async for chunk in _rewritten(http, instance, plan):
                     yield chunk
                 continue
             _, body = await anext(files)
@@ -160,15 +186,16 @@ async def _parts(
         await files.aclose()  # type: ignore[attr-defined]  # an async generator: its read-ahead must end with the answer
 
 
-_ERRORS = (BadRequest, NotFound, NotAcceptable, Unavailable)
+_ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, Unavailable)
 _METADATA = "Metadata of "
 _METADATA_TEXT = (
     "The DICOM JSON Model of every instance, made once at ingest. Bulk data are referenced by URIs relative to the "
     "series. Clients that accept gzip get the stored compression."
 )
 _INSTANCES_TEXT = (
-    "The files as stored, or as Explicit VR Little Endian where they are stored in a syntax that may not leave over "
-    "the web (Implicit VR Little Endian, Explicit VR Big Endian). 406 names what is available."
+    "The files as stored where the client takes that, else transcoded to the transfer syntax that it names. Without a "
+    "transfer-syntax parameter: Explicit VR Little Endian, and as stored where the pixels are lossy already. Lossy "
+    "transcoding gives a derived instance with a UID of its own. 406 names what is available."
 )
 _DICOM_BODY = (Content(MULTIPART_DICOM, "--anor\r\nContent-Type: application/dicom; transfer-syntax=...\r\n\r\n..."),)
 

@@ -38,5 +38,12 @@ echo "installing $lock"
 # The project itself, as a link to this directory; what builds it is pinned in the lock.
 .venv/bin/python -m pip install -qq --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 
-# The slide page's viewer comes from npm, where there is one; everything else works without it.
-.venv/bin/python -m wsi.viewer || echo "the slide page stays without its viewer; run .venv/bin/python -m wsi.viewer once npm is there"
+# Viewers for the browser come from npm, where there is one; everything else works without them.
+viewer() {
+  .venv/bin/python -m "$1" || echo "everything else works; once npm is there: .venv/bin/python -m $1"
+}
+if [ "${VIEWERS:-yes}" != no ]; then
+  echo "installing the viewers"
+  viewer wsi.viewer
+  viewer wsi.ohif
+fi

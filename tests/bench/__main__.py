@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from . import archives, data, floors, footprint, ingest, load, manifest, peer, read, static
+from . import archives, data, floors, footprint, ingest, load, manifest, peer, read, static, viewer
 from .archives import Archive
 from .manifest import Manifest
 from .report import Report, machine, read_rows, say
@@ -198,6 +198,17 @@ def cost(context: typer.Context) -> None:
     """Anor's start times, idle memory, and growth under 200 MiB objects."""
     chosen: Options = context.obj
     _verdict(footprint.run(chosen.work, chosen.results, chosen.repeats))
+
+
+@app.command("viewer")
+def look(
+    context: typer.Context,
+    slices: Annotated[int, typer.Option(help="Slices of 512 x 512 in the CT series.")] = 300,
+) -> None:
+    """A CT series opened in OHIF: seconds to the first image and to the whole stack, over each archive's DICOMweb."""
+    chosen: Options = context.obj
+    with _servers(chosen, "viewer", keep_peers=False) as servers:
+        viewer.run(chosen.report(servers), chosen.work, 30 if chosen.quick else slices)
 
 
 @app.command("floors")

@@ -6,9 +6,6 @@ import http.client
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
-
-from PIL import Image, ImageStat
 
 from .archives import LOOPBACK, Archive
 from .manifest import Series, Study
@@ -19,7 +16,7 @@ _METADATA_CACHE = "4301"  # the attachment in which Orthanc's DICOMweb plug-in k
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What of an answer must agree: items with their UIDs, the lengths of the parts, or size and mean of a picture."""
+    """What of an answer must agree: items with their UIDs, or the lengths of the parts."""
 
     items: int
     uids: frozenset[str]
@@ -42,9 +39,8 @@ def digest(archive: Archive, path: str, accept: str, encoding: str) -> Digest:
         # a page may hold any of the matches, a whole answer only the same ones
         names = () if "limit=" in path else (next(i[tag]["Value"][0] for tag in _UIDS if tag in i) for i in items)
         found = Digest(len(items), frozenset(names), ())
-    elif content_type.startswith("image/"):
-        shown = Image.open(BytesIO(body)).convert("L")
-        found = Digest(0, frozenset(), (*shown.size, round(ImageStat.Stat(shown).mean[0])))
+    elif path.endswith("/rendered"):  # pictures of the same image differ in their bytes
+        found = Digest(int(len(body) > 1000), frozenset(), ())
     else:
         found = Digest(0, frozenset(), tuple(sorted(_part_lengths(body, content_type))))
     if not found.items and not sum(found.lengths):

@@ -43,7 +43,7 @@ PAGE, ALL_FIELDS = "search page of 100 studies", "search instances of a series, 
 FIRST, WARM, GZIP = "metadata of a series, first time", "metadata of a series", "metadata of a series, gzip"
 ONE = "metadata of an instance"
 FRAME_CT, FRAME_JPEG, FRAME_RGB = "frame CT 512 KB", "frame JPEG, one of 200", "frame RGB 768 KB, one of 60"
-RENDERED_JPEG, RENDERED_PNG = "rendered CT jpeg", "rendered CT png"
+RENDERED_JPEG, RENDERED_PNG = "rendered CT, JPEG", "rendered CT, PNG"
 SERIES_BYTES = "series of 100 x 525 KB"
 NEARLY_EMPTY = " (nearly empty archive)"
 STATIC = "series, against nginx's static files"
@@ -80,10 +80,10 @@ FLOORS: tuple[Floor, ...] = (
     AtLeast(FRAME_CT, 8, "best", 4),
     AtLeast(FRAME_JPEG, 8, "best", 4),
     AtLeast(FRAME_RGB, 8, "best", 2.5),
-    AtLeast(FRAME_CT + NEARLY_EMPTY, 8, "sqlite", 2),
-    AtLeast(FRAME_JPEG + NEARLY_EMPTY, 8, "sqlite", 2),
     AtLeast(RENDERED_JPEG, 8, "best", 2),
     AtLeast(RENDERED_PNG, 8, "best", 10),
+    AtLeast(FRAME_CT + NEARLY_EMPTY, 8, "sqlite", 2),
+    AtLeast(FRAME_JPEG + NEARLY_EMPTY, 8, "sqlite", 2),
     AtLeast(SERIES_BYTES, 4, "best", 2),
     AtLeast(STATIC, 4, "nginx", 0.5),
     AtMost(START_FIRST, 1, "rate", 5),

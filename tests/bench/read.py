@@ -70,8 +70,9 @@ def full_tests(manifest: Manifest) -> list[ReadTest]:
         ReadTest("metadata of a study", tuple(study_path(study) + "/metadata" for study in manifest.ct), JSON, (1,)),
         ReadTest(floors.ONE, tuple(path + "/metadata" for path in instances), JSON, (1, 8)),
         *frame_tests(manifest, rng, (1, 8, 32)),
-        *rendered_tests(manifest, rng),
         ReadTest("instance 525 KB", instances, DICOM, (1, 8)),
+        ReadTest(floors.RENDERED_JPEG, tuple(path + "/rendered" for path in instances), "image/jpeg", (1, 8)),
+        ReadTest(floors.RENDERED_PNG, tuple(path + "/rendered" for path in instances), "image/png", (1, 8)),
         ReadTest(floors.SERIES_BYTES, tuple(ct_series), DICOM, (1, 4), bulk=True),
     ]
 
@@ -94,13 +95,6 @@ def frame_tests(
                 name = floors.FRAME_RGB if raw else floors.FRAME_JPEG
                 made.append(ReadTest(name + suffix, paths, OCTETS if raw else JPEG, connections))
     return made
-
-
-def rendered_tests(manifest: Manifest, rng: random.Random) -> list[ReadTest]:
-    """CT slices of 512 x 512 as JPEG and as PNG, with a window that is named: by itself each archive takes another."""
-    paths = tuple(path + "/rendered?window=40,400,linear" for path in _ct_instances(manifest, rng))
-    names = ((floors.RENDERED_JPEG, "image/jpeg"), (floors.RENDERED_PNG, "image/png"))
-    return [ReadTest(name, paths, media_type, (1, 8)) for name, media_type in names]
 
 
 def _ct_instances(manifest: Manifest, rng: random.Random) -> tuple[str, ...]:

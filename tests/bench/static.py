@@ -23,15 +23,17 @@ http {{
   access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000; default_type application/octet-stream;
   client_body_temp_path {home}/t1; proxy_temp_path {home}/t2; fastcgi_temp_path {home}/t3;
   uwsgi_temp_path {home}/t4; scgi_temp_path {home}/t5;
-  server {{ listen 127.0.0.1:{port}; root {home}/files; location = /ready {{ return 200; }} }}
+  server {{ listen 127.0.0.1:{port}; location = /ready {{ return 200; }} {locations} }}
 }}
 """
 
 
 @contextmanager
-def _nginx(home: Path) -> Iterator[Archive]:
+def nginx(home: Path, locations: str) -> Iterator[Archive]:
+    """nginx with the given locations on a free port; its files go to `home`."""
+    home.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    (home / "nginx.conf").write_text(_CONFIGURATION.format(home=home, port=port))
+    (home / "nginx.conf").write_text(_CONFIGURATION.format(home=home, port=port, locations=locations))
     log = home / "log"
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     if program is None:
@@ -65,8 +67,8 @@ def run(archive: Archive, manifest: Manifest, work: Path, repeats: int, results:
         cpu = cost.cpu * 1000 / got.requests
         return Figures(got.rate, got.megabytes, got.p50, got.p99, cpu, cost.generator, got.errors)
 
-    with _nginx(home) as nginx:
-        report = Report([archive, nginx], repeats, results)
+    with nginx(home, f"location / {{ root {home}/files; }}") as server:
+        report = Report([archive, server], repeats, results)
         report.compare(floors.STATIC, _CONNECTIONS, measure)
     shutil.rmtree(home)
     return report

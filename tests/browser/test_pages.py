@@ -4,11 +4,12 @@ import re
 
 import httpx
 import pytest
+from playwright.async_api import Route
 
 from tests.browser.conftest import Watched
 from tests.files import ct, new_uid
 from tests.http.bodies import store
-from tests.support import RunningServer
+from tests.support import ROOT, RunningServer
 from tests.wsi.make_slide import Slide, colour, make_slide
 from wsi.viewer import installed
 
@@ -75,6 +76,8 @@ async def test_search_by_name_date_and_modality(watched: Watched, server: Runnin
     await watched.page.select_option("[name=ModalitiesInStudy]", "MR")
     assert await _search(watched) == []
     assert await watched.page.inner_text("#status") == "No studies found."
+    await watched.page.select_option("[name=ModalitiesInStudy]", "CT")
+    assert len(await _search(watched, StudyDescription="Day 6")) == 1
     watched.clean()
 
 
@@ -116,7 +119,46 @@ async def test_names_never_become_markup(watched: Watched, server: RunningServer
     await watched.page.click("#results tbody button")
     await watched.page.wait_for_selector("tr.series li")
     assert EVIL in await watched.page.inner_text("tr.series")
-    assert await watched.page.locator("#results img, #results script").count() == 0
+    assert await watched.page.locator("#results img:not(.thumbnail > img), #results script, #results b").count() == 0
+    watched.clean()
+
+
+async def test_picture_of_a_study(watched: Watched, server: RunningServer, patient: str) -> None:
+    picture = (ROOT / "api/pages/icon.svg").read_bytes()
+    asked: list[str] = []
+
+    async def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) % 2:
+            await route.fulfill(body=picture, content_type="image/svg+xml")
+        else:
+            await route.fulfill(status=404)
+
+    await watched.page.route("**/thumbnail", answer)
+    await watched.page.goto(server.url)
+    await _search(watched, PatientID=patient, **{"from": "2024-01-05", "to": "2024-01-08"})
+    await watched.page.wait_for_function(
+        "() => [...document.querySelectorAll('.thumbnail img')].every((image) => image.complete)"
+    )
+    assert len(asked) >= 4
+    assert re.fullmatch(re.escape(server.dicomweb) + r"/studies/[0-9.]+/thumbnail", asked[0])
+    # Where there is no picture, a plain square of the same size remains.
+    squares = watched.page.locator("#results .thumbnail")
+    assert await squares.count() == 4
+    assert 0 < await watched.page.locator("#results .thumbnail img").count() < 4
+    boxes = [await squares.nth(index).bounding_box() for index in range(4)]
+    assert {(box["width"], box["height"]) for box in boxes if box} == {(48, 48)}
+    watched.clean()
+
+
+async def test_list_without_the_viewer(watched: Watched, server: RunningServer, patient: str) -> None:
+    await watched.page.route(
+        "**/settings.json", lambda route: route.fulfill(json={"root": "/dicom-web", "ohif": False})
+    )
+    await watched.page.goto(server.url)
+    assert await _search(watched, PatientID=patient)
+    assert await watched.page.locator("#without a[href=ohif]").is_visible()
+    assert await watched.page.locator("a.open").count() == 0
     watched.clean()
 
 

@@ -4,8 +4,15 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+import storage.intents
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_key_is_announced_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intents are counted here; those of a stock of keys have tests of their own."""
+    monkeypatch.setattr(storage.intents, "_AHEAD_MAX", 0)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import asyncpg
 import httpx
 import pytest
 
-import storage.intents
 from dicomweb.errors import Conflict, Unavailable
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
@@ -32,11 +31,8 @@ def proxy(database_url: str):
 
 
 @pytest.fixture
-async def behind(
-    settings: Callable[..., Settings], proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Archive]:
-    """An archive that reaches its database through the proxy. No key is announced ahead: intents are counted here."""
-    monkeypatch.setattr(storage.intents, "_AHEAD_MAX", 0)
+async def behind(settings: Callable[..., Settings], proxy: PostgresProxy) -> AsyncIterator[Archive]:
+    """An archive that reaches its database through the proxy."""
     opened = await open_archive(settings(database_url=proxy.url, tomb_grace_s=0, sweep_quarantine_s=0))
     yield opened
     await opened.close()

@@ -67,7 +67,7 @@ def test_children_get_everything(tmp_path: Path) -> None:
     settings = load(
         {
             "data": tmp_path, "objects": "s3://bucket/some prefix", "s3_access_key": "a", "s3_secret_key": "b c",
-            "insecure": True, "commit_delay_ms": "0.5", "database_url": "postgresql://u:p%20@/d?host=/x",
+            "insecure": True, "database_url": "postgresql://u:p%20@/d?host=/x",
         }
     )  # fmt: skip
     env = settings.to_env()

@@ -70,6 +70,9 @@ def _instance(width: int, height: int, tile: int, level: int, *, mm_per_pixel: f
     ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows, ds.TotalPixelMatrixFocalPlanes = width, height, 1
     ds.NumberOfOpticalPaths = 1
     ds.ImageOrientationSlide = [0, 1, 0, 1, 0, 0]
+    origin = Dataset()
+    origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem = 5.0, 5.0
+    ds.TotalPixelMatrixOriginSequence = [origin]
     ds.ImagedVolumeWidth, ds.ImagedVolumeHeight = width * mm_per_pixel, height * mm_per_pixel
     ds.ImagedVolumeDepth = 0.001
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "YBR_FULL_422", 0
@@ -83,8 +86,9 @@ def _instance(width: int, height: int, tile: int, level: int, *, mm_per_pixel: f
     shared = Dataset()
     shared.PixelMeasuresSequence = [measures]
     ds.SharedFunctionalGroupsSequence = [shared]
-    path = Dataset()
-    path.OpticalPathIdentifier = "1"
+    path, light = Dataset(), Dataset()
+    light.CodeValue, light.CodingSchemeDesignator, light.CodeMeaning = "111744", "DCM", "Brightfield illumination"
+    path.OpticalPathIdentifier, path.IlluminationTypeCodeSequence = "1", [light]
     ds.OpticalPathSequence = [path]
     ds.PixelData = encapsulate(frames)
     ds["PixelData"].VR = "OB"

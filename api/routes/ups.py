@@ -1,0 +1,345 @@
+"""UPS-RS: the worklist service (PS3.18 chapter 11)."""
+
+from collections.abc import AsyncIterator
+from urllib.parse import quote
+
+from api.examples import (
+    CANCEL_REQUEST,
+    CLAIM,
+    EVENT_REPORT,
+    JSON_ACCEPT,
+    PROGRESS,
+    TRANSACTION_UID,
+    WORKITEM,
+    WORKITEM_UID,
+    json_body,
+)
+from api.exchange import Exchange
+from api.responses import DICOM_JSON, JSON, Header, send_bytes, warning
+from api.routing import Answer, HotHandler, Operation, Parameter
+from api.uploads import BodyReader, refuse_encoding
+from api.websocket import speak
+from dicomweb import media, qido, ups_query
+from dicomweb.errors import (
+    ArchiveError,
+    BadQuery,
+    BadRequest,
+    Gone,
+    NotAcceptable,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+    WorkitemConflict,
+    WorkitemRefused,
+)
+from dicomweb.negotiation import parse_accept, plan_metadata
+from dicomweb.uids import checked_uid, is_uid
+from dicomweb.ups_events import WORKLIST, going_down, report
+from dicomweb.ups_model import Dataset, parse
+from storage.channels import Channel
+
+MAX_BODY = 4 << 20  # a workitem of 20,000 referenced instances
+_COMMON = frozenset({"accept", "charset"})
+
+
+async def _dataset(http: Exchange, *, optional: bool = False) -> Dataset:
+    """The dataset in the body; nothing where a body is optional and there is none."""
+    refuse_encoding(http)
+    kind = http.header(b"content-type")
+    with BodyReader(http, MAX_BODY) as reader:
+        if kind is None and optional and await reader.read() is None:
+            return {}
+        if kind is None or media.parse_media_type(kind).essence not in {media.DICOM_JSON, media.JSON}:
+            raise UnsupportedMediaType(f"a workitem is sent as {media.DICOM_JSON}", attribute="Content-Type")
+        pieces = []
+        while (piece := await reader.read()) is not None:
+            pieces.append(piece)
+    return parse(b"".join(pieces)) if pieces or not optional else {}
+
+
+def _uid_parameter(http: Exchange, *names: str) -> str | None:
+    """The UID in the query: `?1.2.3`, as the URI templates of PS3.18 expand, or `?name=1.2.3`."""
+    for name, value in http.query():
+        if name.lower() in names:
+            return value.strip()
+        if not value and is_uid(name):
+            return name
+        if name.lower() not in _COMMON:
+            raise BadQuery(f"the query is a UID or {names[0]}=UID", attribute=names[0])
+    return None
+
+
+def _workitem(http: Exchange) -> str:
+    return checked_uid(http.path["workitem"], "workitem")
+
+
+async def _done(http: Exchange, status: int, text: str = "", *headers: Header) -> None:
+    """A success without payload, with the words of the standard where something is to be said."""
+    said = [warning(http.root_url, text)] if text else []
+    await send_bytes(http, status, [*headers, *said])
+
+
+def _json_type(http: Exchange) -> Header:
+    accepted = parse_accept(http.header(b"accept"), http.query_value("accept"))
+    return DICOM_JSON if plan_metadata(accepted) == media.DICOM_JSON else JSON
+
+
+async def create(http: Exchange) -> None:
+    """Add a workitem (PS3.18 11.4)."""
+    uid = _uid_parameter(http, "workitem", "affectedsopinstanceuid")
+    created = await http.archive.worklist.create(http.access, await _dataset(http), uid)
+    location = f"{http.root_url}/workitems/{created.uid}"
+    await _done(http, 201, created.warning, (b"location", location.encode()))
+
+
+async def retrieve(http: Exchange) -> None:
+    """One workitem without its Transaction UID (PS3.18 11.5)."""
+    kind = _json_type(http)
+    body = await http.archive.worklist.get(http.access, _workitem(http))
+    await send_bytes(http, 200, [kind, (b"cache-control", b"no-store")], body)
+
+
+async def update(http: Exchange) -> None:
+    """Replace attributes (PS3.18 11.6)."""
+    uid, transaction = _workitem(http), _uid_parameter(http, "transaction-uid", "transactionuid")
+    await _done(http, 200, await http.archive.worklist.update(http.access, uid, await _dataset(http), transaction))
+
+
+async def change_state(http: Exchange) -> None:
+    """Claim, complete or cancel (PS3.18 11.7)."""
+    uid = _workitem(http)
+    await _done(http, 200, await http.archive.worklist.change_state(http.access, uid, await _dataset(http)))
+
+
+async def request_cancel(http: Exchange) -> None:
+    """Ask for the end of a workitem (PS3.18 11.8)."""
+    uid = _workitem(http)
+    request = await _dataset(http, optional=True)
+    await _done(http, 202, await http.archive.worklist.request_cancel(http.access, uid, request))
+
+
+async def search(http: Exchange) -> None:
+    """Matching workitems in the order of their scheduled start (PS3.18 11.9)."""
+    kind, parameters, settings = _json_type(http), http.query(), http.settings
+    query = ups_query.parse(parameters, settings.qido_max_limit, settings.qido_default_limit)
+    found = await http.archive.worklist.search(http.access, query)
+    headers = [kind, *(warning(http.root_url, text) for text in query.warnings)]
+    if found.more and (query.limit == settings.qido_max_limit or all(name != "limit" for name, _ in parameters)):
+        headers.append(warning(http.root_url, qido.MORE_RESULTS))
+    await send_bytes(http, 200, headers, b"[" + b",".join(found.rows) + b"]")
+
+
+async def subscribe(http: Exchange) -> None:
+    """Let an AE hear of a workitem or a worklist (PS3.18 11.10)."""
+    parameters, aet = http.query(), http.path["aet"]
+    lock = next((value.lower() for name, value in parameters if name.lower() == "deletionlock"), "false")
+    if lock not in {"true", "false"}:
+        raise BadQuery("deletionlock is neither true nor false", attribute="deletionlock")
+    keys = ups_query.filter_keys(parameters)
+    await http.archive.worklist.subscribe(http.access, _workitem(http), aet, deletion_lock=lock == "true", keys=keys)
+    channel = f"ws{http.root_url.removeprefix('http')}/subscribers/{quote(aet)}"
+    await _done(http, 201, "", (b"content-location", channel.encode()))
+
+
+async def unsubscribe(http: Exchange) -> None:
+    """End a subscription (PS3.18 11.11)."""
+    await http.archive.worklist.unsubscribe(http.access, _workitem(http), http.path["aet"])
+    await _done(http, 200)
+
+
+async def suspend(http: Exchange) -> None:
+    """Do not subscribe the AE to workitems of the future (PS3.18 11.12)."""
+    await http.archive.worklist.suspend(http.access, _workitem(http), http.path["aet"])
+    await _done(http, 200)
+
+
+async def listen(http: Exchange) -> None:
+    """The notification connection (PS3.18 8.10.4): a WebSocket on which the event reports of an AE come."""
+    farewell = report(0, WORKLIST, going_down()).decode()
+    with http.services.sockets.opened() as stop:
+        async with http.archive.channels.open(http.access, http.path["aet"]) as channel:
+            await speak(http, stop, _reports(channel), farewell)
+
+
+async def _reports(channel: Channel) -> AsyncIterator[str]:
+    async for waiting in channel.events():
+        yield report(waiting.id, waiting.uid, waiting.event).decode()
+
+
+_TRANSACTION = Parameter(
+    "transaction-uid", "query", "of a claimed workitem; also as the whole query, `?1.2.3`", TRANSACTION_UID
+)
+_UID = Parameter("workitem", "query", "the new UID; also as the whole query, `?1.2.3`", WORKITEM_UID)
+_CONTENT_TYPE = Parameter("Content-Type", "header", "application/dicom+json or application/json", media.DICOM_JSON)
+_SEARCH = (
+    Parameter("ProcedureStepState", "query", "any attribute, by keyword or tag", "SCHEDULED"),
+    Parameter(
+        "ScheduledStationNameCodeSequence.CodeValue", "query", "an attribute inside a sequence, after a dot", "GPU-1"
+    ),
+    Parameter("ScheduledProcedureStepStartDateTime", "query", "a date and time, or a range", "20260114-20260115"),
+    Parameter("includefield", "query", "further attributes to return: repeated or comma-separated; `all`", "all"),
+    Parameter("limit", "query", "number of results at most", "25"),
+    Parameter("offset", "query", "number of results to skip", "50"),
+    JSON_ACCEPT,
+)
+_SUBSCRIBE = (
+    Parameter("deletionlock", "query", "`true` keeps finished workitems until the subscription ends", "false"),
+    Parameter(
+        "filter",
+        "query",
+        "for the filtered worklist: matching keys, separated by commas",
+        "ScheduledStationNameCodeSequence.CodeValue=GPU-1",
+    ),
+)
+_WORKITEM_PATH = "{root}/workitems/{workitem}"
+_SUBSCRIBER = _WORKITEM_PATH + "/subscribers/{aet}"
+_BODY_ERRORS: tuple[type[ArchiveError], ...] = (BadRequest, WorkitemRefused, TooLarge, UnsupportedMediaType)
+_WRITE_ERRORS = (*_BODY_ERRORS, NotFound, Gone, WorkitemConflict, Unavailable)
+_WELL_KNOWN = "1.2.840.10008.5.1.4.34.5 is the worklist, 1.2.840.10008.5.1.4.34.5.1 the filtered worklist."
+
+
+def _update(method: str) -> Operation:
+    return Operation(
+        "PUT" if method == "PUT" else "POST",
+        _WORKITEM_PATH,
+        "worklist.write",
+        "UPS-RS",
+        "Update a workitem",
+        "Replaces the attributes that are given; sequences as a whole. A claimed workitem needs its Transaction UID, "
+        "in the query or in the dataset. State, patient and request cannot be changed.",
+        update,
+        (Answer(200, "Updated."),),
+        (_TRANSACTION, _CONTENT_TYPE),
+        json_body(PROGRESS),
+        _WRITE_ERRORS,
+    )
+
+
+def _subscription(
+    method: str, path: str, summary: str, description: str, handler: HotHandler, answer: Answer
+) -> Operation:
+    return Operation(
+        "DELETE" if method == "DELETE" else "POST",
+        path,
+        "worklist.write",
+        "UPS-RS",
+        summary,
+        f"{description} {_WELL_KNOWN}",
+        handler,
+        (answer,),
+        _SUBSCRIBE if answer.status == 201 else (),
+        errors=(BadRequest, NotFound, Gone, Unavailable)
+        if answer.status == 201
+        else (BadRequest, NotFound, Unavailable),
+    )
+
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "{root}/workitems",
+        "worklist.write",
+        "UPS-RS",
+        "Create a workitem",
+        "The body is one DICOM JSON object, alone or in an array. The UID comes from the query or the dataset; without "
+        "one the archive makes it. Missing attributes of type 2 are created empty, with a Warning header.",
+        create,
+        (Answer(201, "Created; Location has its URL."),),
+        (_UID, _CONTENT_TYPE),
+        json_body(WORKITEM),
+        (*_BODY_ERRORS, WorkitemConflict, Unavailable),
+    ),
+    Operation(
+        "GET",
+        "{root}/workitems",
+        "worklist.read",
+        "UPS-RS",
+        "Search for workitems",
+        "Every attribute matches, as in QIDO-RS. Results come in the order of their scheduled start. The answer has "
+        "the attributes that PS3.4 returns always, those that were matched, and those of `includefield`.",
+        search,
+        (Answer(200, "Matches; an empty array when there are none.", json_body([WORKITEM])),),
+        _SEARCH,
+        errors=(BadQuery, NotAcceptable, Unavailable),
+    ),
+    Operation(
+        "GET",
+        _WORKITEM_PATH,
+        "worklist.read",
+        "UPS-RS",
+        "Retrieve a workitem",
+        "All attributes. The Transaction UID is known to the performer alone and never among them.",
+        retrieve,
+        (Answer(200, "The workitem.", json_body(WORKITEM)),),
+        (JSON_ACCEPT,),
+        errors=(BadRequest, NotAcceptable, NotFound, Gone, Unavailable),
+    ),
+    _update("POST"),
+    _update("PUT"),
+    Operation(
+        "PUT",
+        _WORKITEM_PATH + "/state",
+        "worklist.write",
+        "UPS-RS",
+        "Change the state of a workitem",
+        "To IN PROGRESS with a new Transaction UID: the workitem is claimed, by exactly one of those who try. To "
+        "COMPLETED or CANCELED with that UID, when the workitem has what the final state needs.",
+        change_state,
+        (Answer(200, "Changed, or there already (Warning)."),),
+        (_CONTENT_TYPE,),
+        json_body(CLAIM),
+        _WRITE_ERRORS,
+    ),
+    Operation(
+        "POST",
+        _WORKITEM_PATH + "/cancelrequest",
+        "worklist.write",
+        "UPS-RS",
+        "Request the cancellation of a workitem",
+        "What nobody has claimed is cancelled at once. Of a claimed workitem the subscribers are told; its performer "
+        "decides. The body is optional.",
+        request_cancel,
+        (Answer(202, "Cancelled, cancelled before (Warning), or the request was passed on."),),
+        (_CONTENT_TYPE,),
+        json_body(CANCEL_REQUEST),
+        _WRITE_ERRORS,
+    ),
+    _subscription(
+        "POST",
+        _SUBSCRIBER,
+        "Subscribe",
+        "The AE gets event reports on its WebSocket, those of the time before it connects included.",
+        subscribe,
+        Answer(201, "Subscribed; Content-Location is the WebSocket."),
+    ),
+    _subscription(
+        "DELETE",
+        _SUBSCRIBER,
+        "Unsubscribe",
+        "Ends a subscription and its deletion lock; that of a worklist ends all subscriptions of the AE.",
+        unsubscribe,
+        Answer(200, "Unsubscribed."),
+    ),
+    _subscription(
+        "POST",
+        _SUBSCRIBER + "/suspend",
+        "Suspend a subscription to a worklist",
+        "The AE is not subscribed to workitems that are created later; it stays subscribed to those that exist.",
+        suspend,
+        Answer(200, "Suspended."),
+    ),
+    Operation(
+        "GET",
+        "{root}/subscribers/{aet}",
+        "worklist.read",
+        "UPS-RS",
+        "Listen to events",
+        "A WebSocket: each text message is one event report. What waits comes first; what was sent shortly before a "
+        "connection broke comes again. A newer connection for the same AE ends the older one.",
+        listen,
+        (Answer(101, "Event reports, one object a message.", json_body(EVENT_REPORT)),),
+        errors=(BadRequest, Unavailable),
+        websocket=True,
+    ),
+)

@@ -1,0 +1,217 @@
+"""The pool of sandboxed decoder processes: no stored code stream is opened anywhere else.
+
+A decoder that dies or takes too long costs one frame its answer (BadPixels), and is replaced. Decoders are started when
+they are first needed.
+"""
+
+import asyncio
+import mmap
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, TypeVar
+
+import numpy as np
+import orjson
+
+from dicomweb.errors import BadPixels, Unavailable
+from dicomweb.pixels.codestream import check_stream
+from dicomweb.pixels.image import ImagePixel, Pixels
+from storage.settings import Settings
+
+T = TypeVar("T")
+Action = Literal["decode", "recompress", "restore"]
+
+_PAGE: Final = mmap.PAGESIZE
+# A shared memory that a large frame made longer goes back to this.
+_KEEP: Final = 16 << 20
+_SLACK: Final = 20  # seconds of waiting, beside the processor time that a frame may take
+_WAIT: Final = 60.0  # seconds for a free decoder
+_LINE: Final = 1 << 16
+
+
+class DecoderCounters:
+    """Totals of this process, read by the metrics."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.refused = 0
+        self.deaths = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    action: Action
+    syntax: str
+    data: bytes
+    room: int
+    image: Mapping[str, Any]
+
+
+class _Decoder:
+    """One process and the memory that is shared with it."""
+
+    def __init__(self, memory: int, seconds: int) -> None:
+        self._memory = memory
+        self._seconds = seconds
+        self._process: asyncio.subprocess.Process | None = None
+        self._fd = -1
+        self._map: mmap.mmap | None = None
+
+    async def run(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
+        """The answer to one job; `take` copies it out of the shared memory. Raises BadPixels."""
+        if self._process is not None:
+            try:
+                return await self._run(job, take)
+            except _TooSlow:
+                raise
+            except _Died:
+                pass  # perhaps it had ended before, while it was idle: the frame has another try in a fresh process
+        await self._start()
+        return await self._run(job, take)
+
+    async def _run(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
+        out = -(-len(job.data) // _PAGE) * _PAGE
+        shared = self._sized(out + -(-job.room // _PAGE) * _PAGE)
+        shared[: len(job.data)] = job.data
+        request = {"action": job.action, "syntax": job.syntax, "length": len(job.data), "out": out}
+        try:
+            async with asyncio.timeout(self._seconds + _SLACK):
+                answer = await self._ask(request | {"size": len(shared), "image": job.image})
+        except BaseException as error:
+            self.kill()
+            # RuntimeError is what the event loop says of a pipe that is closed.
+            if isinstance(error, TimeoutError | EOFError | OSError | RuntimeError):
+                raise (_TooSlow if isinstance(error, TimeoutError) else _Died) from error
+            raise
+        try:
+            if "error" in answer:
+                raise BadPixels(answer["error"], attribute=answer["attribute"])
+            return take(shared, out, answer)
+        finally:
+            if answer["last"]:
+                self.kill()
+
+    async def _start(self) -> None:
+        try:
+            await self._spawn()
+        except OSError as error:
+            self.kill()
+            raise Unavailable("no process for decoding can be started; ask again") from error
+
+    async def _spawn(self) -> None:
+        self._fd = os.memfd_create("anor-decoder")
+        os.ftruncate(self._fd, _PAGE)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-m"),
+            "storage.decoder_process",
+            *(str(self._fd), str(self._memory), str(self._seconds)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            pass_fds=(self._fd,),
+            limit=_LINE,
+        )
+
+    def _sized(self, need: int) -> mmap.mmap:
+        held = len(self._map) if self._map is not None else 0
+        if self._map is None or need > held or (held > _KEEP and need <= _KEEP):
+            size = max(need, min(_KEEP, 1 << 20))
+            if self._map is not None:
+                self._map.close()
+            os.ftruncate(self._fd, size)
+            self._map = mmap.mmap(self._fd, size)
+        return self._map
+
+    async def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(orjson.dumps(request) + b"\n")
+        await process.stdin.drain()
+        line = await process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        answer: dict[str, Any] = orjson.loads(line)
+        return answer
+
+    def kill(self) -> None:
+        """End the process; the next job starts another."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+        self._process = None
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _Died(Exception):
+    """The process ended instead of answering."""
+
+
+class _TooSlow(_Died):
+    """The process did not answer in time."""
+
+
+class DecoderPool:
+    """Decodes frames, `size` at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.size = settings.decoders_per_worker
+        self._idle: asyncio.Queue[_Decoder] = asyncio.Queue()
+        for _ in range(self.size):
+            self._idle.put_nowait(_Decoder(settings.decoder_memory, settings.decoder_seconds))
+        self.counters = DecoderCounters()
+
+    async def decode(self, syntax: str, data: bytes, image: ImagePixel) -> Pixels:
+        """One frame of an encapsulated transfer syntax. Raises BadPixels; Unavailable when all decoders stay busy."""
+        check_stream(syntax, data, image)  # before a process is kept busy with it
+        job = _Job("decode", syntax, data, image.decoded_bytes, asdict(image))
+
+        def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
+            values = np.frombuffer(shared[out : out + answer["bytes"]], image.dtype)
+            return Pixels(values.reshape(image.shape), answer["photometric"])
+
+        return await self._run(job, take)
+
+    async def recompress(self, jpeg: bytes) -> bytes:
+        """A JPEG baseline frame as JPEG XL, from which `restore` makes the same bytes again."""
+        return await self._run(_Job("recompress", "", jpeg, 2 * len(jpeg) + _PAGE, {}), _bytes)
+
+    async def restore(self, packed: bytes, image: ImagePixel) -> bytes:
+        """The JPEG baseline frame that was recompressed as JPEG XL."""
+        return await self._run(_Job("restore", "", packed, 2 * image.decoded_bytes + 16 * len(packed), {}), _bytes)
+
+    async def _run(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
+        try:
+            async with asyncio.timeout(_WAIT):
+                decoder = await self._idle.get()
+        except TimeoutError:
+            raise Unavailable("all decoders are busy; ask again") from None
+        try:
+            result = await decoder.run(job, take)
+        except BadPixels:
+            self.counters.refused += 1
+            raise
+        except _Died:
+            self.counters.deaths += 1
+            raise BadPixels("decoding the frame took too much time or memory", attribute="PixelData") from None
+        finally:
+            self._idle.put_nowait(decoder)
+        self.counters.frames += 1
+        return result
+
+    def close(self) -> None:
+        """End the idle processes; those at work end with this process."""
+        while not self._idle.empty():
+            self._idle.get_nowait().kill()
+
+
+def _bytes(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> bytes:
+    return shared[out : out + answer["bytes"]]

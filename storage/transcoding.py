@@ -1,0 +1,195 @@
+"""Pixels in another transfer syntax than the stored one: frame by frame, whatever the size of the instance."""
+
+import asyncio
+import zlib
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from dicomweb.errors import NotAcceptable
+from dicomweb.media import DEFLATED_LE, EXPLICIT_LE, NATIVE
+from dicomweb.meta import read_file_meta
+from dicomweb.pixels.encode import encode_frame, native_bytes, packed_bits
+from dicomweb.pixels.header import (
+    ENCAPSULATED_HEAD,
+    ENCAPSULATED_TAIL,
+    Lossy,
+    derived_uid,
+    item_head,
+    transcoded_head,
+    with_transfer_syntax,
+)
+from dicomweb.pixels.image import ImagePixel, Pixels
+from dicomweb.pixels.syntaxes import JPEG_XL_RECOMPRESSION, SYNTAXES, can_encode, encoded_form, is_repacked
+from dicomweb.reencode import pixel_head
+from storage.access import Access
+from storage.cache import AnswerCache
+from storage.decoders import DecoderPool
+from storage.pixels import Image, PixelService
+from storage.retrieve import Instance, RetrieveService
+from storage.settings import Settings
+
+# Frames of an instance that are located by one statement.
+_PAGE: Final = 200
+_NATIVE_MAX: Final = (1 << 32) - 2
+_DEFLATE_LEVEL: Final = 6
+
+
+class TranscodeService:
+    """Transcodes what RetrieveService and PixelService read. The last frames that were asked for alone are kept."""
+
+    def __init__(
+        self, settings: Settings, retrieve: RetrieveService, pixels: PixelService, decoders: DecoderPool
+    ) -> None:
+        self._retrieve = retrieve
+        self._pixels = pixels
+        self._decoders = decoders
+        self._cache = AnswerCache(settings.cache_bytes)
+
+    async def frame(self, image: Image, target: str) -> bytes:
+        """The only frame of `image`. `target` is one of `syntaxes.targets`. Raises BadPixels."""
+        instance = image.instance
+        key = (instance.tenant, instance.sop, instance.version, image.frames[0], target)
+        kept = self._cache.get(key, 0)
+        if kept is not None:
+            return kept[0]
+        stored = [value async for value in self._pixels.stored(image)]
+        frame = await self._transcoded(image, stored[0], target)
+        self._cache.put(key, 0, (frame,))
+        return frame
+
+    async def frames(self, image: Image, target: str) -> AsyncIterator[bytes]:
+        """The frames of `image` in its order; a few are worked on at a time. Raises BadPixels."""
+        ahead: deque[asyncio.Task[bytes]] = deque()
+        try:
+            async for value in self._pixels.stored(image):
+                ahead.append(asyncio.create_task(self._transcoded(image, value, target)))
+                if len(ahead) > self._decoders.size:
+                    yield await ahead.popleft()
+            while ahead:
+                yield await ahead.popleft()
+        finally:
+            for task in ahead:
+                task.cancel()
+
+    async def _transcoded(self, image: Image, value: bytes, target: str) -> bytes:
+        stored = image.instance.transfer_syntax
+        if is_repacked(stored, target):
+            if target == JPEG_XL_RECOMPRESSION:
+                return await self._decoders.recompress(value)
+            return await self._decoders.restore(value, image.pixel)
+        pixels = await self._pixels.decode(image, value)
+        if target == EXPLICIT_LE:
+            return _native(pixels, image.pixel)
+        return await asyncio.to_thread(encode_frame, target, pixels, image.pixel)
+
+    # -- instances ---------------------------------------------------------------------------------------------
+
+    async def instance(self, access: Access, instance: Instance, target: str) -> AsyncIterator[bytes]:
+        """The whole instance as a Part 10 file in `target`; lossy ones are derived instances with a UID of their own.
+
+        Raises NotAcceptable for pixels that the target cannot carry, BadPixels for what cannot be decoded.
+        """
+        if target == DEFLATED_LE:
+            async for chunk in _deflated(self._explicit(access, instance)):
+                yield chunk
+            return
+        count = await self._retrieve.frame_count(access, instance)
+        first = await self._page(access, instance, 1, count)
+        stored = instance.transfer_syntax
+        if not can_encode(first.pixel, stored, target):
+            raise NotAcceptable("the pixels of this instance cannot be sent in that transfer syntax")
+        form = encoded_form(first.pixel, stored, target)
+        native = _native_size(form, count) if target == EXPLICIT_LE else None
+        frames = self._all_frames(access, instance, first, count, target)
+        try:
+            opening = await anext(frames)
+            lossy = None
+            if target in SYNTAXES and not SYNTAXES[target].lossless and not is_repacked(stored, target):
+                lossy = Lossy(form.decoded_bytes / len(opening), derived_uid(instance.sop, instance.version, target))
+            head = await self._retrieve.head(instance)
+            yield await asyncio.to_thread(transcoded_head, head, target, form, lossy)
+            yield ENCAPSULATED_HEAD if native is None else pixel_head(_native_vr(form), native)
+            if native is None:
+                yield _item(opening)
+                async for frame in frames:
+                    yield _item(frame)
+                yield ENCAPSULATED_TAIL
+                return
+            sent = len(opening)
+            yield opening
+            async for frame in frames:
+                sent += len(frame)
+                yield frame
+            yield b"\0" * (native - sent)
+        finally:
+            await frames.aclose()  # type: ignore[attr-defined]  # an async generator: its tasks end with the answer
+
+    async def _page(self, access: Access, instance: Instance, start: int, count: int) -> Image:
+        numbers = range(start, min(start + _PAGE, count + 1))
+        return await self._pixels.image(access, instance.study, instance.series, instance.sop, numbers)
+
+    async def _all_frames(
+        self, access: Access, instance: Instance, page: Image, count: int, target: str
+    ) -> AsyncIterator[bytes]:
+        start = 1
+        while True:
+            async for frame in self.frames(page, target):
+                yield frame
+            start += _PAGE
+            if start > count:
+                return
+            page = await self._page(access, instance, start, count)
+
+    def _explicit(self, access: Access, instance: Instance) -> AsyncIterator[bytes]:
+        if instance.transfer_syntax == EXPLICIT_LE:
+            return self._retrieve.file(instance)
+        if instance.transfer_syntax in NATIVE:
+            return self._retrieve.as_explicit(instance)
+        return self.instance(access, instance, EXPLICIT_LE)
+
+
+def _item(frame: bytes) -> bytes:
+    padded = frame + b"\0" if len(frame) % 2 else frame
+    return item_head(len(padded)) + padded
+
+
+def _native(pixels: Pixels, image: ImagePixel) -> bytes:
+    return packed_bits(pixels) if image.bits_allocated == 1 else native_bytes(pixels)
+
+
+def _native_vr(form: ImagePixel) -> str:
+    return "OB" if form.bits_allocated <= 8 else "OW"
+
+
+def _native_size(form: ImagePixel, count: int) -> int:
+    """Bytes of native pixel data, padded to even length."""
+    bits = form.rows * form.columns * form.samples * form.bits_allocated
+    if form.bits_allocated == 1 and count > 1 and bits % 8:
+        raise NotAcceptable("frames of single bits that end within a byte are sent as stored only")
+    size = (bits * count + 7) // 8
+    size += size % 2
+    if size > _NATIVE_MAX:
+        raise NotAcceptable("the uncompressed pixel data would exceed 4 GiB; ask for the frames")
+    return size
+
+
+async def _deflated(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """An Explicit VR Little Endian file with everything behind its file meta information deflated (PS3.5 A.5)."""
+    first = await anext(source)
+    meta = read_file_meta(first).size
+    yield with_transfer_syntax(first[:meta], DEFLATED_LE)
+    packer = zlib.compressobj(_DEFLATE_LEVEL, zlib.DEFLATED, -15)
+    size = 0
+    rest = first[meta:]
+    while True:
+        packed = await asyncio.to_thread(packer.compress, rest)
+        size += len(packed)
+        if packed:
+            yield packed
+        nxt = await anext(source, None)
+        if nxt is None:
+            break
+        rest = nxt
+    end = packer.flush()
+    yield end + b"\0" * ((size + len(end)) % 2)
