@@ -3,11 +3,11 @@
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeVar
 
-from dicomweb.errors import BadPixels, NotAcceptable, NotFound
+from dicomweb.errors import BadPixels, NotAcceptable, NotFound, TooLarge
 from dicomweb.media import EXPLICIT_BE, FRAME_MEDIA_TYPE_OF
 from dicomweb.pixelinfo import is_image_class
 from dicomweb.reencode import swapped, word_size
@@ -23,8 +23,11 @@ from storage.retrieve import Instance, Located, RetrieveService
 from storage.settings import Settings
 from storage.thumbnails import ThumbnailStore
 
+Made = TypeVar("Made")
 Kind = Literal["image", "video", "report", "document"]
 
+# A decoded frame above this waits for its turn.
+_LARGE: Final = 64 << 20
 # Look-up tables, profiles and overlays that are kept, and the largest one that is taken.
 _BULK: Final = 16 << 20
 _LARGEST_BULK: Final = 16 << 20
@@ -72,15 +75,28 @@ def types_of(instance: Instance) -> tuple[str, ...]:
     return (HTML,) if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
 
 
+def _reading(access: Access) -> Access:
+    """The caller's rights with those that rendering itself needs: it reads attributes, and shows pixels."""
+    access.require("dicom.read")
+    return access if "dicom.metadata" in access.scopes else replace(access, scopes=access.scopes | {"dicom.metadata"})
+
+
+def _only(image: Image, place: int) -> Image:
+    """One of the frames of an image."""
+    return replace(image, frames=image.frames[place : place + 1], located=image.located.part(place, place + 1))
+
+
 class RenderingService:
     """Renders what the caller may read: every method that reads the index takes their rights, and raises NotFound."""
 
     def __init__(self, settings: Settings, retrieve: RetrieveService, pixels: PixelService) -> None:
         self._retrieve = retrieve
         self._pixels = pixels
+        self._max_frames = settings.max_frames_per_request
         self._thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
         # Frames that are worked on at a time: memory, and fairness to requests that need no thread.
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
+        self._large = asyncio.Lock()
         self._representatives: OrderedDict[tuple[int, str, str | None], tuple[int, Instance]] = OrderedDict()
         self._bulk: OrderedDict[tuple[int, str], bytes] = OrderedDict()
         self._held = 0
@@ -94,6 +110,7 @@ class RenderingService:
 
         Raises NotFound; BadPixels for an image without readable frames; NotAcceptable for what has no rendered form.
         """
+        access = _reading(access)
         try:
             image = await self._pixels.image(access, study, series, sop, frames or (1,))
         except NotFound:
@@ -135,6 +152,7 @@ class RenderingService:
         Reports, key objects and presentation states are no images; segmentations count where there is nothing else.
         Remembered until the study or series changes. Raises NotFound.
         """
+        access = _reading(access)
         if sop is not None:
             return await self._retrieve.instance(access, study, series, sop)
         key = (access.tenant, study, series)
@@ -159,12 +177,20 @@ class RenderingService:
     # -- pictures
 
     async def whole(self, access: Access, image: Image) -> Image:
-        """The image with all its frames."""
-        count = image.pixel.number_of_frames
+        """The image with all its frames: those that are stored, whatever Number of Frames says. Raises TooLarge."""
+        access = _reading(access)
+        count = await self._frame_count(access, image)
+        if count > self._max_frames:
+            raise TooLarge(f"the image has {count} frames, and one answer {self._max_frames} at most: name them")
         if len(image.frames) == count:
             return image
         instance = image.instance
         return await self._pixels.image(access, instance.study, instance.series, instance.sop, range(1, count + 1))
+
+    async def _frame_count(self, access: Access, image: Image) -> int:
+        if image.pixel.number_of_frames == 1:
+            return 1
+        return await self._retrieve.frame_count(access, image.instance)
 
     async def one(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> bytes:
         """The frames of `image` as one file: GIF holds all, other types the first. Raises BadPixels, BadQuery."""
@@ -178,22 +204,34 @@ class RenderingService:
 
     async def each(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> AsyncIterator[bytes]:
         """The frames of `image` in its order, a file for each."""
-        async for source in self._sources(access, image):
-            async with self._slots:
-                body = await asyncio.to_thread(render_image, source, wanted, media_type)
+        async for body in self._worked(access, image, lambda source: render_image(source, wanted, media_type)):
             yield body
 
     async def _animation(self, access: Access, image: Image, wanted: Rendering) -> bytes:
         check_animation(len(image.frames), 0)
         frames, pixels = [], 0
-        async for source in self._sources(access, image):
-            async with self._slots:
-                shown, _ = await asyncio.to_thread(picture, source, wanted)
+        async for shown, _ in self._worked(access, image, lambda source: picture(source, wanted)):
             frames.append(shown)
             pixels += shown.shape[0] * shown.shape[1]
             check_animation(len(frames), pixels)
         async with self._slots:
             return await asyncio.to_thread(encode_gif, frames, frame_time_of(image.dataset))
+
+    async def _worked(self, access: Access, image: Image, work: Callable[[Source], Made]) -> AsyncIterator[Made]:
+        """What `work` makes in a thread of each frame. Of large frames a process holds one at a time in memory."""
+        bulk = await self._referenced(access, image)
+        if image.pixel.decoded_bytes <= _LARGE:
+            async for source in self._sources(image, bulk):
+                async with self._slots:
+                    made = await asyncio.to_thread(work, source)
+                yield made
+            return
+        for place in range(len(image.frames)):
+            async with self._large:
+                [made] = [
+                    await asyncio.to_thread(work, source) async for source in self._sources(_only(image, place), bulk)
+                ]
+            yield made
 
     async def thumbnail(
         self, access: Access, instance: Instance, frame: int | None, wanted: Rendering, media_type: str
@@ -202,6 +240,7 @@ class RenderingService:
 
         Raises NotFound, BadPixels, BadQuery, NotAcceptable.
         """
+        access = _reading(access)
         key = (REVISION, instance.tenant, instance.sop, instance.version, frame, wanted, media_type)
         held = await self._thumbnails.get(key)
         if held is not None:
@@ -211,8 +250,8 @@ class RenderingService:
         if subject.kind != "image":
             raise NotAcceptable("nothing of this instance can be shown as a thumbnail")
         image = subject.picture
-        middle = image.pixel.number_of_frames // 2 + 1
-        if frame is None and middle != 1:
+        middle = 1 if frame is not None else await self._frame_count(access, image) // 2 + 1
+        if middle != 1:
             image = await self._pixels.image(access, *place, (middle,))
         body = await self.one(access, image, wanted, media_type)
         await self._thumbnails.put(key, body)
@@ -246,8 +285,7 @@ class RenderingService:
 
     # -- reading
 
-    async def _sources(self, access: Access, image: Image) -> AsyncIterator[Source]:
-        bulk = await self._referenced(access, image)
+    async def _sources(self, image: Image, bulk: dict[str, bytes]) -> AsyncIterator[Source]:
         position = 0
         async for pixels in self._pixels.decoded(image):
             yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk)

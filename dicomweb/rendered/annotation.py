@@ -54,7 +54,7 @@ def _plane(dataset: Item, group: int, frame: int, shape: tuple[int, int], bulk: 
     if data is None:
         return None
     size = shape[0] * shape[1]
-    if size <= 0:
+    if min(shape) <= 0:
         raise BadPixels("an overlay has no rows or no columns", attribute="OverlayRows")
     frames = int(number(dataset, f"{group:04X}0015") or 1)
     origin = int(number(dataset, f"{group:04X}0051") or 1)

@@ -25,8 +25,8 @@ _GROUPS: Final = ("00289132", "00289145")
 
 
 def items(item: Item, tag: str) -> Sequence[Item]:
-    """The items of a sequence; empty ones (null) are left out."""
-    return [one for one in item.get(tag, {}).get("Value") or () if one]
+    """The items of a sequence; empty ones are left out, and whatever a wrong VR made of the attribute."""
+    return [one for one in item.get(tag, {}).get("Value") or () if isinstance(one, dict) and one]
 
 
 def numbers(item: Item, tag: str) -> list[float]:
@@ -35,7 +35,7 @@ def numbers(item: Item, tag: str) -> list[float]:
     for value in item.get(tag, {}).get("Value") or ():
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             break
         if not math.isfinite(number):
             break
@@ -71,7 +71,7 @@ def macro(dataset: Item, frame: int, tag: str) -> Item | None:
     own = groups[frame - 1] if frame <= len(groups) else None
     shared = items(dataset, _SHARED)
     for group in (own, *shared[:1]):
-        found = items(group, tag) if group else ()
+        found = items(group, tag) if isinstance(group, dict) else ()
         if found:
             return found[0]
     return None

@@ -45,10 +45,10 @@ def encode_image(shown: Shown, media_type: str, quality: int, profile: bytes | N
 def encode_jpeg(shown: Shown, quality: int, profile: bytes | None) -> bytes:
     """Baseline JPEG (JFIF); 512 x 512 shades in 0.6 ms. `quality` is that of PS3.18 8.3.5.1.2."""
     if shown.ndim == 2:
-        data: bytes = simplejpeg.encode_jpeg(shown[:, :, None], quality=quality, colorspace="GRAY")
+        data: bytes = simplejpeg.encode_jpeg(shown[:, :, None], quality=quality, colorspace="GRAY", fastdct=False)
     else:
         chroma = "444" if quality >= _FULL_COLOUR else "420"
-        data = simplejpeg.encode_jpeg(shown, quality=quality, colorspace="RGB", colorsubsampling=chroma)
+        data = simplejpeg.encode_jpeg(shown, quality=quality, colorspace="RGB", colorsubsampling=chroma, fastdct=False)
     if profile is None:
         return data
     pieces = [profile[at : at + _JPEG_SEGMENT] for at in range(0, len(profile), _JPEG_SEGMENT)]

@@ -81,14 +81,15 @@ class Grayscale:
         """Modality LUT: values of the unit that windows are in."""
         if self.modality is not None:
             return self.modality.at(values).astype(np.float64)
-        return values.astype(np.float64) * self.slope + self.intercept
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.astype(np.float64) * self.slope + self.intercept
 
     def shades(self, patterns: NDArray[Any]) -> Shades:
         """The whole pipeline for an array of any shape; `voi` is set. Takes 24 bytes of memory a pixel."""
         assert self.voi is not None
         values = self.values(patterns)
+        outputs = self.outputs(values)
         with np.errstate(over="ignore", invalid="ignore"):
-            outputs = self.outputs(values)
             if isinstance(self.voi, Lut):
                 parts = self.voi.at(outputs) / ((1 << self.voi.bits) - 1)
             else:
@@ -99,8 +100,14 @@ class Grayscale:
         if not self.integers:
             out[~np.isfinite(values)] = 0
         if self.padding is not None:
-            out[(values >= self.padding[0]) & (values <= self.padding[1])] = 0
+            out[self.is_padding(values)] = 0
         return out
+
+    def is_padding(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which stored values are background."""
+        assert self.padding is not None
+        with np.errstate(over="ignore"):
+            return np.asarray((values >= self.padding[0]) & (values <= self.padding[1]))
 
 
 def render_grayscale(array: NDArray[Any], gray: Grayscale) -> Shades:
@@ -130,7 +137,7 @@ def extremes_window(array: NDArray[Any], gray: Grayscale) -> Window:
     for start in range(0, flat.size, BLOCK):
         values = gray.values(flat[start : start + BLOCK])
         if gray.padding is not None:
-            values = values[(values < gray.padding[0]) | (values > gray.padding[1])]
+            values = values[~gray.is_padding(values)]
         if not gray.integers:
             values = values[np.isfinite(values)]
         if not values.size:

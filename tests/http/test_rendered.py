@@ -1,10 +1,14 @@
 """Rendered resources over TCP: what is sent for what is asked, caching, errors."""
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from PIL import Image
@@ -14,7 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian
 from tests.files import compressed, dataset, encoded, new_uid
 from tests.http.bodies import ROOT, problem, store
 from tests.http.test_wado import parts
-from tests.support import RunningServer
+from tests.support import RunningServer, running_server
 from tests.unit.rendered_files import read, sample, shown
 
 MP4 = "1.2.840.10008.1.2.4.102"
@@ -413,6 +417,31 @@ def test_a_small_file_that_says_it_is_huge(web: httpx.Client) -> None:
             assert web.get(f"{path}/{resource}").status_code == 422, (rows, columns)
 
 
+def test_a_number_of_frames_that_lies(web: httpx.Client) -> None:
+    for said in (0, 4, 2_000_000_000):
+        ds = frames_of(3)
+        ds.NumberOfFrames = said
+        path = kept(web, encoded(ds))
+        stored = 1 if said == 0 else 3
+        every = parts(web.get(f"{path}/rendered", headers={"Accept": 'multipart/related; type="image/png"'}))
+        assert [opened(body).max() for _, body in every] == [10, 20, 30][:stored]
+        assert pixels(web.get(f"{path}/thumbnail?accept=image/png")).max() == (10 if stored == 1 else 20)
+        assert Image.open(BytesIO(web.get(f"{path}/rendered?accept=image/gif").content)).n_frames == stored
+
+
+def test_more_frames_than_an_answer_holds(web: httpx.Client) -> None:
+    path = kept(web, encoded(frames_of(25)))
+    assert len(parts(web.get(f"{path}/rendered", headers={"Accept": "multipart/related; type=image/jpeg"}))) == 25
+    data = bytes(1001)
+    ds = dataset(
+        Rows=1, Columns=1, BitsAllocated=8, BitsStored=8, HighBit=7, NumberOfFrames=1001, PixelData=data + b"\0"
+    )
+    path = kept(web, encoded(ds))
+    for accept in ("image/gif", "multipart/related; type=image/jpeg"):
+        refused(web.get(f"{path}/rendered", headers={"Accept": accept}), 413, "too-large")
+    assert web.get(f"{path}/rendered").status_code == 200
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -445,3 +474,35 @@ def test_a_segmentation_mask_and_reals(web: httpx.Client) -> None:
     ds["FloatPixelData"].VR = "OF"
     shown = pixels(web.get(f"{kept(web, encoded(ds))}/rendered?accept=image/png"))
     assert shown[0].tolist() == [0, 0, 255, 0]
+
+
+def peak(server: RunningServer) -> int:
+    """The most memory that a process of the server has had so far, in bytes."""
+    statuses = (
+        Path(f"/proc/{child.pid}/status") for child in psutil.Process(server.process.pid).children(recursive=True)
+    )
+    found = (re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) for status in statuses)
+    return max(int(each[1]) * 1024 for each in found if each)
+
+
+@pytest.mark.full
+def test_large_frames_wait_for_their_turn(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Eight clients at once ask for one frame of 200 MB: no more than one of it is in memory."""
+    with (
+        running_server(tmp_path_factory.mktemp("large"), workers=1) as server,
+        httpx.Client(base_url=server.url, timeout=100) as web,
+    ):
+        data = np.tile(np.arange(10_000, dtype="<u2"), 10_000).tobytes()
+        path = kept(web, encoded(dataset(Rows=10_000, Columns=10_000, BitsStored=16, HighBit=15, PixelData=data)))
+        del data
+
+        def ask(width: int) -> tuple[int, ...]:
+            return pixels(web.get(f"{path}/thumbnail?viewport={width},100&accept=image/png")).shape
+
+        assert ask(50) == (50, 50)
+        before = peak(server)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(ask, range(60, 68))) == [(width, width) for width in range(60, 68)]
+        assert peak(server) - before < 250 << 20
+        too_large = web.get(f"{path}/rendered")
+        assert "viewport" in refused(too_large, 422, "bad-pixels")["detail"]

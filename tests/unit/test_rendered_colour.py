@@ -267,6 +267,8 @@ def test_jpeg_is_baseline_and_follows_quality(shape: tuple[int, ...]) -> None:
     sizes = [len(encode_image(array, JPEG, quality, None)) for quality in (1, 50, 100)]
     assert sizes == sorted(set(sizes))
     assert b"\xff\xc0" in encode_image(array, JPEG, 90, None)
+    best = opened(encode_image(array, JPEG, 100, None)).astype(int)
+    assert np.abs(best - array).max() <= (1 if len(shape) == 2 else 3)
     assert opened(encode_image(array, JPEG, 90, None)).shape == shape
 
 

@@ -1,0 +1,98 @@
+"""Who may see what of rendered resources, and how many statements they take."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from io import BytesIO
+
+import pytest
+from pydicom import dcmread
+
+from dicomweb.errors import BadPixels, Forbidden, NotFound
+from dicomweb.rendered.encode import JPEG
+from dicomweb.rendered.parameters import Rendering
+from storage.access import LOCAL, Access
+from storage.archive import Archive, open_archive
+from storage.ingest import Provenance
+from storage.settings import Settings
+from tests.files import ct, new_uid
+
+READER = Access(LOCAL.tenant, "reader", frozenset({"dicom.read"}))
+STRANGER = replace(LOCAL, tenant=2)
+
+
+@pytest.fixture
+async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
+    opened = await open_archive(settings(database_url=database_url))
+    yield opened
+    await opened.close()
+
+
+async def stored(archive: Archive, data: bytes) -> tuple[str, str, str]:
+    spool = archive.new_spool()
+    await spool.write(data)
+    await archive.ingest.store(LOCAL, await spool.finish(), Provenance("rest"))
+    ds = dcmread(BytesIO(data), stop_before_pixels=True)
+    return ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID
+
+
+async def thumbnail(archive: Archive, access: Access, study: str, series: str | None, sop: str | None) -> bytes:
+    instance = await archive.rendering.representative(access, study, series, sop)
+    return await archive.rendering.thumbnail(access, instance, None, Rendering(), JPEG)
+
+
+async def test_the_right_to_read_is_what_it_takes(archive: Archive) -> None:
+    study, series, sop = await stored(archive, ct())
+    subject = await archive.rendering.subject(READER, study, series, sop)
+    assert (await archive.rendering.one(READER, subject.picture, Rendering(), JPEG)).startswith(b"\xff\xd8")
+    assert (await thumbnail(archive, READER, study, None, None)).startswith(b"\xff\xd8")
+    nobody = replace(READER, scopes=frozenset({"dicom.search", "dicom.metadata"}))
+    for place in ((study, None, None), (study, series, None), (study, series, sop)):
+        with pytest.raises(Forbidden):
+            await thumbnail(archive, nobody, *place)
+    with pytest.raises(Forbidden):
+        await archive.rendering.subject(nobody, study, series, sop)
+
+
+async def test_another_tenant_finds_nothing_not_even_what_is_cached(archive: Archive) -> None:
+    study, series, sop = await stored(archive, ct())
+    for place in ((study, None, None), (study, series, None), (study, series, sop)):
+        assert await thumbnail(archive, LOCAL, *place)
+        with pytest.raises(NotFound):
+            await thumbnail(archive, STRANGER, *place)
+    with pytest.raises(NotFound):
+        await archive.rendering.subject(STRANGER, study, series, sop)
+    with pytest.raises(NotFound):
+        await archive.rendering.instances(STRANGER, study, None)
+
+
+async def test_statements(archive: Archive) -> None:
+    """The next picture of an image is one statement, the next thumbnail of a study too."""
+    study, series, sop = await stored(archive, ct())
+
+    async def picture() -> None:
+        subject = await archive.rendering.subject(LOCAL, study, series, sop)
+        await archive.rendering.one(LOCAL, subject.picture, Rendering(), JPEG)
+
+    for work in (picture, lambda: thumbnail(archive, LOCAL, study, None, None)):
+        await work()
+        before = archive.db.statements
+        await work()
+        assert archive.db.statements - before == 1
+
+
+async def test_a_deleted_instance_has_no_thumbnail_and_a_replaced_one_a_new_one(
+    settings: Callable[..., Settings], database_url: str
+) -> None:
+    archive = await open_archive(settings(database_url=database_url, duplicates="replace"))
+    same = {"StudyInstanceUID": new_uid(), "SeriesInstanceUID": new_uid(), "SOPInstanceUID": new_uid()}
+    place = await stored(archive, ct(**same))
+    first = await thumbnail(archive, LOCAL, *place)
+    await stored(archive, ct(**same, PhotometricInterpretation="MONOCHROME1"))
+    assert await thumbnail(archive, LOCAL, *place) != first
+    await stored(archive, ct(**same, PhotometricInterpretation="PALETTE COLOR"))
+    with pytest.raises(BadPixels):
+        await thumbnail(archive, LOCAL, *place)
+    await archive.lifecycle.delete(LOCAL, place[0])
+    with pytest.raises(NotFound):
+        await thumbnail(archive, LOCAL, *place)
+    await archive.close()
