@@ -211,7 +211,14 @@ def test_what_is_not_there(web: httpx.Client, ct: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["examples_palette.dcm", "OBXXXX1A_expb_2frame.dcm", "vlut_04.dcm", "gdcm-US-ALOKA-16.dcm"]
+    "name",
+    [
+        "examples_palette.dcm",
+        "OBXXXX1A_expb_2frame.dcm",  # 8 bits in swapped words
+        "vlut_04.dcm",
+        "gdcm-US-ALOKA-16.dcm",  # segmented
+        "gdcm-US-ALOKA-16_big.dcm",
+    ],
 )
 def test_tables_as_bulk_data(web: httpx.Client, name: str) -> None:
     ds = dcmread(sample(name))
