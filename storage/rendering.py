@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
 from dicomweb.errors import BadPixels, NotAcceptable, NotFound, TooLarge
-from dicomweb.media import EXPLICIT_BE, FRAME_MEDIA_TYPE_OF
+from dicomweb.media import FRAME_MEDIA_TYPE_OF
 from dicomweb.pixelinfo import is_image_class
-from dicomweb.reencode import swapped, word_size
 from dicomweb.rendered.attributes import binary, references
 from dicomweb.rendered.document import document_length, document_type, documents_of_class
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES, check_animation, encode_gif, frame_time_of
@@ -294,11 +293,11 @@ class RenderingService:
     async def _referenced(self, access: Access, image: Image) -> dict[str, bytes]:
         """The tables, profiles and overlays that the image refers to, little endian; kept for the next frame."""
         found: dict[str, bytes] = {}
-        for uri, vr in references(image.dataset, image.frames):
+        for uri in references(image.dataset, image.frames):
             key = (image.instance.tenant, uri)
             value = self._bulk.get(key)
             if value is None:
-                value = await self._read_bulk(access, image.instance, uri, vr)
+                value = await self._read_bulk(access, image.instance, uri)
                 self._keep(key, value)
             else:
                 self._bulk.move_to_end(key)
@@ -311,11 +310,10 @@ class RenderingService:
         while self._held > _BULK:
             self._held -= len(self._bulk.popitem(last=False)[1])
 
-    async def _read_bulk(self, access: Access, instance: Instance, uri: str, vr: str) -> bytes:
+    async def _read_bulk(self, access: Access, instance: Instance, uri: str) -> bytes:
         path = uri.rpartition("/bulkdata/")[2].partition("?")[0]
         located = await self._retrieve.bulk(access, instance.study, instance.series, instance.sop, path)
         if located.size(0) > _LARGEST_BULK:
             raise BadPixels(f"a value that the image needs is above {_LARGEST_BULK} bytes", attribute=path)
         (value,) = await self._retrieve.read_all(located)
-        word = word_size(vr) if instance.transfer_syntax == EXPLICIT_BE else 1
-        return swapped(value, word) if len(value) % word == 0 else value
+        return value

@@ -94,8 +94,8 @@ def binary(element: Mapping[str, Any] | None, bulk: Bulk) -> bytes | None:
         raise BadPixels("a look-up table holds something else than numbers", attribute="LUTData") from None
 
 
-def references(dataset: Item, frames: Sequence[int]) -> Iterator[tuple[str, str]]:
-    """(URI, VR) of the bulk values that rendering these frames may need."""
+def references(dataset: Item, frames: Sequence[int]) -> Iterator[str]:
+    """The URIs of the bulk values that rendering these frames may need."""
     yield from _referenced(dataset)
     for tag in _SEQUENCES:
         for item in items(dataset, tag):
@@ -108,8 +108,8 @@ def references(dataset: Item, frames: Sequence[int]) -> Iterator[tuple[str, str]
                     yield from _referenced(item)
 
 
-def _referenced(item: Item) -> Iterator[tuple[str, str]]:
+def _referenced(item: Item) -> Iterator[str]:
     for tag in _VALUES.intersection(item):
         element = item[tag]
         if "BulkDataURI" in element:
-            yield element["BulkDataURI"], element.get("vr", "OW")
+            yield element["BulkDataURI"]
