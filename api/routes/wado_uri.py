@@ -3,9 +3,9 @@
 from api.examples import DICOM, SERIES_UID, SOP_UID, STUDY_UID
 from api.exchange import Exchange
 from api.routes.rendered import IMAGE_BODIES, RENDERED_ERRORS, send_rendered
-from api.routes.wado import IF_NONE_MATCH, send_files
+from api.routes.wado import IF_NONE_MATCH, plan_of, send_files
 from api.routing import Answer, Content, Operation, Parameter
-from dicomweb.negotiation import parse_accept, plan_instances
+from dicomweb.negotiation import parse_accept
 from dicomweb.rendered.uri import parse_uri_request
 
 
@@ -15,8 +15,7 @@ async def retrieve(http: Exchange) -> None:
     ranges = parse_accept(http.header(b"accept"), request.accept)
     if request.stored:
         instance = await http.archive.retrieve.instance(http.access, request.study, request.series, request.sop)
-        plan = plan_instances(ranges, instance.transfer_syntax, single=True)
-        await send_files(http, [instance], [plan], instance.version)
+        await send_files(http, [instance], [await plan_of(http, instance, ranges, single=True)], instance.version)
         return
     frames = None if request.frame is None else (request.frame,)
     subject = await http.archive.rendering.subject(http.access, request.study, request.series, request.sop, frames)
