@@ -16,6 +16,7 @@ from dicomweb.rendered.encode import GIF, IMAGE_TYPES, check_animation, encode_g
 from dicomweb.rendered.image import REVISION, Source, picture, render_image
 from dicomweb.rendered.parameters import Rendering
 from dicomweb.rendered.report import HTML, is_report_class, report_html
+from dicomweb.wado import bulk_path_of
 from storage.access import Access
 from storage.pixels import Dataset, Image, PixelService
 from storage.retrieve import Instance, Located, RetrieveService
@@ -311,7 +312,7 @@ class RenderingService:
             self._held -= len(self._bulk.popitem(last=False)[1])
 
     async def _read_bulk(self, access: Access, instance: Instance, uri: str) -> bytes:
-        path = uri.rpartition("/bulkdata/")[2].partition("?")[0]
+        path = bulk_path_of(uri)
         located = await self._retrieve.bulk(access, instance.study, instance.series, instance.sop, path)
         if located.size(0) > _LARGEST_BULK:
             raise BadPixels(f"a value that the image needs is above {_LARGEST_BULK} bytes", attribute=path)

@@ -83,16 +83,3 @@ SELECT bulk_table FROM instance WHERE object_key = $1 AND sop_uid = $2 AND tenan
 -- name: frame_table_size
 -- How many frames an instance serves.
 SELECT octet_length(frame_table) FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
-
--- name: representative
--- The middle image of a series ($3), or of the first series of a study that has images.
-WITH chosen AS (
-    SELECT s.id, s.series_uid FROM series s JOIN study t ON t.id = s.study
-    WHERE s.tenant = $1 AND t.study_uid = $2 AND ($3::text IS NULL OR s.series_uid = $3) AND s.modality NOT IN ('KO', 'PR', 'SR')
-        AND EXISTS (SELECT FROM instance i WHERE i.series = s.id AND i.bits_allocated IS NOT NULL)
-    ORDER BY s.series_number, s.id LIMIT 1)
-SELECT i.sop_uid, c.series_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256, i.meta_size,
-       i.flags, i.bits_allocated, i.number_of_frames
-FROM chosen c JOIN instance i ON i.series = c.id WHERE i.bits_allocated IS NOT NULL
-ORDER BY i.instance_number, i.sop_uid
-LIMIT 1 OFFSET (SELECT (count(*) - 1) / 2 FROM chosen c JOIN instance i ON i.series = c.id WHERE i.bits_allocated IS NOT NULL)
