@@ -1,5 +1,6 @@
 """Small, valid DICOM files for tests, made by pydicom."""
 
+import random
 from io import BytesIO
 from typing import Any
 
@@ -23,6 +24,11 @@ _STAND_IN = "1.2.840.10008.1.2.4.201"
 def new_uid() -> str:
     """A UID that no other test uses."""
     return str(generate_uid())
+
+
+def uid_like(uid: str) -> str:
+    """A UID that no other test uses, as long as `uid`: one may take the other's place in a file."""
+    return "2.25." + "".join(random.choices("123456789", k=len(uid) - 5))
 
 
 def dataset(**attributes: Any) -> Dataset:

@@ -1,5 +1,4 @@
 import io
-import random
 import subprocess
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from dimse_bridge.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from storage.access import LOCAL
 from tests.dimse import wire
 from tests.dimse.wire import CT, EXPLICIT_LE, Wire
+from tests.files import uid_like
 
 
 def dataset_bytes(file: bytes) -> bytes:
@@ -66,7 +66,7 @@ def as_new(source: Path, target: Path) -> str:
     """Copy a file with another SOP Instance UID of the same length in place of its own; the new UID."""
     file = pydicom.dcmread(source, stop_before_pixels=True)
     old = file.SOPInstanceUID
-    new = "2.25." + "".join(random.choices("123456789", k=len(old) - 5))
+    new = uid_like(old)
     data = source.read_bytes()
     if not file.file_meta.TransferSyntaxUID.is_deflated:
         at = len(data) - len(dataset_bytes(data))
