@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
@@ -20,6 +21,7 @@ from storage.commit import Committer, Retry
 from storage.db import Database
 from storage.intents import Intent
 from storage.objects import ObjectStore
+from storage.retrieve import Instance
 from storage.rows import Prepared
 from storage.settings import Settings
 from storage.spool import Spooled
@@ -206,20 +208,96 @@ class IngestService:
 
     async def _identical(self, access: Access, prepared: Prepared, spooled: Spooled, stored_key: str) -> Status:
         """The same file is stored already: success, unless its object was lost, which these bytes then repair."""
-        try:
-            if await self._objects.size(stored_key) == spooled.size:
-                return "identical"
-        except ObjectMissing:
-            pass
+        sop = prepared.scan.sop_instance_uid
+        if await self._is_there(access, sop, stored_key, spooled.size):
+            return "identical"
         log.error("a stored object was missing and is being restored from a repeated upload")
-        intents = self._committer(access.tenant).intents
-        sop, key = prepared.scan.sop_instance_uid, intents.new_key()
+        committer = self._committer(access.tenant)
+        again = replace(prepared, key=committer.intents.new_key())
         # An empty digest matches no row, so that the key is announced although the file is known.
-        await intents.announce(Intent(key, sop, b"", spooled.size))
-        await self._put(replace(prepared, key=key), spooled)
-        if not await self._db.fetch_value("ingest_adopt", access.tenant, sop, spooled.sha256, stored_key, key):
+        await committer.intents.announce(Intent(again.key, sop, b"", spooled.size))
+        await self._put(again, spooled)
+        try:
+            restored = await committer.restore(again)
+        except Retry:
+            restored = False
+        if not restored:
+            committer.forget(prepared.scan.series_uid)
             raise Unavailable("the instance changed while its lost object was being restored; send it again")
         return "identical"
+
+    async def _is_there(self, access: Access, sop: str, stored_key: str, size: int) -> bool:
+        """Whether the object is as long as what was sent, or, being in another transfer syntax, as its row says."""
+        try:
+            found = await self._objects.size(stored_key)
+        except ObjectMissing:
+            return False
+        if found == size:
+            return True
+        row = await self._db.fetch_row("instance_to_compare", access.tenant, sop)
+        if row is None or row["object_key"] != stored_key:
+            raise Unavailable("the instance changed meanwhile; send it again")
+        return bool(found == row["object_offset"] + row["object_size"])
+
+    async def exchange(
+        self,
+        access: Access,
+        spooled: Spooled,
+        stored: Instance,
+        received_dataset: bytes,
+        verify: Callable[[Prepared], Awaitable[None]],
+    ) -> bool:
+        """Store the image of `stored` in another transfer syntax in its place; its old object goes after the grace.
+
+        `received_dataset` is the digest of the old one's dataset. `verify` is awaited when the new object is durable,
+        and raises where it does not hold the same image. False where the instance changed meanwhile. Releases the
+        spool. Raises BadDicom for a file that would not be stored, Unavailable when a retry may succeed.
+        """
+        access.require("dicom.write")
+        committer = self._committer(access.tenant)
+        try:
+            prepared = Prepared.of(
+                await self._scan(spooled),
+                key=committer.intents.new_key(),
+                size=spooled.size,
+                sha256=spooled.sha256,
+                source="",
+                inline_max=self._settings.metadata_inline_max,
+            )
+            await committer.intents.announce(Intent(prepared.key, stored.sop, b"", spooled.size))
+            await self._put(prepared, spooled)
+        finally:
+            spooled.release()
+        done = False
+        try:
+            async with self._kept(prepared.key):
+                await verify(prepared)
+                start = prepared.scan.meta_size
+                digest = await self.digest(prepared.key, start, prepared.size - start)
+            done = await committer.exchange(prepared, stored.key, received_dataset, digest)
+        finally:
+            # Where the outcome is not known, too: the intent tells whether there is anything to renounce.
+            if not done:
+                with suppress(ArchiveError):
+                    await self._db.execute("ingest_renounce", [prepared.key], self._grace)
+        return done
+
+    @asynccontextmanager
+    async def _kept(self, key: str) -> AsyncIterator[None]:
+        """Renew the lease of an intent for as long as its object is worked on."""
+        lease = timedelta(seconds=self._settings.intent_lease_s)
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(lease.total_seconds() / 3)
+                with suppress(ArchiveError):
+                    await self._db.execute("intent_renew", key, lease)
+
+        task = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            task.cancel()
 
     # -- commits ---------------------------------------------------------------------------------------------------
 
@@ -260,13 +338,14 @@ class IngestService:
         if row is not None and row["dataset_sha256"] is None:
             key = row["object_key"]
             start = row["object_offset"] + row["meta_size"]
-            digest = await self._digest(key, start, row["object_size"] - row["meta_size"])
+            digest = await self.digest(key, start, row["object_size"] - row["meta_size"])
             sop = prepared.scan.sop_instance_uid
             await self._db.execute("set_dataset_digest", access.tenant, sop, key, digest)
         start = prepared.scan.meta_size
-        return replace(prepared, dataset_sha256=await self._digest(prepared.key, start, prepared.size - start))
+        return replace(prepared, dataset_sha256=await self.digest(prepared.key, start, prepared.size - start))
 
-    async def _digest(self, key: str, offset: int, length: int) -> bytes:
+    async def digest(self, key: str, offset: int, length: int) -> bytes:
+        """The SHA-256 of a part of an object."""
         digest = hashlib.sha256()
         async for chunk in self._objects.stream(key, offset, length):
             await asyncio.to_thread(digest.update, chunk)

@@ -1,7 +1,7 @@
 """Decoded pixels of stored instances, with the attributes that tell what they mean."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ class PixelService:
             return frozenset()
         return targets(pixel, instance.transfer_syntax)
 
-    async def stored(self, image: Image) -> AsyncIterator[bytes]:
+    async def stored(self, image: Image) -> AsyncGenerator[bytes, None]:
         """The frames of `image` as they are stored, in little endian, a window of them in memory."""
         located, start = image.located, 0
         while start < len(image.frames):

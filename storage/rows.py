@@ -221,6 +221,23 @@ class Prepared:
             metadata_inline=len(scan.metadata.data) <= inline_max,
         )
 
+    @property
+    def frame_records(self) -> bytes | None:
+        """The frame table, None when no frames can be served."""
+        frames = self.scan.frames
+        return frames.records if frames is not None and frames.count else None
+
+    @property
+    def frame_overflow(self) -> bytes | None:
+        """Extents of fragmented frames, None when there are none."""
+        frames = self.scan.frames
+        return frames.overflow if frames is not None and frames.overflow else None
+
+    @property
+    def metadata_column(self) -> bytes | None:
+        """The compressed metadata, None when they are an object of their own."""
+        return self.scan.metadata.data if self.metadata_inline else None
+
     def study_proposal(self) -> dict[str, object]:
         """The study and patient rows, should this be their first instance (argument of ingest_study)."""
         e = self.scan.elements

@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from dicomweb.errors import NotAcceptable
@@ -85,7 +85,7 @@ class TranscodeService:
 
     # -- instances ---------------------------------------------------------------------------------------------
 
-    async def instance(self, access: Access, instance: Instance, target: str) -> AsyncIterator[bytes]:
+    async def instance(self, access: Access, instance: Instance, target: str) -> AsyncGenerator[bytes, None]:
         """The whole instance as a Part 10 file in `target`; lossy ones are derived instances with a UID of their own.
 
         Raises NotAcceptable for pixels that the target cannot carry, BadPixels for what cannot be decoded.
@@ -123,7 +123,7 @@ class TranscodeService:
                 yield frame
             yield b"\0" * (native - sent)
         finally:
-            await frames.aclose()  # type: ignore[attr-defined]  # an async generator: its tasks end with the answer
+            await frames.aclose()  # its tasks end with the answer
 
     async def _page(self, access: Access, instance: Instance, start: int, count: int) -> Image:
         numbers = range(start, min(start + _PAGE, count + 1))
@@ -131,7 +131,7 @@ class TranscodeService:
 
     async def _all_frames(
         self, access: Access, instance: Instance, page: Image, count: int, target: str
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         start = 1
         while True:
             async for frame in self.frames(page, target):
