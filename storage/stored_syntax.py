@@ -31,8 +31,7 @@ from storage.spool import Spooled
 
 log = logging.getLogger(__name__)
 
-READER: Final = "transcode"
-
+_READER: Final = "transcode"
 _LEASE: Final = timedelta(minutes=10)
 _BATCH: Final = 64
 # Workers that died over a batch before it is done one by one, and before its first instance is left as it is.
@@ -44,6 +43,28 @@ _SCOPES: Final = frozenset(("dicom.read", "dicom.metadata", "dicom.write"))
 _CHANGED: Final = frozenset(
     ("00280004", "00280006", "7FE00001", "7FE00002", "7FE00003", "7FE00008", "7FE00009", "7FE00010", "FFFCFFFC")
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Changes that wait to be looked at; instances transcoded, and left as they were although a rule names them."""
+
+    waiting: int
+    done: int
+    failed: int
+    saved: int  # bytes; negative where objects grew
+
+
+async def progress(archive: Archive) -> Progress | None:
+    """How far the rules have come since they were set; None where there are none, or no worker has seen them yet."""
+    row = await archive.db.fetch_row("reader_totals", _READER)
+    return None if row is None else Progress(**dict(row))
+
+
+async def begin_anew(archive: Archive) -> None:
+    """Have everything that is stored looked at by the present rules, in the background."""
+    await archive.db.execute("reader_begin", _READER)
+    await archive.db.execute("reader_rewind", _READER)
 
 
 @dataclass(slots=True)
@@ -65,14 +86,14 @@ class StoredSyntax:
     async def step(self) -> None:
         """Deal with everything that the change feed holds. Raises Unavailable; what was done until then stays done."""
         if not self._rules:
-            await self._db.execute("reader_end", READER)
+            await self._db.execute("reader_end", _READER)
             return
-        await self._db.execute("reader_begin", READER)
+        await self._db.execute("reader_begin", _READER)
         while await self._batch():
             pass
 
     async def _batch(self) -> bool:
-        claimed = await self._db.fetch_row("reader_claim", READER, self._worker, _LEASE)
+        claimed = await self._db.fetch_row("reader_claim", _READER, self._worker, _LEASE)
         if claimed is None:
             return False
         seq, tries = claimed["seq"], claimed["tries"]
@@ -95,11 +116,11 @@ class StoredSyntax:
             try:
                 await self._all(rows, totals)
             except Unavailable:
-                await self._db.execute("reader_pause", READER, self._worker)
+                await self._db.execute("reader_pause", _READER, self._worker)
                 raise
         counts = (totals.done, totals.failed, totals.saved)
         moved: bool | None = await self._db.fetch_value(
-            "reader_advance", READER, self._worker, seq, rows[-1]["seq"], *counts
+            "reader_advance", _READER, self._worker, seq, rows[-1]["seq"], *counts
         )
         return moved is not None
 

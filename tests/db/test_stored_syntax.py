@@ -347,7 +347,7 @@ async def test_one_worker_reads_at_a_time(opened: Callable) -> None:
     archive, first = await opened("*=JPEGLSLossless")
     await store(archive, image())
     await number_changes(archive)
-    claim = ("reader_claim", stored_syntax.READER, first._worker, stored_syntax._LEASE)
+    claim = ("reader_claim", stored_syntax._READER, first._worker, stored_syntax._LEASE)
     assert await archive.db.fetch_row(*claim) is not None
     await StoredSyntax(archive).step()
     assert (await only(archive))["transfer_syntax"] == NATIVE
@@ -368,7 +368,7 @@ async def test_rules_are_for_what_comes_and_for_everything_when_asked(opened: Ca
         return {row["sop_uid"]: row["transfer_syntax"] for row in rows}
 
     assert await syntaxes() == {old.sop_instance: NATIVE, new.sop_instance: JPEG_LS}
-    await ruled.db.execute("reader_rewind", stored_syntax.READER)
+    await stored_syntax.begin_anew(ruled)
     await settle(ruled, reader)
     assert await syntaxes() == {old.sop_instance: JPEG_LS, new.sop_instance: JPEG_LS}
     await StoredSyntax(archive).step()
