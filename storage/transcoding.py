@@ -27,6 +27,7 @@ from storage.cache import AnswerCache
 from storage.decoders import DecoderPool
 from storage.pixels import Image, PixelService
 from storage.retrieve import Instance, RetrieveService
+from storage.rewriting import as_explicit, header_of
 from storage.settings import Settings
 
 # Frames of an instance that are located by one statement.
@@ -107,7 +108,7 @@ class TranscodeService:
             lossy = None
             if target in SYNTAXES and not SYNTAXES[target].lossless and not is_repacked(stored, target):
                 lossy = Lossy(form.decoded_bytes / len(opening), derived_uid(instance.sop, instance.version, target))
-            head = await self._retrieve.head(instance)
+            head = await header_of(self._retrieve, instance)
             yield await asyncio.to_thread(transcoded_head, head, target, form, lossy)
             yield ENCAPSULATED_HEAD if native is None else pixel_head(_native_vr(form), native)
             if native is None:
@@ -145,7 +146,7 @@ class TranscodeService:
         if instance.transfer_syntax == EXPLICIT_LE:
             return self._retrieve.file(instance)
         if instance.transfer_syntax in NATIVE:
-            return self._retrieve.as_explicit(instance)
+            return as_explicit(self._retrieve, instance)
         return self.instance(access, instance, EXPLICIT_LE)
 
 
