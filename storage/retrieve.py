@@ -103,7 +103,7 @@ class RetrieveService:
 
     async def version(self, access: Access, study: str, series: str | None = None, sop: str | None = None) -> int:
         """The version that a metadata answer would have now: one index lookup. Raises NotFound."""
-        access.require("dicom.metadata")
+        access.require("dicom.metadata", "dicom.read")
         level, args = _level(access, study, series, sop)
         version: int | None = await self._db.fetch_value(f"{level}_version", *args)
         if version is None:
