@@ -87,7 +87,7 @@ class RenderingService:
         self._retrieve = retrieve
         self._pixels = pixels
         self._max_frames = settings.max_frames_per_request
-        self._thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
+        self.thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
         # Frames that are worked on at a time: memory, and fairness to requests that need no thread.
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
         self._large = asyncio.Lock()
@@ -234,7 +234,7 @@ class RenderingService:
         """
         access.require("dicom.read")
         key = (REVISION, instance.tenant, instance.sop, instance.version, frame, wanted, media_type)
-        held = await self._thumbnails.get(key)
+        held = await self.thumbnails.get(key)
         if held is not None:
             return held
         place = instance.study, instance.series, instance.sop
@@ -246,7 +246,7 @@ class RenderingService:
         if middle != 1:
             image = await self._pixels.image(access, *place, (middle,))
         body = await self.one(access, image, wanted, media_type)
-        await self._thumbnails.put(key, body)
+        await self.thumbnails.put(key, body)
         return body
 
     # -- documents

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -46,12 +46,14 @@ class TranscodeService:
         self._pixels = pixels
         self._decoders = decoders
         self._cache = AnswerCache(settings.cache_bytes)
+        self.cache_use: Counter[str] = Counter()
 
     async def frame(self, image: Image, target: str) -> bytes:
         """The only frame of `image`. `target` is one of `syntaxes.targets`. Raises BadPixels."""
         instance = image.instance
         key = (instance.tenant, instance.sop, instance.version, image.frames[0], target)
         kept = self._cache.get(key, 0)
+        self.cache_use["miss" if kept is None else "hit"] += 1
         if kept is not None:
             return kept[0]
         stored = [value async for value in self._pixels.stored(image)]
