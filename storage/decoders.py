@@ -8,6 +8,7 @@ import asyncio
 import mmap
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, TypeVar
@@ -18,10 +19,13 @@ import orjson
 from dicomweb.errors import BadPixels, Unavailable
 from dicomweb.pixels.codestream import check_stream
 from dicomweb.pixels.image import ImagePixel, Pixels
+from dicomweb.pixels.syntaxes import JPEG_BASELINE, JPEG_XL_RECOMPRESSION, SYNTAXES
 from storage.settings import Settings
 
 T = TypeVar("T")
 Action = Literal["decode", "recompress", "restore"]
+# `refused` by its header before a decoder saw it, `failed` by the decoder's own judgement; `busy`: none became free.
+Outcome = Literal["decoded", "refused", "failed", "crashed", "timed out", "busy"]
 
 _PAGE: Final = mmap.PAGESIZE
 # A shared memory that a large frame made longer goes back to this.
@@ -32,12 +36,15 @@ _LINE: Final = 1 << 16
 
 
 class DecoderCounters:
-    """Totals of this process, read by the metrics."""
+    """Totals of this process, read by the metrics: processes started, and frames by codec and outcome."""
 
     def __init__(self) -> None:
-        self.frames = 0
-        self.refused = 0
-        self.deaths = 0
+        self.starts = 0
+        self.frames: Counter[tuple[str, Outcome]] = Counter()
+
+    def count(self, syntax: str, outcome: Outcome) -> None:
+        """One frame whose code stream is in `syntax`."""
+        self.frames[SYNTAXES[syntax].family, outcome] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,8 @@ class _Job:
 class _Decoder:
     """One process and the memory that is shared with it."""
 
-    def __init__(self, memory: int, seconds: int) -> None:
+    def __init__(self, memory: int, seconds: int, counters: DecoderCounters) -> None:
+        self._counters = counters
         self._memory = memory
         self._seconds = seconds
         self._process: asyncio.subprocess.Process | None = None
@@ -101,6 +109,7 @@ class _Decoder:
             raise Unavailable("no process for decoding can be started; ask again") from error
 
     async def _spawn(self) -> None:
+        self._counters.starts += 1
         self._fd = os.memfd_create("anor-decoder")
         os.ftruncate(self._fd, _PAGE)
         self._process = await asyncio.create_subprocess_exec(
@@ -164,14 +173,18 @@ class DecoderPool:
 
     def __init__(self, settings: Settings) -> None:
         self.size = settings.decoders_per_worker
+        self.counters = DecoderCounters()
         self._idle: asyncio.Queue[_Decoder] = asyncio.Queue()
         for _ in range(self.size):
-            self._idle.put_nowait(_Decoder(settings.decoder_memory, settings.decoder_seconds))
-        self.counters = DecoderCounters()
+            self._idle.put_nowait(_Decoder(settings.decoder_memory, settings.decoder_seconds, self.counters))
 
     async def decode(self, syntax: str, data: bytes, image: ImagePixel) -> Pixels:
         """One frame of an encapsulated transfer syntax. Raises BadPixels; Unavailable when all decoders stay busy."""
-        check_stream(syntax, data, image)  # before a process is kept busy with it
+        try:
+            check_stream(syntax, data, image)  # before a process is kept busy with it
+        except BadPixels:
+            self.counters.count(syntax, "refused")
+            raise
         job = _Job("decode", syntax, data, image.decoded_bytes, asdict(image))
 
         def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
@@ -182,29 +195,31 @@ class DecoderPool:
 
     async def recompress(self, jpeg: bytes) -> bytes:
         """A JPEG baseline frame as JPEG XL, from which `restore` makes the same bytes again."""
-        return await self._run(_Job("recompress", "", jpeg, 2 * len(jpeg) + _PAGE, {}), _bytes)
+        return await self._run(_Job("recompress", JPEG_BASELINE, jpeg, 2 * len(jpeg) + _PAGE, {}), _bytes)
 
     async def restore(self, packed: bytes, image: ImagePixel) -> bytes:
         """The JPEG baseline frame that was recompressed as JPEG XL."""
-        return await self._run(_Job("restore", "", packed, 2 * image.decoded_bytes + 16 * len(packed), {}), _bytes)
+        room = 2 * image.decoded_bytes + 16 * len(packed)
+        return await self._run(_Job("restore", JPEG_XL_RECOMPRESSION, packed, room, {}), _bytes)
 
     async def _run(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
         try:
             async with asyncio.timeout(_WAIT):
                 decoder = await self._idle.get()
         except TimeoutError:
+            self.counters.count(job.syntax, "busy")
             raise Unavailable("all decoders are busy; ask again") from None
         try:
             result = await decoder.run(job, take)
         except BadPixels:
-            self.counters.refused += 1
+            self.counters.count(job.syntax, "failed")
             raise
-        except _Died:
-            self.counters.deaths += 1
+        except _Died as error:
+            self.counters.count(job.syntax, "timed out" if isinstance(error, _TooSlow) else "crashed")
             raise BadPixels("decoding the frame took too much time or memory", attribute="PixelData") from None
         finally:
             self._idle.put_nowait(decoder)
-        self.counters.frames += 1
+        self.counters.count(job.syntax, "decoded")
         return result
 
     def close(self) -> None:

@@ -58,13 +58,18 @@ class PixelService:
         return Image(located, tuple(frames), dataset, ImagePixel.of(dataset))
 
     async def dataset(self, access: Access, instance: Instance) -> Dataset:
-        """The DICOM JSON of an instance, parsed; kept for the next frame."""
+        """The DICOM JSON of an instance, parsed; kept for the next frame.
+
+        It takes the right to read, no other: whoever may have the pixels may have them explained.
+        """
+        access.require("dicom.read")
         key = (instance.tenant, instance.sop, instance.version)
         found = self._datasets.get(key)
         if found is not None:
             self._datasets.move_to_end(key)
             return found[0]
-        answer = await self._retrieve.metadata(access, instance.study, instance.series, instance.sop, gzip=False)
+        reader = access.with_scope("dicom.metadata")
+        answer = await self._retrieve.metadata(reader, instance.study, instance.series, instance.sop, gzip=False)
         if answer.body is None:
             raise NotFound("no such instance")
         text = b"".join(answer.body)

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
@@ -27,6 +27,7 @@ from storage.cache import AnswerCache
 from storage.decoders import DecoderPool
 from storage.pixels import Image, PixelService
 from storage.retrieve import Instance, RetrieveService
+from storage.rewriting import as_explicit, header_of
 from storage.settings import Settings
 
 # Frames of an instance that are located by one statement.
@@ -45,12 +46,14 @@ class TranscodeService:
         self._pixels = pixels
         self._decoders = decoders
         self._cache = AnswerCache(settings.cache_bytes)
+        self.cache_use: Counter[str] = Counter()
 
     async def frame(self, image: Image, target: str) -> bytes:
         """The only frame of `image`. `target` is one of `syntaxes.targets`. Raises BadPixels."""
         instance = image.instance
         key = (instance.tenant, instance.sop, instance.version, image.frames[0], target)
         kept = self._cache.get(key, 0)
+        self.cache_use["miss" if kept is None else "hit"] += 1
         if kept is not None:
             return kept[0]
         stored = [value async for value in self._pixels.stored(image)]
@@ -107,7 +110,7 @@ class TranscodeService:
             lossy = None
             if target in SYNTAXES and not SYNTAXES[target].lossless and not is_repacked(stored, target):
                 lossy = Lossy(form.decoded_bytes / len(opening), derived_uid(instance.sop, instance.version, target))
-            head = await self._retrieve.head(instance)
+            head = await header_of(self._retrieve, instance)
             yield await asyncio.to_thread(transcoded_head, head, target, form, lossy)
             yield ENCAPSULATED_HEAD if native is None else pixel_head(_native_vr(form), native)
             if native is None:
@@ -145,7 +148,7 @@ class TranscodeService:
         if instance.transfer_syntax == EXPLICIT_LE:
             return self._retrieve.file(instance)
         if instance.transfer_syntax in NATIVE:
-            return self._retrieve.as_explicit(instance)
+            return as_explicit(self._retrieve, instance)
         return self.instance(access, instance, EXPLICIT_LE)
 
 

@@ -20,6 +20,7 @@ from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_instances, plan_metadata
 from dicomweb.uids import checked_uid
 from storage.retrieve import Instance
+from storage.rewriting import as_explicit
 
 ACCEPT_INSTANCES = Parameter(
     "Accept", "header", "multipart/related; type=application/dicom, or application/dicom", MULTIPART_DICOM
@@ -158,7 +159,7 @@ def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str,
 def _rewritten(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncIterator[bytes]:
     if plan.reencode == "transcode":
         return http.archive.transcode.instance(http.access, instance, plan.transfer_syntax)
-    return http.archive.retrieve.as_explicit(instance)
+    return as_explicit(http.archive.retrieve, instance)
 
 
 async def _parts(
