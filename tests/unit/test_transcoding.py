@@ -53,6 +53,10 @@ def frame(image: ImagePixel) -> Pixels:
     return Pixels(np.clip(np.rint(values), low, high).astype(image.dtype), image.photometric)
 
 
+def test_single_bits_go_where_the_standard_lets_them() -> None:
+    assert targets(kind(1, 1), EXPLICIT_LE) == {f"1.2.840.10008.1.2.{end}" for end in ("5", "4.90", "8.1")}
+
+
 CASES = [
     pytest.param(
         image,
