@@ -78,7 +78,7 @@ def _answer(request: dict[str, Any], shared: mmap.mmap) -> dict[str, Any]:
         jpeg = bytes(imagecodecs.jpegxl_decode_jpeg(data, numthreads=1))
         shared[out : out + len(jpeg)] = jpeg
         return {"bytes": len(jpeg)}
-    pixels = decode_frame(request["syntax"], data, ImagePixel(**request["image"]))
+    pixels = decode_frame(request["syntax"], data, ImagePixel(**request["image"]), request["threads"])
     array = np.ascontiguousarray(pixels.array)
     view = np.frombuffer(shared, np.uint8, array.nbytes, out)
     view[:] = array.view(np.uint8).reshape(-1)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -33,6 +33,8 @@ _KEEP: Final = 16 << 20
 _SLACK: Final = 20  # seconds of waiting, beside the processor time that a frame may take
 _WAIT: Final = 60.0  # seconds for a free decoder
 _LINE: Final = 1 << 16
+# Of a frame that has the machine to itself; more gain little.
+_THREADS: Final = 4
 
 
 class DecoderCounters:
@@ -54,6 +56,7 @@ class _Job:
     data: bytes
     room: int
     image: Mapping[str, Any]
+    threads: int = 1
 
 
 class _Decoder:
@@ -83,10 +86,18 @@ class _Decoder:
         out = -(-len(job.data) // _PAGE) * _PAGE
         shared = self._sized(out + -(-job.room // _PAGE) * _PAGE)
         shared[: len(job.data)] = job.data
-        request = {"action": job.action, "syntax": job.syntax, "length": len(job.data), "out": out}
+        request = {
+            "action": job.action,
+            "syntax": job.syntax,
+            "length": len(job.data),
+            "out": out,
+            "size": len(shared),
+            "image": job.image,
+            "threads": job.threads,
+        }
         try:
             async with asyncio.timeout(self._seconds + _SLACK):
-                answer = await self._ask(request | {"size": len(shared), "image": job.image})
+                answer = await self._ask(request)
         except BaseException as error:
             self.kill()
             # RuntimeError is what the event loop says of a pipe that is closed.
@@ -174,6 +185,8 @@ class DecoderPool:
     def __init__(self, settings: Settings) -> None:
         self.size = settings.decoders_per_worker
         self.counters = DecoderCounters()
+        self._threads = min(_THREADS, len(os.sched_getaffinity(0)))
+        self._asked = 0
         self._idle: asyncio.Queue[_Decoder] = asyncio.Queue()
         for _ in range(self.size):
             self._idle.put_nowait(_Decoder(settings.decoder_memory, settings.decoder_seconds, self.counters))
@@ -203,12 +216,21 @@ class DecoderPool:
         return await self._run(_Job("restore", JPEG_XL_RECOMPRESSION, packed, room, {}), _bytes)
 
     async def _run(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
+        self._asked += 1
+        try:
+            return await self._run_in_turn(job, take)
+        finally:
+            self._asked -= 1
+
+    async def _run_in_turn(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
         try:
             async with asyncio.timeout(_WAIT):
                 decoder = await self._idle.get()
         except TimeoutError:
             self.counters.count(job.syntax, "busy")
             raise Unavailable("all decoders are busy; ask again") from None
+        if self._asked == 1:  # nobody else needs the cores, as far as this process knows
+            job = replace(job, threads=self._threads)
         try:
             result = await decoder.run(job, take)
         except BadPixels:

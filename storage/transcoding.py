@@ -9,7 +9,7 @@ from typing import Final
 from dicomweb.errors import NotAcceptable
 from dicomweb.media import DEFLATED_LE, EXPLICIT_LE, NATIVE
 from dicomweb.meta import read_file_meta
-from dicomweb.pixels.encode import encode_frame, native_bytes, packed_bits
+from dicomweb.pixels.encode import BitString, encode_frame, native_bytes, packed_bits
 from dicomweb.pixels.header import (
     ENCAPSULATED_HEAD,
     ENCAPSULATED_TAIL,
@@ -119,12 +119,13 @@ class TranscodeService:
                     yield _item(frame)
                 yield ENCAPSULATED_TAIL
                 return
-            sent = len(opening)
-            yield opening
-            async for frame in frames:
-                sent += len(frame)
-                yield frame
-            yield b"\0" * (native - sent)
+            string, sent, native_frame = BitString(_frame_bits(form)), 0, opening
+            while native_frame:
+                data = string.add(native_frame)
+                sent += len(data)
+                yield data
+                native_frame = await anext(frames, b"")
+            yield string.end().ljust(native - sent, b"\0")
         finally:
             await frames.aclose()  # its tasks end with the answer
 
@@ -161,16 +162,17 @@ def _native(pixels: Pixels, image: ImagePixel) -> bytes:
     return packed_bits(pixels) if image.bits_allocated == 1 else native_bytes(pixels)
 
 
+def _frame_bits(form: ImagePixel) -> int:
+    return form.rows * form.columns * form.samples * form.bits_allocated
+
+
 def _native_vr(form: ImagePixel) -> str:
     return "OB" if form.bits_allocated <= 8 else "OW"
 
 
 def _native_size(form: ImagePixel, count: int) -> int:
     """Bytes of native pixel data, padded to even length."""
-    bits = form.rows * form.columns * form.samples * form.bits_allocated
-    if form.bits_allocated == 1 and count > 1 and bits % 8:
-        raise NotAcceptable("frames of single bits that end within a byte are sent as stored only")
-    size = (bits * count + 7) // 8
+    size = (_frame_bits(form) * count + 7) // 8
     size += size % 2
     if size > _NATIVE_MAX:
         raise NotAcceptable("the uncompressed pixel data would exceed 4 GiB; ask for the frames")
