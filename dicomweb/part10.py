@@ -5,6 +5,7 @@ wrong is refused before anything else looks at the bytes; what is legal but unus
 says so.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,7 @@ from dicomweb.bulk import BulkTable, bulk_uri
 from dicomweb.deflate import DeflatedJson, inflate_dataset
 from dicomweb.dictionary import Unsure
 from dicomweb.elements import FUNCTIONAL_GROUPS, ElementWalk
-from dicomweb.errors import BadDicom
+from dicomweb.errors import ArchiveError, BadDicom
 from dicomweb.frames import FrameTable
 from dicomweb.memo import Memo
 from dicomweb.meta import FileMeta, read_file_meta
@@ -24,7 +25,7 @@ from dicomweb.uids import is_uid
 from dicomweb.values import bulk_reference, first_text
 from dicomweb.walker import Walker
 
-__all__ = ["Memo", "PixelInfo", "Scan", "ScanLimits", "scan"]
+__all__ = ["Identifiers", "Memo", "PixelInfo", "Scan", "ScanLimits", "identifiers", "scan"]
 
 _CODINGS: Final = {"1.2.840.10008.1.2": IMPLICIT_LITTLE, "1.2.840.10008.1.2.2": EXPLICIT_BIG}
 # Deflated Explicit VR Little Endian, JPIP Referenced Deflate, JPIP HTJ2K Referenced Deflate (PS3.5 A.5, A.7, A.12).
@@ -87,6 +88,45 @@ def scan(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS, *, version: str =
     if fallback is not None:
         _ask_pydicom(walk)
     return _described(walk, meta, fallback, deflated=deflated)
+
+
+@dataclass(frozen=True, slots=True)
+class Identifiers:
+    """What a file says of itself; "" for what is missing or no UID."""
+
+    sop_class: str = ""
+    sop_instance: str = ""
+    study: str = ""
+    series: str = ""
+    patient_id: str = ""
+
+
+def identifiers(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS) -> Identifiers:
+    """The identifiers of a file that `scan` refuses, as far as it can be read."""
+    try:
+        meta = read_file_meta(buffer)
+    except ArchiveError:
+        return Identifiers()
+    coding = _CODINGS.get(meta.transfer_syntax, EXPLICIT_LITTLE)
+    elements: dict[str, bytes] = {}
+    if meta.transfer_syntax not in _DEFLATED:
+        walker = Walker(buffer, limits, coding, meta.sop_uid, "", values=not coding.big)
+        walk = ElementWalk(buffer, meta.size, coding, limits, walker, Memo())
+        with suppress(ArchiveError, Unsure):
+            walk.walk()
+        elements = walk.elements
+
+    def uid(key: str, other: str = "") -> str:
+        found = first_text(elements.get(key)) or other
+        return found if is_uid(found) else ""
+
+    return Identifiers(
+        uid("00080016", meta.sop_class),
+        uid("00080018", meta.sop_uid),
+        uid("0020000D"),
+        uid("0020000E"),
+        first_text(elements.get("00100020")),
+    )
 
 
 def _hashable(view: memoryview) -> Buffer:

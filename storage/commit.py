@@ -62,7 +62,7 @@ class Committer:
         (outcome,) = await self._flush_commits([prepared], "restore")
         if isinstance(outcome, BaseException):
             raise outcome
-        return outcome.name in ("stored", "replaced")
+        return outcome.name in ("stored", "astray", "replaced")
 
     async def exchange(
         self, prepared: Prepared, stored_key: str, received_dataset: bytes, dataset_sha256: bytes
@@ -129,7 +129,7 @@ class Committer:
         if any(outcome.name == "identical" for outcome in outcomes.values()):
             self.intents.repeated()
         for item in items:
-            if outcomes[item.scan.sop_instance_uid].name in ("stored", "replaced"):
+            if outcomes[item.scan.sop_instance_uid].name in ("stored", "astray", "replaced"):
                 self._remember(item.scan.series_uid, shared[item.scan.series_uid])
         return [outcomes[item.scan.sop_instance_uid] for item in items]
 

@@ -29,6 +29,7 @@ from storage.spool import Spooled
 log = logging.getLogger(__name__)
 
 Status = Literal["stored", "identical", "kept", "replaced"]
+_Outcome = Status | Literal["astray"]
 
 # Headers of ordinary images are scanned where they arrive; what is larger goes to a thread, so that no request holds
 # the loop.
@@ -59,6 +60,7 @@ class Stored:
     series: str
     orthanc: OrthancIds
     warnings: tuple[str, ...]
+    other_patient: bool = False  # than that of its study, under which it is found
 
 
 class IngestCounters:
@@ -142,17 +144,19 @@ class IngestService:
             ).decode(),
             inline_max=self._settings.metadata_inline_max,
         )
+        status = await self._write(access, prepared, spooled, announced=reserved is not None)
         return Stored(
-            await self._write(access, prepared, spooled, announced=reserved is not None),
+            "stored" if status == "astray" else status,
             found.sop_class_uid,
             found.sop_instance_uid,
             found.study_uid,
             found.series_uid,
             prepared.ids,
             found.warnings,
+            status == "astray",
         )
 
-    async def _write(self, access: Access, prepared: Prepared, spooled: Spooled, *, announced: bool) -> Status:
+    async def _write(self, access: Access, prepared: Prepared, spooled: Spooled, *, announced: bool) -> _Outcome:
         """The object, then its row; neither when this very file is stored already, which turns out before or after."""
         if not announced:
             intent = Intent(prepared.key, prepared.scan.sop_instance_uid, spooled.sha256, spooled.size)
@@ -306,7 +310,7 @@ class IngestService:
             self._committers[tenant] = Committer(self._settings, self._db, tenant, lambda: self._active)
         return self._committers[tenant]
 
-    async def _commit(self, access: Access, prepared: Prepared) -> tuple[Status, str | None]:
+    async def _commit(self, access: Access, prepared: Prepared) -> tuple[_Outcome, str | None]:
         committer = self._committer(access.tenant)
         for attempt in range(_COMMIT_TRIES):
             try:
@@ -315,7 +319,7 @@ class IngestService:
                 await asyncio.sleep(0.01 * attempt)
                 continue
             match outcome.name:
-                case "stored" | "identical" | "kept" | "replaced":
+                case "stored" | "astray" | "identical" | "kept" | "replaced":
                     return outcome.name, outcome.stored_key
                 case "stale":
                     committer.forget(prepared.scan.series_uid)

@@ -182,13 +182,9 @@ class RetrieveService:
             raise NotFound("no such series" if series else "no such study")
         return rows[0]["parent_version"], [_instance(access.tenant, study, row) for row in rows]
 
-    async def small_file(self, instance: Instance) -> bytes:
-        """The stored Part 10 file, at once."""
-        return await self.beginning(instance, instance.size)
-
-    async def beginning(self, instance: Instance, length: int) -> bytes:
-        """The first `length` bytes of the stored Part 10 file."""
-        return await self._objects.get_range(instance.key, instance.base, length)
+    async def part(self, instance: Instance, extent: Extent) -> bytes:
+        """A part of the stored Part 10 file, at once; `stream` gives a large one in chunks."""
+        return await self._objects.get_range(instance.key, instance.base + extent[0], extent[1])
 
     def file(self, instance: Instance) -> AsyncIterator[bytes]:
         """The stored Part 10 file in bounded chunks."""

@@ -29,7 +29,7 @@ async def as_explicit(retrieve: RetrieveService, instance: Instance) -> AsyncIte
             yield piece
         return
     pixel = (await retrieve.bulk_table(instance)).lookup(_PIXEL_DATA)
-    header = await retrieve.beginning(instance, _header_end(instance, pixel))
+    header = await retrieve.part(instance, (0, _header_end(instance, pixel)))
     yield await asyncio.to_thread(header_as_explicit, header)
     if pixel is None:
         return
@@ -42,7 +42,7 @@ async def as_explicit(retrieve: RetrieveService, instance: Instance) -> AsyncIte
 
 async def _inflated(retrieve: RetrieveService, instance: Instance) -> AsyncIterator[bytes]:
     meta = instance.meta_size
-    yield await asyncio.to_thread(header_as_explicit, await retrieve.beginning(instance, meta))
+    yield await asyncio.to_thread(header_as_explicit, await retrieve.part(instance, (0, meta)))
     inflater = Inflater()
     async for chunk in retrieve.stream(instance, (meta, instance.size - meta)):
         for start in range(0, len(chunk), _DEFLATED_PIECE):
@@ -56,7 +56,7 @@ async def header_of(retrieve: RetrieveService, instance: Instance) -> Dataset:
     if pixel is None:
         raise NotFound("the instance has no pixel data")
     end = _header_end(instance, pixel)
-    meta = await retrieve.beginning(instance, instance.meta_size)
+    meta = await retrieve.part(instance, (0, instance.meta_size))
     start = 0 if instance.deflated else instance.meta_size
     dataset = await retrieve.read(instance, [(start, end - start)])
     return await asyncio.to_thread(read_head, meta, dataset, instance.transfer_syntax)

@@ -56,8 +56,7 @@ SERIES_CUTS = ("00080056", "00081190", "00201209")
 INSTANCE_COMPUTED = ("00080056", "00081190", "00083002")
 CHARACTER_SET = b'"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'  # DICOM JSON is UTF-8 whatever the file was
 
-FLAG_OTHER_PATIENT = 1
-FLAG_DEFLATED = 2
+FLAG_DEFLATED = 2  # 1 is set by ingest_commit: another PatientID than that of the study
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,3 +210,25 @@ def test_limits(strict: httpx.Client) -> None:
     beside = store(strict, encoded(ds), ct())
     assert beside.status_code == 202
     assert reasons(beside) == [0xA700]
+
+
+def test_a_file_that_is_refused_is_named_as_far_as_it_can_be_read(web: httpx.Client) -> None:
+    ds = dataset()
+    file = encoded(ds)
+    answer = store(web, file[:-10], b"no file at all", ct())
+    assert answer.status_code == 202
+    (cut,) = items(answer, "00081198")
+    assert cut["00081155"]["Value"] == [ds.SOPInstanceUID]
+    assert cut["00081150"]["Value"] == [ds.SOPClassUID]
+    (unknown,) = items(answer, "0008119A")
+    assert unknown["00000902"]["Value"][0].startswith("part 2: ")
+
+
+def test_another_patient_in_a_study_is_a_warning(web: httpx.Client) -> None:
+    study = new_uid()
+    assert store(web, ct(StudyInstanceUID=study, PatientID="ONE")).status_code == 200
+    answer = store(web, ct(StudyInstanceUID=study, PatientID="TWO"))
+    assert answer.status_code == 202
+    (item,) = items(answer, "00081199")
+    assert item["00081196"]["Value"] == [0xB000]
+    assert "another PatientID" in item["00000902"]["Value"][0]

@@ -255,6 +255,40 @@ def test_a_lossy_instance_is_a_derived_one_and_says_what_was_done(web: httpx.Cli
         assert np.sqrt((error**2).mean()) < (1 << before.BitsStored) / 40
 
 
+def test_what_cannot_be_had_is_not_offered(web: httpx.Client) -> None:
+    """A 406 names what this very instance can become: asking for any of it is answered."""
+    for name in ("CT_small.dcm", "liver.dcm", "examples_ybr_color.dcm"):
+        path = stored(web, file_of(name))
+        refused = web.get(f"{path}/frames/1", headers={"accept": "image/heif"})
+        assert refused.status_code == 406
+        offered = refused.json()["detail"].partition("available: ")[2].split(", ")
+        assert len(offered) > 2
+        for each in offered:
+            answer = web.get(f"{path}/frames/1", headers={"accept": each})
+            assert answer.status_code == 200, (name, each)
+
+
+def test_a_lossy_target_is_planned_for_each_instance(web: httpx.Client) -> None:
+    """JPEG-LS near-lossless takes no signed samples: such an instance in the series is not cut off half way."""
+    study, series = new_uid(), new_uid()
+    place = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "BitsStored": 16, "HighBit": 15}
+    files = [ct(**place, InstanceNumber=n, PixelRepresentation=n) for n in range(2)]
+    assert store(web, *files).status_code == 200
+    path = f"{ROOT}/studies/{study}/series/{series}"
+    lossy = f'multipart/related; type="application/dicom"; transfer-syntax={UID}4.81'
+    assert web.get(path, headers={"accept": lossy}).status_code == 406
+    both = web.get(path, headers={"accept": f'{lossy}, multipart/related; type="application/dicom"; q=0.5'})
+    assert both.status_code == 200
+    assert (both.content.count(f"transfer-syntax={UID}4.81".encode()), both.content.count(ELE.encode() + b"\r")) == (1, 1)
+
+
+def test_the_first_of_many_parts_fails_as_an_error(web: httpx.Client) -> None:
+    path = stored(web, compressed([b"\xff\xd8" + bytes(100) + b"\xff\xd9"], UID + "4.80", Rows=64, Columns=64))
+    for accept in (f"application/dicom; transfer-syntax={ELE}", 'multipart/related; type="application/dicom"'):
+        answer = web.get(path, headers={"accept": accept})
+        assert (answer.status_code, problem(answer)) == (422, "bad-pixels")
+
+
 def test_a_jpeg_goes_into_jpeg_xl_and_comes_back_byte_by_byte(web: httpx.Client) -> None:
     file = file_of("examples_ybr_color.dcm")
     path = stored(web, file)

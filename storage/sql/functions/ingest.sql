@@ -92,6 +92,7 @@ $$;
 -- ingest_commit: a batch of instances whose objects are durable becomes visible, in one transaction.
 -- Lock order: intent, patient, study, series, instance, each by key. Outcomes per SOP Instance UID:
 --   stored, replaced   the row points at the new object
+--   astray             stored, but with another PatientID than that of its study, under which it is found
 --   identical, kept    the stored row stays; the new object is entombed. With the key of the stored object where the very same file is stored
 --   compare            other bytes under the same SOP UID, and the digest of one of the datasets is not known: the caller computes both
 --   duplicate          other bytes under the same SOP UID, refused by policy; entombed
@@ -116,6 +117,7 @@ AS $$
 DECLARE
     v_open text[];
     v_fresh text[];
+    v_astray text[];
     v_study text;
     v_item record;
     v_have record;
@@ -147,7 +149,7 @@ BEGIN
         WHERE u.key = ANY (v_open) AND s.shared_id = u.shared_id AND t.study_uid = u.study_uid
         ORDER BY u.sop_uid
         ON CONFLICT DO NOTHING
-        RETURNING sop_uid, series, object_size, sop_class, orthanc_id, object_key
+        RETURNING sop_uid, series, object_size, sop_class, orthanc_id, object_key, flags
     ), grown_series AS (
         UPDATE series SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now()
         FROM (SELECT series, count(*) AS n, sum(object_size) AS size, array_agg(DISTINCT sop_class) AS classes FROM fresh GROUP BY series) g
@@ -165,9 +167,9 @@ BEGIN
     ), settled AS (
         DELETE FROM intent WHERE key IN (SELECT object_key FROM fresh)
     )
-    SELECT coalesce(array_agg(sop_uid), '{}') INTO v_fresh FROM fresh;
+    SELECT coalesce(array_agg(sop_uid), '{}'), coalesce(array_agg(sop_uid) FILTER (WHERE flags & 1 = 1), '{}') INTO v_fresh, v_astray FROM fresh;
 
-    RETURN QUERY SELECT f, 'stored', NULL::text FROM unnest(v_fresh) f;
+    RETURN QUERY SELECT f, CASE WHEN f = ANY (v_astray) THEN 'astray' ELSE 'stored' END, NULL::text FROM unnest(v_fresh) f;
     IF cardinality(v_fresh) = cardinality(i_sop_uid) THEN
         RETURN;
     END IF;
