@@ -22,6 +22,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
+    VideoEndoscopicImageStorage,
     VideoPhotographicImageStorage,
 )
 
@@ -246,11 +247,13 @@ async def test_document(watched: Watched, server: RunningServer) -> None:
 
 
 @pytest.mark.full
-async def test_video(watched: Watched, server: RunningServer) -> None:
+@pytest.mark.parametrize("sop_class", [VideoPhotographicImageStorage, VideoEndoscopicImageStorage])
+async def test_video(watched: Watched, server: RunningServer, sop_class: str) -> None:
+    """OHIF takes only the first class for video by itself, others by the transfer syntax in their metadata."""
     await watched.page.goto(server.url)
     film = await recorded(watched)
     assert film[4:8] == b"ftyp"
-    ds = dataset(SOPClassUID=VideoPhotographicImageStorage, Modality="XC", NumberOfFrames=50, PatientID=new_uid()[-10:])
+    ds = dataset(SOPClassUID=sop_class, Modality="XC", NumberOfFrames=50, PatientID=new_uid()[-10:])
     ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PlanarConfiguration = 240, 320, 3, 0
     ds.BitsAllocated = ds.BitsStored = 8
     ds.HighBit, ds.PhotometricInterpretation, ds.CineRate, ds.FrameTime = 7, "YBR_PARTIAL_420", 25, 40
