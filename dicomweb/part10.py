@@ -128,12 +128,10 @@ def _described(walk: ElementWalk, meta: FileMeta, fallback: str | None, *, defla
     elements = walk.elements
     sop_class, sop_uid = _uid(elements, "00080016"), _uid(elements, "00080018")
     study, series = _uid(elements, "0020000D"), _uid(elements, "0020000E")
-    if meta.sop_uid and meta.sop_uid != sop_uid:
-        raise BadDicom(
-            "the file meta information names another SOP Instance UID than the data set",
-            attribute="MediaStorageSOPInstanceUID",
-        )
     warnings = [*meta.warnings]
+    # The data set says what an instance is; software that gives it another UID forgets the meta information at times.
+    if meta.sop_uid and meta.sop_uid != sop_uid:
+        warnings.append("the file meta information names another SOP Instance UID than the data set")
     if meta.sop_class and meta.sop_class != sop_class:
         warnings.append("the file meta information names another SOP Class UID than the data set")
     pixel: PixelInfo | None = None

@@ -88,11 +88,16 @@ def test_every_identifier_must_be_there_and_valid(tag, name):
         assert caught.value.failure_reason == 0xC000
 
 
-def test_the_file_meta_information_must_name_the_same_instance():
-    body = b"".join(identity().values())
-    with pytest.raises(BadDicom) as caught:
-        scan(file_meta(sop="1.2.3") + body)
-    assert caught.value.attribute == "MediaStorageSOPInstanceUID"
+def test_the_data_set_counts_where_the_file_meta_information_names_another_instance():
+    blob = element(0x00091001, "OB", bytes(2000))
+    body = b"".join([identity()[0x00080016], identity()[0x00080018], blob])
+    body += b"".join(part for tag, part in identity().items() if tag > 0x00091001)
+    for memo in (Memo(), None):
+        found = scan(file_meta(sop="1.2.3") + body, version="v", memo=memo)
+        assert found.sop_instance_uid == SOP
+        assert found.warnings == ("the file meta information names another SOP Instance UID than the data set",)
+        uri = json.loads(found.metadata.inflate())["00091001"]["BulkDataURI"]
+        assert uri == f"instances/{SOP}/bulkdata/00091001?v=v"
     found = scan(file_meta(sop_class=CT) + body)
     assert found.warnings == ("the file meta information names another SOP Class UID than the data set",)
 
