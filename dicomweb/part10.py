@@ -16,8 +16,9 @@ from dicomweb.dictionary import Unsure
 from dicomweb.elements import FUNCTIONAL_GROUPS, ElementWalk
 from dicomweb.errors import ArchiveError, BadDicom
 from dicomweb.frames import FrameTable
-from dicomweb.memo import Memo
+from dicomweb.memo import AVAILABLE, Memo
 from dicomweb.meta import FileMeta, read_file_meta
+from dicomweb.metadata import MetadataBuilder
 from dicomweb.pixelinfo import PixelInfo, describe_pixels, refuse_if_cut
 from dicomweb.structure import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Buffer, ScanLimits
 from dicomweb.tags import keyword_of
@@ -38,9 +39,10 @@ class Scan:
     """What ingest needs to know of one instance.
 
     `elements` has the top-level attributes in ascending order of their tags, each as a finished JSON member
-    (`b'"00100010":{"vr":"PN",...}'`); functional groups are in `metadata` only. Offsets count from the start of the
-    file, but from the start of the inflated data set when it is `deflated`. `meta_size` is where the data set begins in
-    the file. `fallback` says why pydicom did the work, None when it did not.
+    (`b'"00100010":{"vr":"PN",...}'`). In `metadata` only are functional groups and AvailableTransferSyntaxUID, which is
+    the syntax of this very file. Offsets count from the start of the file, but from the start of the inflated data set
+    when it is `deflated`. `meta_size` is where the data set begins in the file. `fallback` says why pydicom did the
+    work, None when it did not.
     """
 
     sop_class_uid: str
@@ -75,15 +77,16 @@ def scan(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS, *, version: str =
     if deflated:
         packed = memoryview(buffer)[start:]
         buffer, start = inflate_dataset(packed, limits.max_inflated, limits.max_inflate_ratio), 0
+    available = b'"%08X":{"vr":"UI","Value":["%b"]}' % (AVAILABLE, meta.transfer_syntax.encode())
     walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=not coding.big)
-    walk = ElementWalk(buffer, start, coding, limits, walker, memo or Memo())
+    walk = ElementWalk(buffer, start, coding, limits, walker, memo or Memo(), MetadataBuilder(available))
     fallback = "big endian" if coding.big else None
     try:
         walk.walk()
     except Unsure as unsure:
         fallback = str(unsure)
         walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=False)
-        walk = ElementWalk(buffer, start, coding, limits, walker, Memo())
+        walk = ElementWalk(buffer, start, coding, limits, walker, Memo(), MetadataBuilder(available))
         walk.walk()
     if fallback is not None:
         _ask_pydicom(walk)
@@ -165,12 +168,10 @@ def _described(walk: ElementWalk, meta: FileMeta, fallback: str | None, *, defla
     elements = walk.elements
     sop_class, sop_uid = _uid(elements, "00080016"), _uid(elements, "00080018")
     study, series = _uid(elements, "0020000D"), _uid(elements, "0020000E")
-    if meta.sop_uid and meta.sop_uid != sop_uid:
-        raise BadDicom(
-            "the file meta information names another SOP Instance UID than the data set",
-            attribute="MediaStorageSOPInstanceUID",
-        )
     warnings = [*meta.warnings]
+    # The data set says what an instance is; software that gives it another UID forgets the meta information at times.
+    if meta.sop_uid and meta.sop_uid != sop_uid:
+        warnings.append("the file meta information names another SOP Instance UID than the data set")
     if meta.sop_class and meta.sop_class != sop_class:
         warnings.append("the file meta information names another SOP Class UID than the data set")
     pixel: PixelInfo | None = None

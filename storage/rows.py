@@ -52,8 +52,8 @@ SERIES_SUMMARY = [
     "00400275",
 ]
 SERIES_CUTS = ("00080056", "00081190", "00201209")
-# Not in any dataset, but in the row of every instance: InstanceAvailability, RetrieveURL, AvailableTransferSyntaxUID.
-INSTANCE_COMPUTED = ("00080056", "00081190", "00083002")
+# Not in any dataset or metadata, but in the row of every instance: InstanceAvailability, RetrieveURL.
+INSTANCE_COMPUTED = ("00080056", "00081190")
 CHARACTER_SET = b'"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'  # DICOM JSON is UTF-8 whatever the file was
 
 FLAG_DEFLATED = 2  # 1 is set by ingest_commit: another PatientID than that of the study

@@ -140,7 +140,7 @@ def _configuration(home: str, root: str) -> dict[str, Any]:
         "supportsReject": False,
         "dicomUploadEnabled": True,
         "imageRendering": "wadors",
-        "thumbnailRendering": "wadors",
+        "thumbnailRendering": "thumbnailDirect",
         "enableStudyLazyLoad": True,
         "omitQuotationForMultipartRequest": True,
         "singlepart": "bulkdata,video",

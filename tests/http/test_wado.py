@@ -98,6 +98,8 @@ def test_metadata_at_three_levels_is_what_pydicom_says(web: httpx.Client, ct_ser
     expected = dcmread(BytesIO(ct_series.files[0])).to_json_dict()
     pixels = one[0].pop("7FE00010")
     expected.pop("7FE00010")
+    assert one[0].pop("00083002") == {"vr": "UI", "Value": ["1.2.840.10008.1.2.1"]}
+    assert not any(tag.startswith("0002") for tag in one[0])
     assert one[0] == expected
     assert pixels["vr"] == "OW"
     assert pixels["BulkDataURI"].startswith(f"instances/{ct_series.sops[0]}/bulkdata/7FE00010?v=")
