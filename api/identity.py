@@ -25,5 +25,5 @@ def readable(spooled: Spooled) -> Iterator[bytes | mmap.mmap]:
 
 
 async def identity_of(buffer: bytes | mmap.mmap) -> Identifiers:
-    """The identifiers in a file that was refused. A large file is read in a thread."""
-    return identifiers(buffer) if isinstance(buffer, bytes) else await asyncio.to_thread(identifiers, buffer)
+    """The identifiers in a file that was refused: in a thread, because what was wrong with it may be its size."""
+    return await asyncio.to_thread(identifiers, buffer)
