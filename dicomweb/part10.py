@@ -77,20 +77,26 @@ def scan(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS, *, version: str =
     if deflated:
         packed = memoryview(buffer)[start:]
         buffer, start = inflate_dataset(packed, limits.max_inflated, limits.max_inflate_ratio), 0
-    available = b'"%08X":{"vr":"UI","Value":["%b"]}' % (AVAILABLE, meta.transfer_syntax.encode())
-    walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=not coding.big)
-    walk = ElementWalk(buffer, start, coding, limits, walker, memo or Memo(), MetadataBuilder(available))
+    walk = _walk(buffer, start, meta, limits, version, memo or Memo(), values=not coding.big)
     fallback = "big endian" if coding.big else None
     try:
         walk.walk()
     except Unsure as unsure:
         fallback = str(unsure)
-        walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=False)
-        walk = ElementWalk(buffer, start, coding, limits, walker, Memo(), MetadataBuilder(available))
+        walk = _walk(buffer, start, meta, limits, version, Memo(), values=False)
         walk.walk()
     if fallback is not None:
         _ask_pydicom(walk)
     return _described(walk, meta, fallback, deflated=deflated)
+
+
+def _walk(
+    buffer: Buffer, start: int, meta: FileMeta, limits: ScanLimits, version: str, memo: Memo, *, values: bool
+) -> ElementWalk:
+    coding = _CODINGS.get(meta.transfer_syntax, EXPLICIT_LITTLE)
+    available = b'"%08X":{"vr":"UI","Value":["%b"]}' % (AVAILABLE, meta.transfer_syntax.encode())
+    walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=values)
+    return ElementWalk(buffer, start, coding, limits, walker, memo, MetadataBuilder(available))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +116,9 @@ def identifiers(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS) -> Identif
         meta = read_file_meta(buffer)
     except ArchiveError:
         return Identifiers()
-    coding = _CODINGS.get(meta.transfer_syntax, EXPLICIT_LITTLE)
     elements: dict[str, bytes] = {}
     if meta.transfer_syntax not in _DEFLATED:
-        walker = Walker(buffer, limits, coding, meta.sop_uid, "", values=not coding.big)
-        walk = ElementWalk(buffer, meta.size, coding, limits, walker, Memo())
+        walk = _walk(buffer, meta.size, meta, limits, "", Memo(), values=True)
         with suppress(ArchiveError, Unsure):
             walk.walk()
         elements = walk.elements

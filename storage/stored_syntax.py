@@ -38,10 +38,21 @@ _BATCH: Final = 64
 _SUSPECT, _GUILTY = 2, 4
 _FRAMES: Final = 200
 _SCOPES: Final = frozenset(("dicom.read", "dicom.metadata", "dicom.write"))
-# What another transfer syntax changes: Photometric Interpretation, Planar Configuration, the pixel data and where
-# frames lie in them, and what fills the file up behind them.
+# What another transfer syntax changes: its name in the metadata, Photometric Interpretation, Planar Configuration, the
+# pixel data and where frames lie in them, and what fills the file up behind them.
 _CHANGED: Final = frozenset(
-    ("00280004", "00280006", "7FE00001", "7FE00002", "7FE00003", "7FE00008", "7FE00009", "7FE00010", "FFFCFFFC")
+    (
+        "00083002",
+        "00280004",
+        "00280006",
+        "7FE00001",
+        "7FE00002",
+        "7FE00003",
+        "7FE00008",
+        "7FE00009",
+        "7FE00010",
+        "FFFCFFFC",
+    )
 )
 
 

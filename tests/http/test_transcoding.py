@@ -279,7 +279,8 @@ def test_a_lossy_target_is_planned_for_each_instance(web: httpx.Client) -> None:
     assert web.get(path, headers={"accept": lossy}).status_code == 406
     both = web.get(path, headers={"accept": f'{lossy}, multipart/related; type="application/dicom"; q=0.5'})
     assert both.status_code == 200
-    assert (both.content.count(f"transfer-syntax={UID}4.81".encode()), both.content.count(ELE.encode() + b"\r")) == (1, 1)
+    assert both.content.count(f"transfer-syntax={UID}4.81".encode()) == 1
+    assert both.content.count(f"transfer-syntax={ELE}\r".encode()) == 1
 
 
 def test_the_first_of_many_parts_fails_as_an_error(web: httpx.Client) -> None:
