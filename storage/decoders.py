@@ -33,6 +33,8 @@ _KEEP: Final = 16 << 20
 _SLACK: Final = 20  # seconds of waiting, beside the processor time that a frame may take
 _WAIT: Final = 60.0  # seconds for a free decoder
 _LINE: Final = 1 << 16
+# What Python needs to find the program. Passwords and keys of the archive stay outside.
+_ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 # Of a frame that has the machine to itself; more gain little.
 _THREADS: Final = 4
 
@@ -132,6 +134,8 @@ class _Decoder:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             pass_fds=(self._fd,),
+            # OpenBLAS, which nothing here uses, would start a thread for each core.
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"},
             limit=_LINE,
         )
 

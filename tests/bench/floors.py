@@ -86,6 +86,7 @@ FLOORS: tuple[Floor, ...] = (
     AtLeast(RENDERED_JPEG, 8, "best", 2),
     AtLeast(RENDERED_PNG, 8, "best", 10),
     AtLeast(J2K_FIRST, 8, "best", 2),
+    AtLeast(J2K_HELD, 8, "best", 2),
     AtLeast(FRAME_CT + NEARLY_EMPTY, 8, "sqlite", 2),
     AtLeast(FRAME_JPEG + NEARLY_EMPTY, 8, "sqlite", 2),
     AtLeast(SERIES_BYTES, 4, "best", 2),
