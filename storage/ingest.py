@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
@@ -20,6 +20,7 @@ from storage.access import Access
 from storage.commit import Committer, Retry
 from storage.db import Database
 from storage.intents import Intent
+from storage.leases import renewed
 from storage.objects import ObjectStore
 from storage.retrieve import Instance
 from storage.rows import Prepared
@@ -274,7 +275,8 @@ class IngestService:
             spooled.release()
         done = False
         try:
-            async with self._kept(prepared.key):
+            lease = timedelta(seconds=self._settings.intent_lease_s)
+            async with renewed(lease, lambda: self._db.execute("intent_renew", prepared.key, lease)):
                 await verify(prepared)
                 start = prepared.scan.meta_size
                 digest = await self.digest(prepared.key, start, prepared.size - start)
@@ -285,23 +287,6 @@ class IngestService:
                 with suppress(ArchiveError):
                     await self._db.execute("ingest_renounce", [prepared.key], self._grace)
         return done
-
-    @asynccontextmanager
-    async def _kept(self, key: str) -> AsyncIterator[None]:
-        """Renew the lease of an intent for as long as its object is worked on."""
-        lease = timedelta(seconds=self._settings.intent_lease_s)
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(lease.total_seconds() / 3)
-                with suppress(ArchiveError):
-                    await self._db.execute("intent_renew", key, lease)
-
-        task = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            task.cancel()
 
     # -- commits ---------------------------------------------------------------------------------------------------
 
