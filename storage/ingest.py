@@ -214,7 +214,7 @@ class IngestService:
     async def _identical(self, access: Access, prepared: Prepared, spooled: Spooled, stored_key: str) -> Status:
         """The same file is stored already: success, unless its object was lost, which these bytes then repair."""
         sop = prepared.scan.sop_instance_uid
-        if await self._is_there(access, sop, stored_key, spooled.size):
+        if await self._is_there(access, prepared, stored_key):
             return "identical"
         log.error("a stored object was missing and is being restored from a repeated upload")
         committer = self._committer(access.tenant)
@@ -231,15 +231,17 @@ class IngestService:
             raise Unavailable("the instance changed while its lost object was being restored; send it again")
         return "identical"
 
-    async def _is_there(self, access: Access, sop: str, stored_key: str, size: int) -> bool:
+    async def _is_there(self, access: Access, prepared: Prepared, stored_key: str) -> bool:
         """Whether the object is as long as what was sent, or, being in another transfer syntax, as its row says."""
         try:
             found = await self._objects.size(stored_key)
+            if not prepared.metadata_inline:
+                await self._objects.size(stored_key + ".json")
         except ObjectMissing:
             return False
-        if found == size:
+        if found == prepared.size:
             return True
-        row = await self._db.fetch_row("instance_to_compare", access.tenant, sop)
+        row = await self._db.fetch_row("instance_to_compare", access.tenant, prepared.scan.sop_instance_uid)
         if row is None or row["object_key"] != stored_key:
             raise Unavailable("the instance changed meanwhile; send it again")
         return bool(found == row["object_offset"] + row["object_size"])
