@@ -166,7 +166,9 @@ async def rendered_instances(http: Exchange) -> None:
     chosen = [(instance, plan) for instance, plan in plans if plan is not None]
     if not chosen:
         available = sorted({media_type for instance in every for media_type in types_of(instance)})
-        raise NotAcceptable(f"nothing here has an accepted rendered form; available: {', '.join(available) or 'none'}")
+        if not available:
+            raise NotFound("nothing here has a rendered form")
+        raise NotAcceptable(f"nothing here has an accepted rendered form; available: {', '.join(available)}")
     limit = http.settings.max_frames_per_request
     if len(chosen) > limit:
         raise TooLarge(f"one answer has {limit} rendered instances at most, not {len(chosen)}: ask by series")
@@ -220,21 +222,35 @@ async def thumbnail(http: Exchange) -> None:
     """A small picture that stands for a study, series, instance or frame."""
     study, series, sop = uids_of(http)
     wanted = parse_rendering(http.query(), thumbnail=True)
-    plan = plan_rendered(_ranges(http), IMAGE_TYPES)
+    missing = http.query_value("missing")
+    if missing not in (None, "empty"):
+        raise BadQuery("the only value is empty", attribute="missing")
     frame = None
     if "frames" in http.path:
         numbers = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
         frame = numbers[len(numbers) // 2]
-    rendering = http.archive.rendering
-    instance = await rendering.representative(http.access, study, series, sop)
-    tag = etag(instance.sop, instance.version, str(frame), plan.media_type, _look(wanted))
-    cache = CACHE_REVALIDATE if sop is None else cache_control(http.query_value("v"), instance.version)
+    try:
+        shown = await http.archive.rendering.representatives(http.access, study, series, sop)
+        await _send_thumbnail(http, shown, frame, wanted)
+    except (NotFound, BadPixels):
+        if missing is None:
+            raise
+        await send_bytes(http, 204, [CACHE_REVALIDATE])
+
+
+async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int | None, wanted: Rendering) -> None:
+    # Where nothing can be shown no type helps: NotFound comes before NotAcceptable.
+    plan = plan_rendered(_ranges(http), IMAGE_TYPES)
+    versions = " ".join(f"{instance.sop} {instance.version}" for instance in shown)
+    tag = etag(versions, str(frame), plan.media_type, _look(wanted))
+    single = "instance" in http.path
+    cache = cache_control(http.query_value("v"), shown[0].version) if single else CACHE_REVALIDATE
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
         return
     headers.append((b"content-type", plan.media_type.encode()))
-    body = await rendering.thumbnail(http.access, instance, frame, wanted, plan.media_type)
+    body = await http.archive.rendering.thumbnail(http.access, shown, frame, wanted, plan.media_type)
     await send_bytes(http, 200, headers, body)
 
 
@@ -267,6 +283,9 @@ _REGION: Final = Parameter(
     "viewport", "query", "width, height and region: vw,vh or vw,vh,sx,sy,sw,sh; a negative sw or sh mirrors", "512,512"
 )
 _BOX: Final = Parameter("viewport", "query", "width and height to fit into; 256,256 without it", "128,128")
+_MISSING: Final = Parameter(
+    "missing", "query", "`empty`: 204 instead of an error where nothing can be shown, for pages that only try", "empty"
+)
 RENDERED_ERRORS: Final = (BadRequest, BadQuery, NotFound, NotAcceptable, BadPixels, TooLarge, Unavailable)
 _NOT_MODIFIED: Final = Answer(304, "Not modified.")
 
@@ -297,10 +316,14 @@ def _thumbnail(path: str, what: str) -> Operation:
         "Rendered",
         f"Thumbnail of {what}",
         "One small picture: the middle frame of the middle image. Reports and presentation states are passed over. "
-        "Finished thumbnails are kept.",
+        "Finished thumbnails are kept. 404 where nothing can be shown, whatever Accept says.",
         thumbnail,
-        (Answer(200, "A picture.", IMAGE_BODIES), _NOT_MODIFIED),
-        (*_ACCEPT, _BOX, *_LOOK, *_CACHE),
+        (
+            Answer(200, "A picture.", IMAGE_BODIES),
+            Answer(204, "Nothing can be shown, and `missing=empty` was asked."),
+            _NOT_MODIFIED,
+        ),
+        (*_ACCEPT, _BOX, *_LOOK, *_CACHE, _MISSING),
         errors=RENDERED_ERRORS,
     )
 
