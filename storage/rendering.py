@@ -14,7 +14,17 @@ from dicomweb.rendered.document import document_length, document_type, documents
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES, check_animation, encode_gif, frame_time_of
 from dicomweb.rendered.image import REVISION, Source, picture, render_image
 from dicomweb.rendered.parameters import Rendering
-from dicomweb.rendered.report import HTML, is_report_class, report_html
+from dicomweb.rendered.report import (
+    LONGEST_TEXT,
+    MAX_TEXTS,
+    PLAIN,
+    REPORT_TYPES,
+    is_report_class,
+    long_texts,
+    report_html,
+    report_text,
+    text_of,
+)
 from dicomweb.wado import bulk_path_of
 from storage.access import Access
 from storage.pixels import Dataset, Image, PixelService
@@ -72,7 +82,7 @@ def types_of(instance: Instance) -> tuple[str, ...]:
     if instance.has_frames:
         stored = FRAME_MEDIA_TYPE_OF.get(instance.transfer_syntax, "")
         return (stored,) if stored.startswith("video/") else IMAGE_TYPES
-    return (HTML,) if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
+    return REPORT_TYPES if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
 
 
 def _outwards(images: Sequence[Instance], count: int) -> list[Instance]:
@@ -134,7 +144,7 @@ class RenderingService:
             located = await self._retrieve.bulk(access, study, instance.series, sop, _DOCUMENT)
             return Subject("document", types, instance, dataset, located=located)
         if "0040A730" in dataset or is_report_class(instance.sop_class):
-            return Subject("report", (HTML,), instance, dataset)
+            return Subject("report", REPORT_TYPES, instance, dataset)
         if any(dataset.get(tag, {}).keys() & {"BulkDataURI", "InlineBinary"} for tag in PIXEL_DATA):
             raise BadPixels("the image has no frame that can be read", attribute="PixelData")
         raise NotFound("the instance has no rendered form: it holds no pixel data, report or document")
@@ -271,10 +281,26 @@ class RenderingService:
 
     # -- documents
 
-    async def report(self, subject: Subject, wanted: Rendering) -> bytes:
-        """A structured report as HTML."""
+    async def report(self, access: Access, subject: Subject, wanted: Rendering, media_type: str) -> bytes:
+        """A structured report as HTML or plain text, with the first 4 MiB of its long texts."""
+        texts = await self._long_texts(access, subject)
+        made = report_text if media_type == PLAIN else report_html
         async with self._slots:
-            return await asyncio.to_thread(report_html, subject.dataset, wanted.annotation)
+            return await asyncio.to_thread(made, subject.dataset, wanted.annotation, texts)
+
+    async def _long_texts(self, access: Access, subject: Subject) -> dict[str, str]:
+        instance, texts, room = subject.instance, dict[str, str](), MAX_TEXTS
+        for uri, codecs in long_texts(subject.dataset):
+            path = bulk_path_of(uri)
+            located = await self._retrieve.bulk(access, instance.study, instance.series, instance.sop, path)
+            [(offset, length)] = located.extents[0]
+            size = min(length, LONGEST_TEXT, room)
+            if size == 0:
+                break
+            value = await self._retrieve.read(instance, [(offset, size)])
+            texts[uri] = text_of(value, codecs, cut=size < length)
+            room -= size
+        return texts
 
     async def document(self, subject: Subject, offset: int, length: int) -> AsyncIterator[bytes]:
         """`length` bytes at `offset` of a document or video, as stored, in bounded chunks."""

@@ -32,7 +32,7 @@ from dicomweb.rendered.document import PDF
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES
 from dicomweb.rendered.image import REVISION
 from dicomweb.rendered.parameters import Rendering, parse_rendering
-from dicomweb.rendered.report import HTML
+from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES
 from dicomweb.wado import etag, etag_matches, parse_frame_list
 from storage.rendering import Subject, types_of
 from storage.retrieve import Instance
@@ -99,14 +99,14 @@ def _wants_gif(ranges: tuple[MediaRange, ...], available: tuple[str, ...]) -> bo
 
 
 def _content_type(media_type: str) -> bytes:
-    return f"{media_type}; charset=utf-8".encode() if media_type == HTML else media_type.encode()
+    return f"{media_type}; charset=utf-8".encode() if media_type in REPORT_TYPES else media_type.encode()
 
 
 async def _body(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering, *, whole: bool) -> bytes:
     """The one picture or page of a subject."""
     rendering = http.archive.rendering
     if subject.kind == "report":
-        return await rendering.report(subject, wanted)
+        return await rendering.report(http.access, subject, wanted, plan.media_type)
     image = subject.picture
     if whole and plan.media_type == GIF:
         image = await rendering.whole(http.access, image)
@@ -261,6 +261,7 @@ IMAGE_BODIES: Final = (
 )
 _OTHER_BODIES: Final = (
     Content(HTML, "<!DOCTYPE html>..."),
+    Content(PLAIN, "Chest report\n============\nCompletion: COMPLETE\n\nFinding: clear lungs\n"),
     Content(PDF, "(the bytes of the document)"),
     Content("video/mp4", "(the bytes of the video)"),
 )
@@ -330,7 +331,7 @@ def _thumbnail(path: str, what: str) -> Operation:
 
 _INSTANCE_TEXT: Final = (
     "An image as JPEG, PNG or GIF: its first frame, as GIF all of them; with Accept multipart/related every frame in a "
-    "part. A structured report as HTML, an encapsulated PDF or a video as it is stored, with Range."
+    "part. A structured report as HTML or plain text, an encapsulated PDF or a video as it is stored, with Range."
 )
 _FRAMES_TEXT: Final = (
     "Frames by their numbers from 1, comma-separated: one as a single part, several as parts of a multipart."

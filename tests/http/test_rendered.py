@@ -254,6 +254,36 @@ def test_a_report_is_html_without_the_patient(web: httpx.Client) -> None:
     refused(web.get(f"{path}/frames/1/rendered"), 404, "not-found")
 
 
+@pytest.mark.parametrize("charset", ["ISO_IR 192", "ISO_IR 100"])
+def test_long_texts_of_a_report(web: httpx.Client, charset: str) -> None:
+    items = [Dataset() for _ in range(6)]
+    for item, count in zip(items, (60_000, 70_000, 1_500_000, 1_500_000, 1_500_000, 1_500_000), strict=True):
+        item.RelationshipType, item.ValueType, item.TextValue = "CONTAINS", "TEXT", "Ä" * count + " end"
+    path = kept(web, encoded(report(SpecificCharacterSet=charset, ContentSequence=items)))
+    html = web.get(f"{path}/rendered").text
+    shown = [
+        text.removesuffix("</li>\n") for text in html.partition("<ul>")[2].rpartition("</ul>")[0].split("<li>")[1:]
+    ]
+    assert shown[0] == "Ä" * 60_000 + " end"
+    assert shown[1] == "Ä" * 70_000 + " end"
+    a_mebibyte = (1 << 20) // (2 if charset == "ISO_IR 192" else 1)
+    assert shown[2] == "Ä" * a_mebibyte + " … (the rest is left out)"
+    assert shown[5].endswith("(the rest is left out)") or "(a long text" in shown[5]
+    assert "\ufffd" not in html
+    assert len(html) < 5 << 20
+
+
+def test_a_report_as_plain_text(web: httpx.Client) -> None:
+    path = kept(web, encoded(report()))
+    for answer in (
+        web.get(f"{path}/rendered", headers={"Accept": "text/plain"}),
+        web.get(uri(path, contentType="text/plain")),
+    ):
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert answer.text.endswith("\nno <b>finding</b>\n")
+    assert web.get(f"{path}/rendered?accept=text/html").headers["etag"] != answer.headers["etag"]
+
+
 @pytest.mark.parametrize("size", [301, 5001])
 def test_a_pdf_is_sent_as_it_is(web: httpx.Client, size: int) -> None:
     body = (b"%PDF-1.4\n" + bytes(range(256)) * 40)[:size]
