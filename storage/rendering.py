@@ -138,7 +138,7 @@ class RenderingService:
         dataset = await self._pixels.dataset(access, instance)
         element = dataset.get(_DOCUMENT)
         if element is not None:
-            types = (document_type(dataset),)
+            types = (document_type(dataset, instance.sop_class),)
             if "BulkDataURI" not in element:
                 return Subject("document", types, instance, dataset, inline=binary(element, {}) or b"")
             located = await self._retrieve.bulk(access, study, instance.series, sop, _DOCUMENT)

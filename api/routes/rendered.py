@@ -12,6 +12,7 @@ from api.responses import (
     send_bytes,
     send_not_modified,
     send_stream,
+    warning,
 )
 from api.routes.wado import IF_NONE_MATCH, uids_of
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
@@ -178,6 +179,10 @@ async def rendered_instances(http: Exchange) -> None:
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
         return
+    if left_out := len(every) - len(chosen):
+        headers.append(
+            warning(http.root_url, f"{left_out} of {len(every)} instances have no accepted rendered form. Left out.")
+        )
     writer = Writer(f"anor-{version:x}")
     headers.append((b"content-type", writer.content_type(chosen[0][1].media_type).encode()))
     await send_stream(http, 200, headers, None, _instance_parts(http, chosen, wanted, writer))

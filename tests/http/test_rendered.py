@@ -300,9 +300,17 @@ def test_a_pdf_is_sent_as_it_is(web: httpx.Client, size: int) -> None:
     assert whole == body
 
 
+def test_a_document_that_does_not_say_its_type_is_what_its_class_is_for(web: httpx.Client) -> None:
+    path = kept(web, document("", b"%PDF-1.4"))
+    for accept in ("*/*", "application/pdf"):
+        answer = web.get(f"{path}/rendered", headers={"Accept": accept})
+        assert (answer.headers["content-type"], answer.content) == ("application/pdf", b"%PDF-1.4")
+    refused(web.get(f"{path}/rendered", headers={"Accept": "text/xml"}), 406, "not-acceptable")
+
+
 def test_documents_that_a_browser_could_run(web: httpx.Client) -> None:
     for mime in ("text/html", "image/svg+xml", "application/javascript", "nonsense", "text/html; application/pdf"):
-        refused(web.get(f"{kept(web, document(mime, b'<script>'))}/rendered"), 406, "not-acceptable")
+        refused(web.get(f"{kept(web, document(mime, b'<script>'))}/rendered"), 404, "not-found")
     xml = web.get(f"{kept(web, document('text/xml', b'<a/>'))}/rendered")
     assert xml.headers["content-disposition"] == "attachment"
     assert xml.headers["content-security-policy"] == "default-src 'none'; sandbox"
@@ -343,6 +351,7 @@ def test_a_study_of_everything(web: httpx.Client) -> None:
         assert [opened(body).shape for _, body in images] == [(64, 64), (8, 8)]
     answer = web.get(f"{ROOT}/studies/{study}/rendered", headers={"Accept": "image/png"})
     assert len(parts(answer)) == 2
+    assert answer.headers["warning"].endswith(": 3 of 5 instances have no accepted rendered form. Left out.")
     tag = answer.headers["etag"]
     again = web.get(f"{ROOT}/studies/{study}/rendered", headers={"Accept": "image/png", "If-None-Match": tag})
     assert again.status_code == 304
