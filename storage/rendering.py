@@ -27,6 +27,7 @@ from dicomweb.rendered.report import (
 )
 from dicomweb.wado import bulk_path_of
 from storage.access import Access
+from storage.fonts import Fonts
 from storage.pixels import Dataset, Image, PixelService
 from storage.retrieve import PIXEL_DATA, Instance, Located, RetrieveService
 from storage.settings import Settings
@@ -103,6 +104,7 @@ class RenderingService:
         self._retrieve = retrieve
         self._pixels = pixels
         self._max_frames = settings.max_frames_per_request
+        self._fonts = Fonts(settings.annotation_font)
         self.thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
         # Frames that are worked on at a time: memory, and fairness to requests that need no thread.
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
@@ -189,6 +191,10 @@ class RenderingService:
             self._shown.popitem(last=False)
         return chosen
 
+    def look(self, wanted: Rendering) -> str:
+        """What decides the bytes of a picture beside the instance, for entity tags and caches."""
+        return f"{REVISION} {wanted!r}" + (f" {self._fonts.name}" if wanted.annotation else "")
+
     # -- pictures
 
     async def whole(self, access: Access, image: Image) -> Image:
@@ -266,7 +272,7 @@ class RenderingService:
     async def _thumbnail(
         self, access: Access, instance: Instance, frame: int | None, wanted: Rendering, media_type: str
     ) -> bytes:
-        key = (REVISION, instance.tenant, instance.sop, instance.version, frame, wanted, media_type)
+        key = (instance.tenant, instance.sop, instance.version, frame, self.look(wanted), media_type)
         held = await self.thumbnails.get(key)
         if held is not None:
             return held
@@ -326,7 +332,7 @@ class RenderingService:
     async def _sources(self, image: Image, bulk: dict[str, bytes]) -> AsyncIterator[Source]:
         position = 0
         async for pixels in self._pixels.decoded(image):
-            yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk)
+            yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk, self._fonts.faces)
             position += 1
 
     async def _referenced(self, access: Access, image: Image) -> dict[str, bytes]:

@@ -31,7 +31,6 @@ from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_rendered
 from dicomweb.rendered.document import PDF
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES
-from dicomweb.rendered.image import REVISION
 from dicomweb.rendered.parameters import Rendering, parse_rendering
 from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES
 from dicomweb.wado import etag, etag_matches, parse_frame_list
@@ -64,7 +63,13 @@ async def send_rendered(
     # An animation is one picture of many frames; every other type has one frame in a part.
     plan = plan_rendered(ranges, subject.types, several=len(frames) > 1 and not _wants_gif(ranges, subject.types))
     version = subject.instance.version
-    tag = etag(version, "all" if whole else str(frames), str(plan.multipart), plan.media_type, _look(wanted))
+    tag = etag(
+        version,
+        "all" if whole else str(frames),
+        str(plan.multipart),
+        plan.media_type,
+        http.archive.rendering.look(wanted),
+    )
     headers: list[Header] = [
         (b"etag", tag.encode()),
         (b"vary", b"Accept"),
@@ -87,11 +92,6 @@ async def send_rendered(
 
 def _ranges(http: Exchange) -> tuple[MediaRange, ...]:
     return parse_accept(http.header(b"accept"), http.query_value("accept"))
-
-
-def _look(wanted: Rendering) -> str:
-    """What decides the bytes of a picture beside the instance, for its entity tag."""
-    return f"{REVISION} {wanted!r}"
 
 
 def _wants_gif(ranges: tuple[MediaRange, ...], available: tuple[str, ...]) -> bool:
@@ -174,7 +174,7 @@ async def rendered_instances(http: Exchange) -> None:
     if len(chosen) > limit:
         raise TooLarge(f"one answer has {limit} rendered instances at most, not {len(chosen)}: ask by series")
     types = {plan.media_type for _, plan in chosen}
-    tag = etag(f"{version:x}", ",".join(sorted(types)), _look(wanted))
+    tag = etag(f"{version:x}", ",".join(sorted(types)), http.archive.rendering.look(wanted))
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), CACHE_REVALIDATE]
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
@@ -247,7 +247,7 @@ async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int 
     # Where nothing can be shown no type helps: NotFound comes before NotAcceptable.
     plan = plan_rendered(_ranges(http), IMAGE_TYPES)
     versions = " ".join(f"{instance.sop} {instance.version}" for instance in shown)
-    tag = etag(versions, str(frame), plan.media_type, _look(wanted))
+    tag = etag(versions, str(frame), plan.media_type, http.archive.rendering.look(wanted))
     single = "instance" in http.path
     cache = cache_control(http.query_value("v"), shown[0].version) if single else CACHE_REVALIDATE
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
