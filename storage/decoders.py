@@ -18,10 +18,11 @@ import orjson
 from dicomweb.errors import BadPixels, Unavailable
 from dicomweb.pixels.codestream import check_stream
 from dicomweb.pixels.image import ImagePixel, Pixels
+from dicomweb.pixels.syntaxes import JPEG_BASELINE
 from storage.settings import Settings
 
 T = TypeVar("T")
-Action = Literal["decode", "recompress", "restore"]
+Action = Literal["decode", "reduce", "recompress", "restore"]
 
 _PAGE: Final = mmap.PAGESIZE
 # A shared memory that a large frame made longer goes back to this.
@@ -47,6 +48,7 @@ class _Job:
     data: bytes
     room: int
     image: Mapping[str, Any]
+    factor: int = 1
 
 
 class _Decoder:
@@ -75,10 +77,10 @@ class _Decoder:
         out = -(-len(job.data) // _PAGE) * _PAGE
         shared = self._sized(out + -(-job.room // _PAGE) * _PAGE)
         shared[: len(job.data)] = job.data
-        request = {"action": job.action, "syntax": job.syntax, "length": len(job.data), "out": out}
+        request: dict[str, Any] = {"action": job.action, "syntax": job.syntax, "length": len(job.data), "out": out}
         try:
             async with asyncio.timeout(self._seconds + _SLACK):
-                answer = await self._ask(request | {"size": len(shared), "image": job.image})
+                answer = await self._ask(request | {"size": len(shared), "image": job.image, "factor": job.factor})
         except BaseException as error:
             self.kill()
             # RuntimeError is what the event loop says of a pipe that is closed.
@@ -177,6 +179,21 @@ class DecoderPool:
         def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
             values = np.frombuffer(shared[out : out + answer["bytes"]], image.dtype)
             return Pixels(values.reshape(image.shape), answer["photometric"])
+
+        return await self._run(job, take)
+
+    async def reduce(self, jpeg: bytes, image: ImagePixel, factor: int) -> Pixels:
+        """A JPEG frame of 8-bit samples at 1/2, 1/4 or 1/8 of its size, both sides multiples of `factor`.
+
+        See `reduced_jpeg`; raises as `decode` does.
+        """
+        check_stream(JPEG_BASELINE, jpeg, image)
+        job = _Job("reduce", "", jpeg, image.decoded_bytes, asdict(image), factor)
+        shape = (image.rows // factor, image.columns // factor, *image.shape[2:])
+
+        def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
+            values = np.frombuffer(shared[out : out + answer["bytes"]], np.uint8)
+            return Pixels(values.reshape(shape), answer["photometric"])
 
         return await self._run(job, take)
 

@@ -22,6 +22,7 @@ from storage.intents import Intent
 from storage.objects import ObjectStore
 from storage.rows import Prepared
 from storage.settings import Settings
+from storage.slides import SlideIndex
 from storage.spool import Spooled
 
 log = logging.getLogger(__name__)
@@ -76,10 +77,11 @@ class IngestCounters:
 class IngestService:
     """Stores instances. Nothing is acknowledged before its row is committed; nothing that failed blocks a retry."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, slides: SlideIndex) -> None:
         self._settings = settings
         self._db = db
         self._objects = objects
+        self._slides = slides
         self._limits = ScanLimits(
             max_depth=settings.max_depth,
             max_elements=settings.max_elements,
@@ -161,6 +163,9 @@ class IngestService:
         status, stored_key = await self._commit(access, prepared)
         if status == "identical" and stored_key is not None:
             return await self._identical(access, prepared, spooled, stored_key)
+        if status in ("stored", "replaced"):
+            with suppress(ArchiveError):  # the instance is stored; its description is made at the first use then
+                await self._slides.describe(access.tenant, prepared.scan, prepared.key, prepared.file_sha256)
         return status
 
     async def _scan(self, spooled: Spooled) -> Scan:
