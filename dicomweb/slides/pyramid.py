@@ -5,7 +5,7 @@ instances: of concatenations (PS3.3 C.7.6.16.1), and of slides that have an inst
 not fit is left out and named; the rest is still a slide.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomweb.slides.background import absent_colour
+from dicomweb.slides.levels import Key, Level, Rung, ladder
 from dicomweb.slides.tiled import OpticalPath, Problem, Tiled
 from dicomweb.slides.tilemap import Frames, FullMap, Part, TileMap, placed_map
 
@@ -23,54 +24,21 @@ _ROUNDING: Final = 4
 # Optical paths times focal planes of one instance; each has a map of its own.
 _MAX_GROUPS: Final = 4096
 
-Key = tuple[str, float]
 Ints = NDArray[np.int32]
 Placed = tuple[Ints, Ints, Ints]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Level:
-    """A stored level: the total pixel matrix, the frames' size, and a map for each (path, Z offset).
-
-    `spacing` between rows and columns in mm. `sample`: the place of one of its instances in the slide.
-    """
-
-    width: int
-    height: int
-    columns: int
-    rows: int
-    spacing: tuple[float, float] | None
-    maps: Mapping[Key, TileMap]
-    sample: int
-
-    @property
-    def across(self) -> int:
-        """Tiles in a row."""
-        return -(-self.width // self.columns)
-
-    @property
-    def down(self) -> int:
-        """Rows of tiles."""
-        return -(-self.height // self.rows)
-
-    def map_of(self, path: str, depth: float) -> TileMap | None:
-        """The map of an optical path at the focal plane that is nearest to `depth`; None without the path."""
-        exact = self.maps.get((path, depth))
-        if exact is not None:
-            return exact
-        near = min((key for key in self.maps if key[0] == path), key=lambda key: abs(key[1] - depth), default=None)
-        return None if near is None else self.maps[near]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Slide:
-    """What a series shows. `levels` from the finest; `label`, `overview`, `thumbnail`: places in `instances`, or None.
+    """What a series shows. `levels` and `rungs` from the finest.
 
-    `depths`: Z offsets of the focal planes in µm, ascending. `background`: RGB of what was not scanned.
+    `label`, `overview`, `thumbnail`: places in `instances`, or None. `depths`: Z offsets of the focal planes in µm,
+    ascending. `background`: RGB of what was not scanned.
     """
 
     instances: tuple[Tiled, ...]
     levels: tuple[Level, ...]
+    rungs: tuple[Rung, ...]
     paths: tuple[OpticalPath, ...]
     depths: tuple[float, ...]
     background: tuple[int, int, int]
@@ -127,6 +95,7 @@ def assemble(instances: Sequence[Tiled], problems: Iterable[Problem] = ()) -> Sl
     return Slide(
         tuple(instances),
         levels,
+        ladder(levels),
         _paths(instances, [index for _, members in ordered for index in members]),
         tuple(sorted({depth for level in levels for _, depth in level.maps})),
         absent_colour(instances[levels[0].sample].dataset, instances[levels[0].sample].image) if levels else (255,) * 3,

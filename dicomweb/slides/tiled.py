@@ -1,7 +1,7 @@
 """One tiled instance: its total pixel matrix, tiles, optical paths and focal planes (PS3.3 C.8.12.4 to C.8.12.9)."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from dicomweb.errors import BadPixels
 from dicomweb.pixels.image import ImagePixel
@@ -81,7 +81,7 @@ class Tiled:
     container: str
     places: Places | None
     image: ImagePixel
-    dataset: Item
+    dataset: dict[str, Any]
 
     @property
     def across(self) -> int:
@@ -94,7 +94,7 @@ class Tiled:
         return -(-self.height // self.rows)
 
     @classmethod
-    def of(cls, dataset: Item, places: Places | None, *, per_frame: bool, frames: int) -> "Tiled":
+    def of(cls, dataset: dict[str, Any], places: Places | None, *, per_frame: bool, frames: int) -> "Tiled":
         """From the attributes, the places of its frames, and how many frames can be served.
 
         `per_frame`: the instance has per-frame functional groups. Raises NotTiled.

@@ -1,9 +1,13 @@
-"""The levels that clients see: those that are stored, and those that are made of them where the steps are too wide."""
+"""Levels of a slide: those that are stored, and those that are made of them where the steps are too wide."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dicomweb.slides.pyramid import Level
+from dicomweb.slides.tilemap import TileMap
+
+# Optical Path Identifier, and Z offset of the focal plane in µm.
+Key = tuple[str, float]
 
 # A level that is not stored is made of the next finer one, at a quarter of its size: of sixteen frames a tile.
 FACTOR: Final = 4
@@ -11,6 +15,40 @@ FACTOR: Final = 4
 _WIDEST: Final = 4.5
 # An image of this size needs no coarser one.
 _APEX: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """A stored level: the total pixel matrix, the frames' size, and a map for each (path, Z offset).
+
+    `spacing` between rows and columns in mm. `sample`: the place of one of its instances in the slide.
+    """
+
+    width: int
+    height: int
+    columns: int
+    rows: int
+    spacing: tuple[float, float] | None
+    maps: Mapping[Key, TileMap]
+    sample: int
+
+    @property
+    def across(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.columns)
+
+    @property
+    def down(self) -> int:
+        """Rows of tiles."""
+        return -(-self.height // self.rows)
+
+    def map_of(self, path: str, depth: float) -> TileMap | None:
+        """The map of an optical path at the focal plane that is nearest to `depth`; None without the path."""
+        exact = self.maps.get((path, depth))
+        if exact is not None:
+            return exact
+        near = min((key for key in self.maps if key[0] == path), key=lambda key: abs(key[1] - depth), default=None)
+        return None if near is None else self.maps[near]
 
 
 @dataclass(frozen=True, slots=True)
