@@ -71,7 +71,8 @@ class SlideIndex:
         self._held = 0
         self._loading: dict[tuple[int, str, int], asyncio.Task[StoredSlide]] = {}
         self._asked: dict[tuple[int, str], asyncio.Future[int | None]] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._asking = False
+        self._rounds: asyncio.Task[None] | None = None
         self._orthanc: OrderedDict[tuple[int, str], str] = OrderedDict()
 
     # -- reading
@@ -116,12 +117,19 @@ class SlideIndex:
         return found
 
     async def _version(self, tenant: int, series: str) -> int | None:
-        """The version of a series, read after this call: requests that come meanwhile share the next statement."""
+        """The version of a series, read after this call: who comes while a statement runs shares the next one."""
+        if not self._asking:
+            self._asking = True
+            try:
+                return await self._db.fetch_value("series_version_of", tenant, series)  # type: ignore[no-any-return]
+            finally:
+                if self._asked:
+                    self._rounds = asyncio.create_task(self._ask())
+                else:
+                    self._asking = False
         future = self._asked.get((tenant, series))
         if future is None:
             future = self._asked[tenant, series] = asyncio.get_running_loop().create_future()
-            if self._asking is None:
-                self._asking = asyncio.create_task(self._ask())
         return await asyncio.shield(future)
 
     async def _ask(self) -> None:
@@ -131,7 +139,7 @@ class SlideIndex:
                 for tenant in {tenant for tenant, _ in asked}:
                     await self._ask_of(tenant, {key[1]: future for key, future in asked.items() if key[0] == tenant})
         finally:
-            self._asking = None
+            self._asking = False
 
     async def _ask_of(self, tenant: int, asked: dict[str, asyncio.Future[int | None]]) -> None:
         try:

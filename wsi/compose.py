@@ -30,8 +30,8 @@ from storage.slides import StoredSlide
 
 Shown = NDArray[np.uint8]
 
-# What one picture may be made of: the frames of a screen at twice its size, and what they take in memory.
-MAX_FRAMES: Final = 256
+# What one picture may be made of: four megapixels from a level four times as fine, in tiles of 256; and its memory.
+MAX_FRAMES: Final = 1280
 MAX_CANVAS: Final = 1 << 25
 _FACTORS: Final = (8, 4, 2)
 _AT_ONCE: Final = 4

@@ -15,7 +15,7 @@ from dicomweb.rendered.encode import JPEG, PNG
 Quality = Literal["color", "gray", "bitonal"]
 
 # Pixels of one picture, and of one side of it.
-MAX_PIXELS: Final = 1 << 24
+MAX_PIXELS: Final = 1 << 22
 MAX_SIDE: Final = 8192
 DEEPZOOM_OVERLAP: Final = 0
 DEEPZOOM_SUFFIX: Final = ".dzi"

@@ -1,5 +1,9 @@
+-- name: series_version_of
+-- The version of a series: what a process compares with what it remembers of it.
+SELECT version FROM series WHERE tenant = $1 AND series_uid = $2
+
 -- name: series_versions
--- The versions of some series: what a process compares with what it remembers of them.
+-- The same of several series.
 SELECT series_uid, version FROM series WHERE tenant = $1 AND series_uid = ANY ($2)
 
 -- name: series_of_orthanc
