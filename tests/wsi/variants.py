@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,11 @@ import simplejpeg
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian, VLWholeSlideMicroscopyImageStorage, generate_uid
 
 from dicomweb.pixels.encode import encode_frame
 from dicomweb.pixels.image import ImagePixel, Pixels
+from tests import files
 
 JPEG = "1.2.840.10008.1.2.4.50"
 J2K = "1.2.840.10008.1.2.4.90"
@@ -128,7 +127,6 @@ def instance(
         ds.PixelData = b"".join(frame.tobytes() for frame in frames)
     else:
         ds.PixelData = encapsulate(list(encoded or encode(frames, syntax)), has_bot=offset_table)
-    ds["PixelData"].VR = "OB" if bits == 8 or syntax != NATIVE else "OW"
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = UID(syntax)
     return ds
@@ -154,11 +152,7 @@ def jpeg(frame: Matrix, quality: int = 95) -> bytes:
 
 def file(ds: Dataset) -> bytes:
     """The Part 10 file of an instance."""
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    out = BytesIO()
-    dcmwrite(out, ds, enforce_file_format=True)
-    return out.getvalue()
+    return files.encoded(ds, str(ds.file_meta.TransferSyntaxUID))
 
 
 def _path(name: str) -> Dataset:
