@@ -160,14 +160,14 @@ async def send_picture(
 
 
 async def _orthanc_slide(http: Exchange) -> StoredSlide:
-    series = await http.archive.slides.series_of(http.access, http.path["series"])
+    series = await http.archive.slides.series_of(http.access, http.path["orthanc"])
     return await http.services.tiles.slide(http.access, series)
 
 
 async def orthanc_pyramids(http: Exchange) -> None:
     """The levels, as Orthanc describes them."""
     stored = await _orthanc_slide(http)
-    await send_described(http, stored, orthanc_pyramid(stored, http.path["series"]), http.path["series"])
+    await send_described(http, stored, orthanc_pyramid(stored, http.path["orthanc"]), http.path["orthanc"])
 
 
 async def orthanc_tile(http: Exchange) -> None:
@@ -299,7 +299,7 @@ OPERATIONS = (
         (*_SIZE, *CHANNEL, _FORMAT),
     ),
     described(
-        "/wsi/pyramids/{series}",
+        "/wsi/pyramids/{orthanc}",
         "Describe a slide as Orthanc does",
         "The series is named by its Orthanc identifier. Only stored levels are listed.",
         orthanc_pyramids,
@@ -308,7 +308,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        "/wsi/tiles/{series}/{z}/{x}/{y}",
+        "/wsi/tiles/{orthanc}/{z}/{x}/{y}",
         "dicom.read",
         "Slides",
         "Retrieve a tile as Orthanc does",

@@ -35,18 +35,16 @@ def _tile_size(stored: StoredSlide) -> tuple[int, int]:
     return min(max(base.columns, 64), 2048), min(max(base.rows, 64), 2048)
 
 
-def _named(http: Exchange, suffix: str) -> None:
-    """The series out of a name that ends with `suffix`, as the path parameter that `slide_of` reads."""
-    name = http.path["name"]
+async def _slide_named(http: Exchange, name: str, suffix: str) -> StoredSlide:
+    """The slide whose Series Instance UID is in `name`, in front of `suffix`."""
     if not name.endswith(suffix):
         raise NotFound("there is no such document")
-    http.path["series"] = checked_uid(name.removesuffix(suffix), "series")
+    return await http.services.tiles.slide(http.access, checked_uid(name.removesuffix(suffix), "series"))
 
 
 async def deepzoom(http: Exchange) -> None:
     """The `.dzi` document."""
-    _named(http, DEEPZOOM_SUFFIX)
-    stored = await slide_of(http)
+    stored = await _slide_named(http, http.path["document"], DEEPZOOM_SUFFIX)
     base = stored.slide.base
     body = deepzoom_document(base.width, base.height, _tile_size(stored)[0])
     await _send_document(http, stored, [_XML], body)
@@ -63,9 +61,8 @@ async def _send_document(http: Exchange, stored: StoredSlide, headers: list[Head
 
 async def deepzoom_tile(http: Exchange) -> None:
     """A tile of a DeepZoom level."""
-    _named(http, FILES_SUFFIX)
     query = tile_query(http.scope["query_string"])
-    stored = await slide_of(http)
+    stored = await _slide_named(http, http.path["files"], FILES_SUFFIX)
     base = stored.slide.base
     asked = parse_deepzoom(base.width, base.height, _tile_size(stored)[0], http.path["level"], http.path["tile"])
     try:
@@ -98,7 +95,7 @@ async def iiif_image(http: Exchange) -> None:
     query = tile_query(http.scope["query_string"])
     stored = await slide_of(http)
     base, path = stored.slide.base, http.path
-    asked = parse_iiif(base.width, base.height, path["region"], path["size"], path["rotation"], path["name"])
+    asked = parse_iiif(base.width, base.height, path["region"], path["size"], path["rotation"], path["picture"])
     await send_picture(http, stored, asked, query, _COMPLIANCE)
 
 
@@ -116,19 +113,19 @@ _INFO = {
 _DOCUMENT = deepzoom_document(6000, 5000, 256).decode()
 OPERATIONS = (
     described(
-        "/wsi/deepzoom/{name}",
+        "/wsi/deepzoom/{document}",
         "Describe a slide for DeepZoom",
-        "`name` is the Series Instance UID with `.dzi` at its end, as viewers expect.",
+        "The Series Instance UID with `.dzi` at its end, as viewers expect.",
         deepzoom,
         Answer(200, "The document.", (Content("application/xml", _DOCUMENT),)),
     ),
     Operation(
         "GET",
-        "/wsi/deepzoom/{name}/{level}/{tile}",
+        "/wsi/deepzoom/{files}/{level}/{tile}",
         "dicom.read",
         "Slides",
         "Retrieve a DeepZoom tile",
-        "`name` is the Series Instance UID with `_files` at its end, `tile` is x_y.jpeg or x_y.png. Levels that are "
+        "The Series Instance UID with `_files` at its end; `tile` is x_y.jpeg or x_y.png. Levels that are "
         "not stored are made from the next finer one as long as that takes no more than 64 frames a tile.",
         deepzoom_tile,
         PICTURE_ANSWERS,
@@ -151,12 +148,12 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        "/wsi/iiif/{series}/{region}/{size}/{rotation}/{name}",
+        "/wsi/iiif/{series}/{region}/{size}/{rotation}/{picture}",
         "dicom.read",
         "Slides",
         "Retrieve a picture by IIIF",
         "region: full, square, x,y,w,h or pct:x,y,w,h. size: max, w, ,h pct:n w,h !w,h, with ^ to enlarge. rotation: "
-        "0, 90, 180 or 270, with ! to mirror. name: default, color, gray or bitonal, with .jpg or .png.",
+        "0, 90, 180 or 270, with ! to mirror. picture: default, color, gray or bitonal, with .jpg or .png.",
         iiif_image,
         PICTURE_ANSWERS,
         CHANNEL,

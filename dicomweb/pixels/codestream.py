@@ -39,13 +39,14 @@ class StreamSize:
 class JpegMarkers:
     """What tells the colour space of a JPEG stream. `adobe`: the transform of APP14, or None without it.
 
-    `end`: the offset behind the start of frame.
+    `process`: the second byte of its start of frame marker, 0xC0 for baseline; `end`: the offset behind that segment.
     """
 
     size: StreamSize
     adobe: int | None
     jfif: bool
     components: bytes
+    process: int
     end: int
 
 
@@ -101,7 +102,7 @@ def jpeg_markers(data: bytes) -> JpegMarkers:
         if marker in _SOF and len(body) >= 6:
             bits, rows, columns, samples = struct.unpack_from(">BHHB", body)
             names = body[6 : 6 + 3 * samples : 3]
-            return JpegMarkers(StreamSize(rows, columns, samples, bits), adobe, jfif, names, at + 2 + length)
+            return JpegMarkers(StreamSize(rows, columns, samples, bits), adobe, jfif, names, marker, at + 2 + length)
         if marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
             adobe = body[11]
         elif marker == 0xE0 and body[:4] == b"JFIF":

@@ -11,6 +11,8 @@ from dicomweb.pixels.syntaxes import JPEG_BASELINE
 # Extended sequential coding (process 4) of 8 bits differs in nothing that a decoder of browsers would not take.
 JPEG_SYNTAXES: Final = frozenset((JPEG_BASELINE, "1.2.840.10008.1.2.4.51"))
 _SHOWN: Final = frozenset(("MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422"))
+# Baseline, extended sequential and progressive: what browsers decode.
+_PROCESSES: Final = frozenset((0xC0, 0xC1, 0xC2))
 _HEADS: Final = 8
 _TAIL: Final = 64
 _END: Final = b"\xff\xd9"
@@ -46,7 +48,7 @@ class JpegFrames:
         size = markers.size
         if (size.rows, size.columns, size.samples, size.bits) != (image.rows, image.columns, image.samples, 8):
             return None
-        if image.photometric not in _SHOWN:
+        if image.photometric not in _SHOWN or markers.process not in _PROCESSES:
             return None
         says = markers.adobe is not None or markers.jfif or markers.components == b"RGB"
         bare = image.samples == 3 and image.photometric == "RGB" and not says
