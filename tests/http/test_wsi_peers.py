@@ -119,4 +119,4 @@ def test_wsidicom_reads_from_the_server(web: httpx.Client, server: RunningServer
     with WsiDicom.open_web(client, made.study, [made.series]) as theirs:
         expected = np.asarray(theirs.read_tile(1, (0, 0)))
     ours = np.asarray(Image.open(BytesIO(web.get(f"/wsi/slides/{made.series}/tiles/1/0/0").content)))
-    assert np.array_equal(ours, expected)
+    assert np.array_equal(ours[:250], expected)  # wsidicom cuts what lies beyond the matrix
