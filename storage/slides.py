@@ -6,6 +6,7 @@ instance was stored, and where it is missing at the first use: losing one costs 
 
 import asyncio
 import hashlib
+import math
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ _MAX_INSTANCES: Final = 10_000
 # A profile has kilobytes, with tables a megabyte or two.
 _MAX_PROFILE: Final = 8 << 20
 _ORTHANC_IDS: Final = 4096
+# Seconds for which a version that was looked up is taken for the current one, by requests that name it.
+_TRUSTED: Final = 1.0
 _PROFILE: Final = "00282000"
 _PATHS: Final = "00480105"
 
@@ -50,7 +53,11 @@ class Description:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredSlide:
-    """A slide and where it lies: `instances` are those of `slide.instances`, `icc` the digests of their profiles."""
+    """A slide and where it lies: `instances` are those of `slide.instances`, `icc` the digests of their profiles.
+
+    `name` is the version as URLs carry it; `checked` holds when it was last known to be the current one, by the clock
+    of the event loop.
+    """
 
     study: str
     series: str
@@ -58,6 +65,8 @@ class StoredSlide:
     slide: Slide
     instances: tuple[Instance, ...]
     icc: tuple[str, ...]
+    name: str
+    checked: list[float]
 
 
 class SlideIndex:
@@ -77,13 +86,21 @@ class SlideIndex:
 
     # -- reading
 
-    async def slide(self, access: Access, series: str) -> StoredSlide:
-        """The slide that a series is now: one index lookup when it is remembered. Raises NotFound."""
+    async def slide(self, access: Access, series: str, wanted: str | None = None) -> StoredSlide:
+        """The slide that a series is now: one index lookup when it is remembered. Raises NotFound.
+
+        Nothing can change of the version `wanted`, but that it is gone: whether it is, is looked up once a second.
+        """
         access.require("dicom.read")
         key = (access.tenant, series)
+        held = self._slides.get(key)
+        now = asyncio.get_running_loop().time()
+        if held is not None and wanted == held.name and now - held.checked[0] < _TRUSTED:
+            return held
         version = await self._version(*key)
         held = self._slides.get(key)
         if held is not None and held.version == version:
+            held.checked[0] = now
             self._slides.move_to_end(key)
             return held
         if version is None:
@@ -266,4 +283,5 @@ def _assembled(
             kept.append((instance, described))
     digests = tuple(described.icc_sha256.hex() if described.icc_sha256 else "" for _, described in kept)
     instances = tuple(instance for instance, _ in kept)
-    return StoredSlide(study, series, version, assemble(tiled, problems), instances, digests)
+    slide = assemble(tiled, problems)
+    return StoredSlide(study, series, version, slide, instances, digests, f"{version:x}", [-math.inf])

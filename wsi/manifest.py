@@ -17,7 +17,7 @@ def manifest(stored: StoredSlide, base_url: str, dicomweb_root: str) -> dict[str
 
     Every URL in it carries the version, so that what is fetched through it may be cached for ever.
     """
-    slide, version = stored.slide, f"{stored.version:x}"
+    slide, version = stored.slide, stored.name
     origin = next(iter(items(_sample(slide), "00480008")), {})
     return {
         "series": stored.series,

@@ -66,9 +66,9 @@ class TileService:
         self._made = ThumbnailStore(archive.settings.data / "tiles", archive.settings.tile_bytes)
         self._making: dict[str, asyncio.Task[bytes]] = {}
 
-    async def slide(self, access: Access, series: str) -> StoredSlide:
-        """The slide of a series. Raises NotFound, also for a series whose images are no slide."""
-        stored = await self._archive.slides.slide(access, series)
+    async def slide(self, access: Access, series: str, version: str | None = None) -> StoredSlide:
+        """The slide of a series; see `SlideIndex.slide`. Raises NotFound, also for images that are no slide."""
+        stored = await self._archive.slides.slide(access, series, version)
         if not stored.slide.levels:
             named = "; ".join(sorted({problem.detail for problem in stored.slide.problems}))
             raise NotFound(f"the series has no image that can be shown as a slide{': ' if named else ''}{named}")
@@ -92,7 +92,7 @@ class TileService:
         form = f"{REVISION}.{media[6:]}{_named(channel.window)}"
         if rung.factor > 1 or not tile_map.aligned:
             view = _view_of_tile(slide, rung, x, y, View(rung.level, path, depth, 0, 0, 0, 0, 0, 0, channel.window))
-            tag = f"{stored.version:x}-{rung.level}.{rung.factor}-{x}-{y}-{path}-{depth}-{form}"
+            tag = f"{stored.name}-{rung.level}.{rung.factor}-{x}-{y}-{path}-{depth}-{form}"
             return Tile(stored, rung, media, channel, tag, view=view)
         frame = tile_map.at(x, y)
         if frame is None:
@@ -155,7 +155,7 @@ class TileService:
             shown = await self._composer.view(access, stored, view, limit)
             return await asyncio.to_thread(_finished, shown, asked)
 
-        key = f"{access.tenant} {stored.series} {stored.version:x} {REVISION} {asked} {channel}"
+        key = f"{access.tenant} {stored.series} {stored.name} {REVISION} {asked} {channel}"
         return await self._kept(key, make)
 
     def _as_tile(self, stored: StoredSlide, view: View, asked: Asked, channel: Channel) -> Tile | None:

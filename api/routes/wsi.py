@@ -80,11 +80,11 @@ async def slide(http: Exchange) -> None:
 
 async def send_described(http: Exchange, stored: StoredSlide, answer: object, *parts: str) -> None:
     """A JSON document about a slide; `parts` of what decides it, beside the version of the series."""
-    tag = etag(f"{stored.version:x}", http.operation.path, *parts)
+    tag = etag(stored.name, http.operation.path, *parts)
     headers: list[Header] = [
         JSON,
         (b"etag", tag.encode()),
-        cache_control(http.query_value("v"), f"{stored.version:x}"),
+        cache_control(http.query_value("v"), stored.name),
     ]
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
@@ -96,7 +96,8 @@ async def tile(http: Exchange) -> None:
     """One tile."""
     level, x, y = place_of(http, "level", "x", "y")
     query = tile_query(http.scope["query_string"])
-    stored = await slide_of(http)
+    series = checked_uid(http.path["series"], "series")
+    stored = await http.services.tiles.slide(http.access, series, query.version)
     rung = rung_at(stored.slide.rungs, level)
     await send_tile(http, http.services.tiles.tile(stored, rung, x, y, query.channel, query.media_type), query.version)
 
@@ -107,7 +108,7 @@ async def send_tile(http: Exchange, found: Tile, version: str | None, *more: Hea
     headers: list[Header] = [
         (b"content-type", found.media_type.encode()),
         (b"etag", tag.encode()),
-        cache_control(version, f"{found.stored.version:x}"),
+        cache_control(version, found.stored.name),
         *more,
     ]
     if etag_matches(http.header(b"if-none-match"), tag):
@@ -142,11 +143,11 @@ async def send_picture(
     http: Exchange, stored: StoredSlide, asked: Asked, query: Query, *more: Header, limit: int = MAX_FRAMES
 ) -> None:
     """A picture of a slide, made of `limit` frames at most, or 304."""
-    tag = etag(f"{stored.version:x}", str(asked), str(query.channel))
+    tag = etag(stored.name, str(asked), str(query.channel))
     headers: list[Header] = [
         (b"content-type", asked.media_type.encode()),
         (b"etag", tag.encode()),
-        cache_control(query.version, f"{stored.version:x}"),
+        cache_control(query.version, stored.name),
         *more,
     ]
     if etag_matches(http.header(b"if-none-match"), tag):
@@ -159,9 +160,9 @@ async def send_picture(
 # -- Orthanc
 
 
-async def _orthanc_slide(http: Exchange) -> StoredSlide:
+async def _orthanc_slide(http: Exchange, version: str | None = None) -> StoredSlide:
     series = await http.archive.slides.series_of(http.access, http.path["orthanc"])
-    return await http.services.tiles.slide(http.access, series)
+    return await http.services.tiles.slide(http.access, series, version)
 
 
 async def orthanc_pyramids(http: Exchange) -> None:
@@ -174,7 +175,7 @@ async def orthanc_tile(http: Exchange) -> None:
     """A tile of a stored level: as it is stored where that is JPEG, else PNG, or what Accept asks for."""
     z, x, y = place_of(http, "z", "x", "y")
     query = tile_query(http.scope["query_string"])
-    stored = await _orthanc_slide(http)
+    stored = await _orthanc_slide(http, query.version)
     rung = rung_at(tuple(rung for rung in stored.slide.rungs if rung.factor == 1), z)
     sample = stored.instances[stored.slide.levels[rung.level].sample]
     types = (JPEG, PNG) if sample.transfer_syntax in JPEG_SYNTAXES else (PNG, JPEG)

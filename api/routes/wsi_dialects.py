@@ -51,7 +51,7 @@ async def deepzoom(http: Exchange) -> None:
 
 
 async def _send_document(http: Exchange, stored: StoredSlide, headers: list[Header], body: bytes) -> None:
-    tag = etag(f"{stored.version:x}", body.decode())
+    tag = etag(stored.name, body.decode())
     headers = [*headers, (b"etag", tag.encode()), CACHE_REVALIDATE]
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)

@@ -101,6 +101,12 @@ async def test_a_tile_costs_one_statement(archive: Archive) -> None:
     assert archive.db.statements == before + 1
     await asyncio.gather(*(tiles.slide(READER, series) for _ in range(50)))
     assert archive.db.statements <= before + 3  # who waits together asks together
+    before = archive.db.statements
+    for _ in range(20):
+        assert await tiles.slide(READER, series, stored.name) is stored
+    assert archive.db.statements == before  # a version that is named was the current one a moment ago
+    await tiles.slide(READER, series, "0")
+    assert archive.db.statements == before + 1
 
 
 async def test_a_new_instance_is_seen_at_once(archive: Archive) -> None:
@@ -131,10 +137,12 @@ async def test_a_replaced_instance_is_described_anew(archive: Archive) -> None:
 async def test_a_deleted_slide_is_gone(archive: Archive) -> None:
     ds = slide()
     series = await store(archive, file(ds))
-    await archive.slides.slide(READER, series)
+    stored = await archive.slides.slide(READER, series)
     await archive.lifecycle.delete(LOCAL, ds.StudyInstanceUID, series)
     with pytest.raises(NotFound):
         await archive.slides.slide(READER, series)
+    with pytest.raises(NotFound):
+        await archive.slides.slide(READER, series, stored.name)
     assert await described(archive) == 0
 
 
