@@ -32,6 +32,11 @@ from storage.settings import Settings
 
 # Instances of one slide: each optical path and focal plane of each level may be one.
 _MAX_INSTANCES: Final = 10_000
+# Attributes of one instance as JSON, and of a slide's instances together with the places of their frames, compressed.
+_MAX_HEADER: Final = 1 << 20
+_MAX_DESCRIPTIONS: Final = 64 << 20
+# Bytes that parsed JSON takes in memory for one of its text.
+_PARSED: Final = 8
 # A profile has kilobytes, with tables a megabyte or two.
 _MAX_PROFILE: Final = 8 << 20
 _ORTHANC_IDS: Final = 4096
@@ -56,7 +61,7 @@ class StoredSlide:
     """A slide and where it lies: `instances` are those of `slide.instances`, `icc` the digests of their profiles.
 
     `name` is the version as URLs carry it; `checked` holds when it was last known to be the current one, by the clock
-    of the event loop.
+    of the event loop. `weight`: bytes in memory, about.
     """
 
     study: str
@@ -67,6 +72,7 @@ class StoredSlide:
     icc: tuple[str, ...]
     name: str
     checked: list[float]
+    weight: int
 
 
 class SlideIndex:
@@ -171,11 +177,12 @@ class SlideIndex:
             future.set_result(versions.get(series))
 
     async def _load(self, tenant: int, series: str) -> StoredSlide:
-        rows = await self._db.fetch("slide_instances", tenant, series, WHOLE_SLIDE, _MAX_INSTANCES + 1)
+        limits = _MAX_INSTANCES + 1, _MAX_DESCRIPTIONS
+        rows = await self._db.fetch("slide_instances", tenant, series, WHOLE_SLIDE, *limits)
         if not rows:
             raise NotFound("the series has no tiled image")
-        if len(rows) > _MAX_INSTANCES:
-            raise TooLarge(f"the series has more than {_MAX_INSTANCES} tiled images")
+        if len(rows) > _MAX_INSTANCES or any(row["beyond"] for row in rows):
+            raise TooLarge(f"the series has more than {_MAX_INSTANCES} tiled images, or too much is said of them")
         found: list[tuple[Instance, Description, int]] = []
         for row in rows:
             instance = instance_of(tenant, row["study_uid"], row)
@@ -193,14 +200,14 @@ class SlideIndex:
     def _keep(self, key: tuple[int, str], stored: StoredSlide) -> None:
         self._drop(key)
         self._slides[key] = stored
-        self._held += stored.slide.weight
+        self._held += stored.weight
         while self._held > self._limit and len(self._slides) > 1:
             self._drop(next(iter(self._slides)))
 
     def _drop(self, key: tuple[int, str]) -> None:
         gone = self._slides.pop(key, None)
         if gone is not None:
-            self._held -= gone.slide.weight
+            self._held -= gone.weight
 
     # -- describing
 
@@ -258,7 +265,7 @@ def _described(metadata: DeflatedJson) -> tuple[Description | None, Item]:
     text = metadata.inflate()
     header, where = split_metadata(text)
     dataset: Item = orjson.loads(header)
-    if not is_tiled(dataset):
+    if not is_tiled(dataset) or len(header) > _MAX_HEADER:
         return None, dataset
     places = None
     if where[1]:
@@ -272,8 +279,11 @@ def _assembled(
     tiled: list[Tiled] = []
     kept: list[tuple[Instance, Description]] = []
     problems: list[Problem] = []
+    weight = 0
     for instance, described, frames in found:
-        dataset: dict[str, Any] = orjson.loads(zlib.decompress(described.header))
+        header = zlib.decompress(described.header)
+        weight += _PARSED * len(header)
+        dataset: dict[str, Any] = orjson.loads(header)
         places = None if described.places is None else Places.from_bytes(described.places)
         try:
             tiled.append(Tiled.of(dataset, places, per_frame=described.per_frame, frames=frames))
@@ -284,4 +294,6 @@ def _assembled(
     digests = tuple(described.icc_sha256.hex() if described.icc_sha256 else "" for _, described in kept)
     instances = tuple(instance for instance, _ in kept)
     slide = assemble(tiled, problems)
-    return StoredSlide(study, series, version, slide, instances, digests, f"{version:x}", [-math.inf])
+    return StoredSlide(
+        study, series, version, slide, instances, digests, f"{version:x}", [-math.inf], weight + slide.weight
+    )

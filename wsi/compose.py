@@ -8,6 +8,7 @@ import asyncio
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,6 +27,7 @@ from dicomweb.slides.tilemap import FrameRef, Placed, TileMap
 from storage.access import Access
 from storage.archive import Archive
 from storage.pixels import Image
+from storage.retrieve import Located
 from storage.slides import StoredSlide
 
 Shown = NDArray[np.uint8]
@@ -33,6 +35,11 @@ Shown = NDArray[np.uint8]
 # What one picture may be made of: four megapixels from a level four times as fine, in tiles of 256; and its memory.
 MAX_FRAMES: Final = 1280
 MAX_CANVAS: Final = 1 << 25
+# Bytes of a stored frame.
+MAX_STORED: Final = 64 << 20
+# Pixels from which on frames and canvases wait for their turn.
+_LARGE: Final = 1 << 22
+_LARGE_AT_ONCE: Final = 2
 _FACTORS: Final = (8, 4, 2)
 _AT_ONCE: Final = 4
 
@@ -77,14 +84,24 @@ class Composer:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
+        # Of large canvases and of large frames a process holds few at a time in memory.
+        self._canvases = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._frames = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     async def frame(
         self, access: Access, stored: StoredSlide, ref: FrameRef, window: Window | None, factor: int = 1
     ) -> Shown:
         """One frame as shades or RGB, (rows, columns) or (rows, columns, 3), each side divided by `factor`."""
+        image = stored.slide.instances[ref.instance].image
+        async with self._frames if image.rows * image.columns > _LARGE else nullcontext():
+            return await self._frame(access, stored, ref, window, factor)
+
+    async def _frame(
+        self, access: Access, stored: StoredSlide, ref: FrameRef, window: Window | None, factor: int
+    ) -> Shown:
         tiled, instance = stored.slide.instances[ref.instance], stored.instances[ref.instance]
         located = await self._archive.frames.frame(access, instance, ref.frame)
-        (value,) = await self._archive.retrieve.read_all(located)
+        value = await self.stored_frame(located)
         image = Image(located, (ref.frame + 1,), tiled.dataset, tiled.image)
         jpeg = instance.transfer_syntax in JPEG_SYNTAXES and tiled.image.bits_allocated == 8
         size = real_size(value, tiled.image) if jpeg else (tiled.rows, tiled.columns)
@@ -98,6 +115,13 @@ class Composer:
         if cut:
             shown = padded(shown, (tiled.rows, tiled.columns), stored.slide.background)
         return reduced(shown, factor)
+
+    async def stored_frame(self, located: Located) -> bytes:
+        """The bytes of a frame. Raises TooLarge for one that is no tile by any measure."""
+        if located.size(0) > MAX_STORED:
+            raise TooLarge(f"a frame of the slide has more than {MAX_STORED} bytes")
+        (value,) = await self._archive.retrieve.read_all(located)
+        return value
 
     async def _picture(self, access: Access, image: Image, pixels: Pixels, window: Window | None) -> Shown:
         bulk = await self._archive.rendering.referenced(access, image)
@@ -123,19 +147,14 @@ class Composer:
         if width * height > MAX_CANVAS:
             raise TooLarge("the region has too many pixels at this level: ask for a smaller one")
         image = slide.instances[level.sample].image
-        canvas = blank((height, width), slide.background, gray=image.photometric in MONOCHROME)
-        await self._paste(access, stored, canvas, placed, (left, top, factor), view.window)
-        box = tuple(
-            (value - edge) / factor
-            for value, edge in (
-                (view.left, left),
-                (view.top, top),
-                (min(view.left + view.width, level.width), left),
-                (min(view.top + view.height, level.height), top),
-            )
-        )
-        async with self._slots:
-            return await asyncio.to_thread(_scaled, canvas, box, (view.columns, view.rows))
+        ends = min(view.left + view.width, level.width), min(view.top + view.height, level.height)
+        edges = ((view.left, left), (view.top, top), (ends[0], left), (ends[1], top))
+        box = tuple((value - edge) / factor for value, edge in edges)
+        async with self._canvases if width * height > _LARGE else nullcontext():
+            canvas = blank((height, width), slide.background, gray=image.photometric in MONOCHROME)
+            await self._paste(access, stored, canvas, placed, (left, top, factor), view.window)
+            async with self._slots:
+                return await asyncio.to_thread(_scaled, canvas, box, (view.columns, view.rows))
 
     async def _paste(
         self,

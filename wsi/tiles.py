@@ -117,8 +117,7 @@ class TileService:
         if instance.transfer_syntax not in JPEG_SYNTAXES:
             return None
         located = await self._archive.frames.frame(access, instance, frame.frame)
-        (value,) = await self._archive.retrieve.read_all(located)
-        return jpeg_frames(tiled.image).sent(value)
+        return jpeg_frames(tiled.image).sent(await self._composer.stored_frame(located))
 
     async def _make(self, access: Access, tile: Tile) -> bytes:
         if tile.frame is not None:

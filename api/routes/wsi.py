@@ -26,6 +26,7 @@ from wsi.tiles import Channel, MediaType, Tile
 _FORMATS: dict[str, MediaType] = {"jpeg": "image/jpeg", "jpg": "image/jpeg", "png": "image/png"}
 _REGION = frozenset(("region", "unit", "width", "height", "mpp", "format"))
 _THUMBNAIL_SIDE = 256
+_SHORT_QUERY = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,17 @@ class Query:
     version: str | None
 
 
-@lru_cache(maxsize=1024)
 def tile_query(raw: bytes) -> Query:
     """The parameters in a query string; viewers send the same one with every tile. Raises BadQuery."""
+    return _known_query(raw) if len(raw) <= _SHORT_QUERY else _parsed_query(raw)
+
+
+@lru_cache(maxsize=1024)
+def _known_query(raw: bytes) -> Query:
+    return _parsed_query(raw)
+
+
+def _parsed_query(raw: bytes) -> Query:
     given = dict(parse_query(raw))
     focal, name = given.get("focal"), given.get("format")
     if focal is not None and not (focal.isascii() and focal.isdigit() and len(focal) < 6):

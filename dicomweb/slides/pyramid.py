@@ -59,10 +59,8 @@ class Slide:
 
     @property
     def weight(self) -> int:
-        """Bytes in memory, about: what a cache counts."""
-        return sum(tile_map.weight for level in self.levels for tile_map in level.maps.values()) + 20_000 * len(
-            self.instances
-        )
+        """Bytes that the maps take in memory, about."""
+        return sum(tile_map.weight for level in self.levels for tile_map in level.maps.values())
 
 
 def assemble(instances: Sequence[Tiled], problems: Iterable[Problem] = ()) -> Slide:
