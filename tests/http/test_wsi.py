@@ -1,18 +1,24 @@
 """Slides over TCP: every tile is what was put in, whatever holds it; caching, dialects, errors."""
 
 import itertools
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread
 
 from dicomweb.uids import orthanc_ids
 from tests.http.bodies import problem, store
+from tests.support import running_server
+from tests.unit.encoded import SERIES, sparse_slide
 from tests.wsi.make_slide import make_slide
 from tests.wsi.variants import (
     HTJ2K,
@@ -468,3 +474,27 @@ def test_iiif(web: httpx.Client) -> None:
                 "200,0,5,5/max/0/default.jpg", "0,0,0,5/max/0/default.jpg", "full/,/0/default.jpg",
                 "full/0,/0/default.jpg", "a,b,c,d/max/0/default.jpg", "full/^99999,/0/default.jpg"):  # fmt: skip
         refused(web.get(f"{image}/{bad}"), 400, "bad-query")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(400)
+def test_a_slide_of_180_000_frames(tmp_path: Path) -> None:
+    """Stored in seconds and within 1 GiB, opened at once; a tile costs the same wherever it is."""
+    data = sparse_slide(180_000)
+    with running_server(tmp_path, workers=1) as server, httpx.Client(base_url=server.url, timeout=200) as web:
+        began = time.perf_counter()
+        assert web.post("/instances", content=data).status_code == 200
+        assert time.perf_counter() - began < 60
+        peaks = [
+            int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[0])
+            for process in psutil.Process(server.process.pid).children(recursive=True)
+            if "postgres" not in process.name()
+        ]
+        assert max(peaks) < 1 << 20
+        began = time.perf_counter()
+        described = web.get(f"/wsi/slides/{SERIES}").json()
+        assert time.perf_counter() - began < 1
+        assert described["levels"][0]["columns"] * described["levels"][0]["rows"] == 180_000
+        version = described["version"]
+        for x, y in ((0, 0), (399, 449), (200, 200)):  # four bytes of JPEG, which is no picture
+            refused(web.get(f"/wsi/slides/{SERIES}/tiles/0/{x}/{y}?v={version}"), 422, "bad-pixels")
