@@ -94,7 +94,7 @@ def assemble(instances: Sequence[Tiled], problems: Iterable[Problem] = ()) -> Sl
         tuple(instances),
         levels,
         ladder(levels),
-        _paths(instances, [index for _, members in ordered for index in members]),
+        _paths(instances, [index for _, members in ordered for index in members], levels),
         tuple(sorted({depth for level in levels for _, depth in level.maps})),
         absent_colour(instances[levels[0].sample].dataset, instances[levels[0].sample].image) if levels else (255,) * 3,
         tuple(notes),
@@ -227,8 +227,8 @@ def _key(each: Tiled, path: int, depth: int) -> Key:
     return name, round(places.depths[depth], 3) if places.depths else each.planes[0]
 
 
-def _paths(instances: Sequence[Tiled], members: Sequence[int]) -> tuple[OpticalPath, ...]:
-    """The optical paths of all levels, those of the finest first."""
+def _paths(instances: Sequence[Tiled], members: Sequence[int], levels: Sequence[Level]) -> tuple[OpticalPath, ...]:
+    """The optical paths of which there are frames, those of the finest level first."""
     known: dict[str, OpticalPath] = {}
     for index in members:
         for path in instances[index].paths:
@@ -236,4 +236,5 @@ def _paths(instances: Sequence[Tiled], members: Sequence[int]) -> tuple[OpticalP
         places = instances[index].places
         for name in places.paths if places is not None else ():
             known.setdefault(name, OpticalPath(name))
-    return tuple(known.values())
+    shown = {path for level in levels for path, _ in level.maps}
+    return tuple(path for path in known.values() if path.identifier in shown)

@@ -187,6 +187,14 @@ def test_an_instance_of_its_own_way() -> None:
     assert at.at(1, 0) == FrameRef(0, 1)
 
 
+def test_paths_without_frames_are_not_offered() -> None:
+    described = sparse((32, 24), [Place(8, 8, "b")], paths=("a", "b"))
+    assert [path.identifier for path in slide(described).paths] == ["b"]
+    nameless = sparse((32, 24), [Place(8, 8, "b")])
+    del nameless.OpticalPathSequence
+    assert [path.identifier for path in slide(nameless).paths] == ["b"]
+
+
 def test_label_overview_and_thumbnail() -> None:
     base = full((32, 24), 12)
     label = full((8, 8), 1, ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"], FrameOfReferenceUID="1.2.9")
