@@ -102,6 +102,7 @@ class SlideIndex:
         held = self._slides.get(key)
         now = asyncio.get_running_loop().time()
         if held is not None and wanted == held.name and now - held.checked[0] < _TRUSTED:
+            self._slides.move_to_end(key)
             return held
         version = await self._version(*key)
         held = self._slides.get(key)
@@ -116,8 +117,13 @@ class SlideIndex:
         task = self._loading.get(loading)
         if task is None:
             task = self._loading[loading] = asyncio.create_task(self._load(access.tenant, series))
-            task.add_done_callback(lambda _: self._loading.pop(loading))
+            task.add_done_callback(lambda done: self._loaded(loading, done))
         return await asyncio.shield(task)
+
+    def _loaded(self, key: tuple[int, str, int], task: asyncio.Task[StoredSlide]) -> None:
+        del self._loading[key]
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone
 
     async def series_of(self, access: Access, orthanc_id: str) -> str:
         """The Series Instance UID for an Orthanc identifier. Raises NotFound."""

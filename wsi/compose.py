@@ -152,7 +152,7 @@ class Composer:
         box = tuple((value - edge) / factor for value, edge in edges)
         async with self._canvases if width * height > _LARGE else nullcontext():
             canvas = blank((height, width), slide.background, gray=image.photometric in MONOCHROME)
-            await self._paste(access, stored, canvas, placed, (left, top, factor), view.window)
+            await self._paste(access, stored, canvas, placed, (left, top), factor, view.window)
             async with self._slots:
                 return await asyncio.to_thread(_scaled, canvas, box, (view.columns, view.rows))
 
@@ -162,11 +162,15 @@ class Composer:
         stored: StoredSlide,
         canvas: Shown,
         placed: Sequence[Placed],
-        frame_of_canvas: tuple[int, int, int],
+        origin: tuple[int, int],
+        factor: int,
         window: Window | None,
     ) -> None:
-        """Decode some frames at once, and put them down in their order: later ones cover earlier ones."""
-        left, top, factor = frame_of_canvas
+        """Decode some frames at once, and put them down in their order: later ones cover earlier ones.
+
+        `origin`: left and top edge of the canvas on the level, of which it is 1 / `factor`.
+        """
+        left, top = origin
         slots = asyncio.Semaphore(_AT_ONCE)
 
         async def decoded(ref: FrameRef) -> Shown:
@@ -181,6 +185,7 @@ class Composer:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _placed(tile_map: TileMap, box: tuple[int, int, int, int], tile: tuple[int, int], limit: int) -> list[Placed]:

@@ -92,7 +92,7 @@ class TileService:
         form = f"{REVISION}.{media[6:]}{_named(channel.window)}"
         if rung.factor > 1 or not tile_map.aligned:
             view = _view_of_tile(slide, rung, x, y, View(rung.level, path, depth, 0, 0, 0, 0, 0, 0, channel.window))
-            tag = f"{stored.name}-{rung.level}.{rung.factor}-{x}-{y}-{path}-{depth}-{form}"
+            tag = f"{stored.name}-{rung.level}.{rung.factor}-{x}-{y}-{path!r}-{depth}-{form}"
             return Tile(stored, rung, media, channel, tag, view=view)
         frame = tile_map.at(x, y)
         if frame is None:
@@ -177,8 +177,13 @@ class TileService:
         task = self._making.get(key)
         if task is None:
             task = self._making[key] = asyncio.create_task(self._make_and_keep(key, make))
-            task.add_done_callback(lambda _: self._making.pop(key, None))
+            task.add_done_callback(lambda done: self._done(key, done))
         return await asyncio.shield(task)
+
+    def _done(self, key: str, task: asyncio.Task[bytes]) -> None:
+        del self._making[key]
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone
 
     async def _make_and_keep(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
         body = await make()

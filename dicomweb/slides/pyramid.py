@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomweb.pixels.image import MONOCHROME
 from dicomweb.slides.background import absent_colour
 from dicomweb.slides.levels import Key, Level, Rung, ladder
 from dicomweb.slides.tiled import OpticalPath, Problem, Tiled
@@ -132,10 +133,12 @@ def _level(instances: Sequence[Tiled], members: Sequence[int], notes: list[Probl
     alike = []
     for index in members:
         each = instances[index]
-        if (each.columns, each.rows) == (sample.columns, sample.rows):
+        if _form(each) == _form(sample):
             alike.append(index)
         else:
-            notes.append(Problem("tile-size", "the tiles differ in size from those of their level", each.sop))
+            notes.append(
+                Problem("other-tiles", "the tiles differ from those of their level in size or colour", each.sop)
+            )
     maps: dict[Key, TileMap] = {}
     wholes: dict[str, list[int]] = {}
     for index in alike:
@@ -147,6 +150,11 @@ def _level(instances: Sequence[Tiled], members: Sequence[int], notes: list[Probl
     _add_sparse(instances, [index for index in alike if instances[index].places is not None], maps, notes)
     spacing = next((instances[index].spacing for index in alike if instances[index].spacing), None)
     return Level(sample.width, sample.height, sample.columns, sample.rows, spacing, maps, members[0])
+
+
+def _form(each: Tiled) -> tuple[int, int, bool]:
+    """What the frames of a level have in common: their size, and whether they are shades."""
+    return each.columns, each.rows, each.image.photometric in MONOCHROME
 
 
 def _add_full(instances: Sequence[Tiled], whole: Sequence[int], maps: dict[Key, TileMap], notes: list[Problem]) -> None:

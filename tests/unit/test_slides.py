@@ -227,8 +227,10 @@ def test_what_is_wrong_is_named_and_the_rest_is_shown() -> None:
     assert names(slide(resampled)) == ["no-base-level"]
     big = instance(SERIES, [np.zeros((16, 16, 3), np.uint8)] * 4, (32, 24))
     found = slide(base, big)
-    assert names(found) == ["tile-size"]
+    assert names(found) == ["other-tiles"]
     assert found.base.columns == 8
+    gray = instance(SERIES, [BLANK[..., 0]] * 12, (32, 24), paths=("2",))
+    assert names(slide(base, gray)) == ["other-tiles"]
     outside = sparse((32, 24), [Place(-8, 0), Place(0, 0), Place(32, 0), Place(0, 2**31 - 2)])
     found = slide(outside)
     assert names(found) == ["outside"]
