@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from api.deps import PublicAddress
 from api.errors import problem_json, problem_of
 from api.exchange import Exchange, Services
-from api.metrics import Counters, Metrics
+from api.metrics import Metrics
 from api.middleware import FrontDoor
 from api.openapi import document, product_version
 from api.routes import (
@@ -105,7 +105,7 @@ def create_app(settings: Settings) -> Anor:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         archive = await open_archive(settings)
-        metrics = Metrics(settings.data / "metrics", lambda: _counters(archive))
+        metrics = Metrics(settings.data / "metrics", archive.counters)
         metrics.start()
         try:
             cast("Anor", app).open_front(settings, archive, metrics)
@@ -129,16 +129,6 @@ def create_app(settings: Settings) -> Anor:
     for kind in (ArchiveError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
-
-
-def _counters(archive: Archive) -> Counters:
-    """What the services of this process have counted."""
-    ingest = archive.ingest.counters
-    return {
-        ("ingest_bytes", "", ""): float(ingest.bytes),
-        **{("ingest", "outcome", name): float(count) for name, count in ingest.outcomes.items()},
-        **{("scan_fallbacks", "reason", name): float(count) for name, count in ingest.fallbacks.items()},
-    }
 
 
 def _declare(app: Anor, operation: Operation, root: str) -> None:

@@ -94,7 +94,7 @@ def worker(
     log_level: LogLevel = None,
     config: ConfigFile = None,
 ) -> None:
-    """Run the background work alone: change numbers, sweeping."""
+    """Run the background work alone: change numbers, sweeping, transcoding by rule."""
     from api.cli_serve import run_worker
 
     settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects, log_level=log_level)
@@ -176,6 +176,20 @@ def fsck(
 
     settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
     raise SystemExit(run_fsck(settings, deep=deep))
+
+
+@app.command()
+def transcode(
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    objects: Objects = None,
+    config: ConfigFile = None,
+) -> None:
+    """Apply the rules of the setting `transcode` to everything that is stored, not only to what comes."""
+    from api.cli_info import run_transcode
+
+    settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
+    raise SystemExit(run_transcode(settings))
 
 
 @app.command("config")

@@ -18,7 +18,7 @@ from dicomweb.errors import ArchiveError
 from storage.archive import open_archive
 from storage.embedded import EmbeddedError, database
 from storage.fsck import Check, Finding, Report
-from storage.migrate import MigrationError, pending
+from storage.migrate import MigrationError, require_current
 from storage.settings import Settings
 
 _SHOWN = 20  # findings of one kind that are listed
@@ -51,9 +51,7 @@ def run_fsck(settings: Settings, *, deep: bool) -> int:
 
 
 async def _check(settings: Settings, url: str, show: Callable[[Finding], None], *, deep: bool) -> Report:
-    have, want = await pending(url)
-    if have != want:
-        raise MigrationError(f"the database is at version {have}, this program needs {want}: run `anor migrate`")
+    await require_current(url)
     archive = await open_archive(settings)
     try:
         with _status() as status:

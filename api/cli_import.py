@@ -24,7 +24,7 @@ from dicomweb.errors import ArchiveError
 from storage.archive import open_archive
 from storage.embedded import EmbeddedError, database
 from storage.importer import ImportProgress, ImportReport, run_import
-from storage.migrate import MigrationError, migrate, pending
+from storage.migrate import MigrationError, migrate, require_current
 from storage.settings import Settings
 
 _SHOWN = 20  # failures of one reason that are listed by name
@@ -52,9 +52,7 @@ async def _import(settings: Settings, url: str, paths: Sequence[Path], *, jobs: 
     if settings.database_url is None:
         await migrate(url)
     else:
-        have, want = await pending(url)
-        if have != want:
-            raise MigrationError(f"the database is at version {have}, this program needs {want}: run `anor migrate`")
+        await require_current(url)
     archive = await open_archive(settings)
     try:
         if quiet:

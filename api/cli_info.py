@@ -1,4 +1,4 @@
-"""`anor status`, `anor config`, `anor migrate`: what is there, and what was done."""
+"""`anor status`, `anor config`, `anor migrate`, `anor transcode`: what is there, and what was done."""
 
 import asyncio
 import http.client
@@ -18,9 +18,10 @@ from dicomweb.errors import ArchiveError
 from storage.access import LOCAL
 from storage.archive import Statistics, open_archive
 from storage.embedded import EmbeddedError, database, database_url
-from storage.migrate import MigrationError, ServerFacts, facts, migrate
+from storage.migrate import MigrationError, ServerFacts, facts, migrate, require_current
 from storage.setting_checks import mask_secret
 from storage.settings import Settings, shown, table
+from storage.stored_syntax import Progress, begin_anew, progress
 
 _TIMEOUT = 10.0
 
@@ -74,6 +75,29 @@ def run_status(settings: Settings) -> int:
     return 0 if well else 1
 
 
+def run_transcode(settings: Settings) -> int:
+    """Have the worker begin anew with the rules; the exit status."""
+    configure_logging("warning")
+    if not settings.transcode:
+        fail("there are no rules: set ANOR_TRANSCODE, for the server too (infra/docs/configuration.md)")
+    try:
+        with database(settings) as url:
+            asyncio.run(_begin_anew(settings, url))
+    except (EmbeddedError, MigrationError, ArchiveError, OSError) as error:
+        fail(error)
+    print("the worker looks at everything that is stored; `anor status` tells how far it is")
+    return 0
+
+
+async def _begin_anew(settings: Settings, url: str) -> None:
+    await require_current(url)
+    archive = await open_archive(settings)
+    try:
+        await begin_anew(archive)
+    finally:
+        await archive.close()
+
+
 def _http_rows(settings: Settings, rows: Table) -> bool:
     try:
         said = json.loads((settings.data / "server.json").read_text("utf-8"))
@@ -106,7 +130,7 @@ def _database_rows(settings: Settings, rows: Table) -> bool:
     except (EmbeddedError, MigrationError, ArchiveError, OSError) as error:
         rows.add_row("database", f"[red]{escape(str(error))}[/red]")
         return False
-    server, totals = known
+    server, totals, transcoded = known
     place = mask_secret(url) if settings.database_url else f"embedded in {settings.data / 'postgres'}"
     rows.add_row("database", f"PostgreSQL {server.server}, {escape(place)}")
     current = server.version == server.wanted
@@ -118,17 +142,24 @@ def _database_rows(settings: Settings, rows: Table) -> bool:
         for name in ("patients", "studies", "series", "instances"):
             rows.add_row(name, f"{getattr(totals, name):,}")
         rows.add_row("stored", _size(totals.bytes))
+    if transcoded is not None:
+        saved = ("-" if transcoded.saved < 0 else "") + _size(abs(transcoded.saved))
+        rows.add_row(
+            "transcoded",
+            f"{transcoded.done:,} instances, {saved} saved; {transcoded.failed:,} could not be,"
+            f" {transcoded.waiting:,} changes to look at",
+        )
     rows.add_row("free on disk", _size(_free(settings.data)))
     return current
 
 
-async def _ask(settings: Settings, url: str) -> tuple[ServerFacts, Statistics | None]:
+async def _ask(settings: Settings, url: str) -> tuple[ServerFacts, Statistics | None, Progress | None]:
     server = await facts(url)
     if server.version != server.wanted:
-        return server, None
+        return server, None, None
     archive = await open_archive(settings)
     try:
-        return server, await archive.statistics(LOCAL)
+        return server, await archive.statistics(LOCAL), await progress(archive)
     finally:
         await archive.close()
 

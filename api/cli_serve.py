@@ -179,14 +179,12 @@ def _migrate(url: str) -> None:
 
 
 def _require_migrated(settings: Settings) -> None:
-    from storage.migrate import MigrationError, pending
+    from storage.migrate import MigrationError, require_current
 
     try:
-        have, want = asyncio.run(pending(database_url(settings)))
+        asyncio.run(require_current(database_url(settings)))
     except (MigrationError, EmbeddedError) as error:
         fail(error)
-    if have != want:
-        fail(f"the database is at version {have}, this program needs {want}: run `anor migrate` first")
 
 
 def _dimse(settings: Settings) -> int:

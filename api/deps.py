@@ -140,15 +140,9 @@ def _archive(request: Request) -> Archive:
     return _exchange(request).archive
 
 
-def _access(request: Request) -> Access:
-    return _exchange(request).access
-
-
 def _services(request: Request) -> Services:
     return _exchange(request).services
 
 
-CurrentExchange = Annotated[Exchange, Depends(_exchange)]
 CurrentArchive = Annotated[Archive, Depends(_archive)]
-CurrentAccess = Annotated[Access, Depends(_access)]
 CurrentServices = Annotated[Services, Depends(_services)]

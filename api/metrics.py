@@ -24,9 +24,9 @@ _FLUSH_S: Final = 1.0
 _SEPARATOR: Final = "\x1f"
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
-# Further counters that services keep: (name, label, value of the label) -> total. A name has always the same label,
-# "" for none.
-Counters = Mapping[tuple[str, str, str], float]
+# Further counters that services keep: a name, then labels and their values in turns -> total. A name has always the
+# same labels.
+Counters = Mapping[tuple[str, ...], float]
 
 
 class _Route:
@@ -162,11 +162,11 @@ class _Families:
     def _others(self) -> Iterator[Metric]:
         families: dict[str, CounterMetricFamily] = {}
         for key, value in sorted(self._counters.items()):
-            name, label, member = key.split(_SEPARATOR)
+            name, *labels = key.split(_SEPARATOR)
             if name not in families:
                 help_text = name.replace("_", " ").capitalize() + "."
-                families[name] = CounterMetricFamily(f"anor_{name}", help_text, labels=[label] if label else [])
-            families[name].add_metric([member] if label else [], value)
+                families[name] = CounterMetricFamily(f"anor_{name}", help_text, labels=labels[::2])
+            families[name].add_metric(labels[1::2], value)
         yield from families.values()
 
 

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from api.errors import Problem, orthanc_json, problem_json
 from api.exchange import Exchange
 from api.logs import log_cut
-from dicomweb.errors import BadRequest
 from dicomweb.qido import warning_header
+from dicomweb.wado import content_range, parse_range, range_applies
 
 Header = tuple[bytes, bytes]
 Body = bytes | Sequence[bytes]
@@ -26,6 +26,7 @@ CACHE_REVALIDATE: Header = (b"cache-control", b"private, no-cache")
 _JOIN_LIMIT = 1 << 20
 # No content-type may be guessed by a browser: the archive serves bytes that strangers wrote.
 _NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
+_ACCEPT_RANGES: Header = (b"accept-ranges", b"bytes")
 _CLOSE: Header = (b"connection", b"close")
 
 
@@ -39,14 +40,20 @@ def warning(root: str, text: str) -> Header:
     return (b"warning", warning_header(root, text).encode("latin-1", "replace"))
 
 
-def etag_matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether If-None-Match names `etag` (quoted, as sent): the weak comparison of RFC 9110 13.1.2."""
-    if if_none_match is None:
-        return False
-    if if_none_match.strip() == "*":
-        return True
-    wanted = etag.removeprefix("W/")
-    return any(tag.strip().removeprefix("W/") == wanted for tag in if_none_match.split(","))
+def ranged(http: Exchange, headers: list[Header], size: int) -> tuple[int, int, int]:
+    """Status, offset and length of what a GET asks of `size` bytes by Range and If-Range; adds the headers for it.
+
+    `headers` hold the ETag. Raises RangeNotSatisfiable.
+    """
+    tag = next((value for name, value in headers if name == b"etag"), b"").decode()
+    headers.append(_ACCEPT_RANGES)
+    if http.method != "GET" or not range_applies(http.header(b"if-range"), tag):
+        return 200, 0, size
+    wanted = parse_range(http.header(b"range"), size)
+    if wanted is None:
+        return 200, 0, size
+    headers.append((b"content-range", content_range(*wanted, size).encode()))
+    return 206, *wanted
 
 
 async def send_bytes(http: Exchange, status: int, headers: Sequence[Header], body: Body = b"") -> None:
@@ -139,20 +146,3 @@ async def send_problem(http: Exchange, problem: Problem) -> None:
     if problem.warning:
         headers.append(warning(http.root_url, problem.warning))
     await send_bytes(http, problem.status, headers, body)
-
-
-async def read_small_body(http: Exchange, limit: int) -> bytes:
-    """The whole request body, at most `limit` bytes; BadRequest beyond that or when the client leaves."""
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        message = await http.receive()
-        if message["type"] == "http.disconnect":
-            raise BadRequest("the request body ended early")
-        pieces.append(message["body"])
-        size += len(message["body"])
-        if size > limit:
-            raise BadRequest(f"the request body exceeds {limit} bytes")
-        if not message.get("more_body", False):
-            http.body_read = True
-            return b"".join(pieces)

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable
 
 from api.exchange import Exchange
-from api.identity import Identity, identity_of, readable
+from api.identity import identity_of, readable
 from api.logs import log_crash
 from api.uploads import Body, BodyReader, Upload
 from dicomweb.errors import ArchiveError, Unavailable
 from dicomweb.multipart import Limits, Parser, PartBegin, PartData
-from dicomweb.stow import ELEMENTS_DISCARDED, PROCESSING_FAILURE, Outcome, failed, part_is_dicom
+from dicomweb.part10 import Identifiers
+from dicomweb.stow import COERCED, ELEMENTS_DISCARDED, PROCESSING_FAILURE, Outcome, failed, part_is_dicom
 from storage.ingest import Provenance, Stored
 from storage.spool import Spooled
 
@@ -113,7 +114,7 @@ class StoreTransaction:
             self._slots.release()
         return _succeeded(stored)
 
-    def _not_stored(self, error: ArchiveError, who: Identity | None = None) -> Outcome:
+    def _not_stored(self, error: ArchiveError, who: Identifiers | None = None) -> Outcome:
         if isinstance(error, Unavailable):
             self._unavailable.append(error)
         if who is None:
@@ -148,6 +149,9 @@ class StoreTransaction:
 
 
 def _succeeded(stored: Stored) -> Outcome:
-    warning = ELEMENTS_DISCARDED if stored.warnings else None
-    comment = "; ".join(stored.warnings) or None
+    warnings = stored.warnings
+    if stored.other_patient:
+        warnings = ("the study has another PatientID, which search answers show", *warnings)
+    warning = (COERCED if stored.other_patient else ELEMENTS_DISCARDED) if warnings else None
+    comment = "; ".join(warnings) or None
     return Outcome(stored.sop_class, stored.sop_instance, stored.study, stored.series, None, warning, comment)

@@ -21,7 +21,6 @@ _RAW = -15
 WINDOW = 32768
 _STORED_MAX = 0xFFFF
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-_FLUSHED = b"\x00\x00\x00\xff\xff"
 _FINAL = b"\x03\x00"
 
 

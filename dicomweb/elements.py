@@ -10,7 +10,7 @@ from dicomweb.charset import DEFAULT, Codecs
 from dicomweb.dictionary import PIXEL_REPRESENTATION, Need, State
 from dicomweb.errors import TooLarge
 from dicomweb.frames import Fragments
-from dicomweb.memo import MAX_RAW, VOLATILE, Context, Entry, Memo
+from dicomweb.memo import AVAILABLE, MAX_RAW, VOLATILE, Context, Entry, Memo
 from dicomweb.metadata import MetadataBuilder
 from dicomweb.pixelinfo import PixelElement
 from dicomweb.structure import (
@@ -44,8 +44,10 @@ _PADDING: Final = 0xFFFCFFFC
 _MAX_PADDING: Final = 128 * 1024
 # A data set with more new elements than this is no image header, and must not push what series repeat out of the memo.
 _MEMORABLE: Final = 5000
-# Never alike in two instances, or of effect beyond their own text.
-_NOT_KEPT: Final = frozenset((_SOP_INSTANCE_UID, SPECIFIC_CHARACTER_SET, _EXTENDED_OFFSETS, _EXTENDED_LENGTHS))
+# Never alike in two instances, of effect beyond their own text, or not what the metadata say.
+_NOT_KEPT: Final = frozenset(
+    (_SOP_INSTANCE_UID, SPECIFIC_CHARACTER_SET, AVAILABLE, _EXTENDED_OFFSETS, _EXTENDED_LENGTHS)
+)
 
 
 def _holds(needs: tuple[Need, ...], state: State) -> bool:
@@ -56,7 +58,14 @@ class ElementWalk:
     """One walk. Without `values` it checks the structure and finds bulk values, and `elements` has only the tags."""
 
     def __init__(
-        self, buffer: Buffer, start: int, coding: Coding, limits: ScanLimits, walker: Walker, memo: Memo
+        self,
+        buffer: Buffer,
+        start: int,
+        coding: Coding,
+        limits: ScanLimits,
+        walker: Walker,
+        memo: Memo,
+        builder: MetadataBuilder,
     ) -> None:
         # Slices of a mapping are bytes, and those of a memoryview compare and hash like bytes.
         self.buffer = cast("bytes", buffer)
@@ -70,7 +79,7 @@ class ElementWalk:
         self.codecs: Codecs = DEFAULT
         self.state: State = {}
         self.elements: dict[str, bytes] = {}
-        self.builder = MetadataBuilder()
+        self.builder = builder
         self.pixel: PixelElement | None = None
         self.pixel_start = self.pixel_end = self.end
         self.offset_tables: dict[int, bytes] = {}
@@ -179,7 +188,12 @@ class ElementWalk:
         self.elements[key] = text
         if head.tag == _SOP_INSTANCE_UID:
             walker.sop_uid = raw[start - pos :].decode("latin-1").strip(" \0")
-        elif notes == walker.notes.count and len(raw) <= MAX_RAW and walker.count < _MEMORABLE:
+        elif (
+            notes == walker.notes.count
+            and len(raw) <= MAX_RAW
+            and walker.count < _MEMORABLE
+            and head.tag not in _NOT_KEPT
+        ):
             self.context.keep(raw, Entry(raw, head.tag, key, text, 1, (), None))
         return stop
 

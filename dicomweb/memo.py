@@ -6,7 +6,9 @@ Nothing here changes what a scan yields, except that the compressed metadata may
 inflates to the same text).
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
 from dicomweb.charset import Codecs
@@ -27,6 +29,8 @@ _ALIKE = 32
 # again.
 VOLATILE: Final = 8
 _WINDOW = 32
+AVAILABLE: Final = 0x00083002
+_tag = attrgetter("tag")
 
 
 class Entry:
@@ -165,7 +169,19 @@ class Context:
         return None
 
     def offer(self, raw: bytes, entries: list[Entry]) -> None:
-        """Elements that were all known and came one after the other; the second time they become a run."""
+        """Elements that were all known and came one after the other; the second time they become a run.
+
+        Two where AvailableTransferSyntaxUID belongs between them, which the metadata have and a data set has not.
+        """
+        cut = bisect_left(entries, AVAILABLE, key=_tag)
+        if 0 < cut < len(entries):
+            size = sum([len(entry.raw) for entry in entries[:cut]])
+            self._offer(raw[:size], entries[:cut])
+            self._offer(raw[size:], entries[cut:])
+        else:
+            self._offer(raw, entries)
+
+    def _offer(self, raw: bytes, entries: list[Entry]) -> None:
         if sum([bool(entry.text) for entry in entries]) < 2:
             return
         raw = bytes(raw)

@@ -1,5 +1,6 @@
 """The finished, compressed DICOM JSON of one instance, put together from the members that a scan yields in order."""
 
+from bisect import bisect_left
 from typing import Final
 from zlib import crc32
 
@@ -11,17 +12,24 @@ _WORTH: Final = 2048
 
 
 class MetadataBuilder:
-    """Takes members (`"00100020":{...}`) and known runs of them; what is streamed goes straight into a compressor."""
+    """Takes members (`"00100020":{...}`) and known runs of them; what is streamed goes straight into a compressor.
 
-    __slots__ = ("_sink", "parts")
+    `available` is the one member that the data set does not have, AvailableTransferSyntaxUID of the file: it goes to
+    its place among the others, instead of one that a data set should have after all. What is streamed comes behind it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_available", "_sink", "parts")
+
+    def __init__(self, available: bytes) -> None:
         # Members and runs that have not been compressed yet; the hot loop appends to it directly.
         self.parts: list[bytes | Run] = []
+        self._available = available
         self._sink: Deflater | None = None
 
     def stream(self) -> Deflater:
         """A compressor for one more member of any size, with all that came before in it."""
+        if self._sink is None:
+            self._complete()
         texts = self._texts()
         self.parts.clear()
         if self._sink is None:
@@ -36,6 +44,7 @@ class MetadataBuilder:
         if self._sink is not None:
             self._sink.write(b",".join([b"", *self._texts()]) + b"}")
             return self._sink.finish()
+        self._complete()
         repeated = single = 0
         for part in self.parts:
             if isinstance(part, Run):
@@ -45,6 +54,13 @@ class MetadataBuilder:
         if repeated > _WORTH and repeated > 3 * single:
             return self._assembled()
         return deflate(b"{" + b",".join(self._texts()) + b"}")
+
+    def _complete(self) -> None:
+        """Set the member in that the data set does not have; no run reaches over its place (`Context.offer`)."""
+        key = _key(self._available)
+        at = bisect_left(self.parts, key, key=_key)
+        end = at + 1 if at < len(self.parts) and _key(self.parts[at]) == key else at
+        self.parts[at:end] = [self._available]
 
     def _texts(self) -> list[bytes]:
         return [part if isinstance(part, bytes) else part.text for part in self.parts]
@@ -75,3 +91,8 @@ class MetadataBuilder:
         text = b"".join(literal)
         data.append(stored(text))
         return DeflatedJson(b"".join(data), crc32(text, crc), length + len(text))
+
+
+def _key(part: bytes | Run) -> bytes:
+    """The tag that a member or run begins with, as JSON text; texts of ascending tags ascend."""
+    return (part if isinstance(part, bytes) else part.text)[:10]

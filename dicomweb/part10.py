@@ -5,6 +5,7 @@ wrong is refused before anything else looks at the bytes; what is legal but unus
 says so.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,10 +14,11 @@ from dicomweb.bulk import BulkTable, bulk_uri
 from dicomweb.deflate import DeflatedJson, inflate_dataset
 from dicomweb.dictionary import Unsure
 from dicomweb.elements import FUNCTIONAL_GROUPS, ElementWalk
-from dicomweb.errors import BadDicom
+from dicomweb.errors import ArchiveError, BadDicom
 from dicomweb.frames import FrameTable
-from dicomweb.memo import Memo
+from dicomweb.memo import AVAILABLE, Memo
 from dicomweb.meta import FileMeta, read_file_meta
+from dicomweb.metadata import MetadataBuilder
 from dicomweb.pixelinfo import PixelInfo, describe_pixels, refuse_if_cut
 from dicomweb.structure import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Buffer, ScanLimits
 from dicomweb.tags import keyword_of
@@ -24,7 +26,7 @@ from dicomweb.uids import is_uid
 from dicomweb.values import bulk_reference, first_text
 from dicomweb.walker import Walker
 
-__all__ = ["Memo", "PixelInfo", "Scan", "ScanLimits", "scan"]
+__all__ = ["Identifiers", "Memo", "PixelInfo", "Scan", "ScanLimits", "identifiers", "scan"]
 
 _CODINGS: Final = {"1.2.840.10008.1.2": IMPLICIT_LITTLE, "1.2.840.10008.1.2.2": EXPLICIT_BIG}
 # Deflated Explicit VR Little Endian, JPIP Referenced Deflate, JPIP HTJ2K Referenced Deflate (PS3.5 A.5, A.7, A.12).
@@ -37,9 +39,10 @@ class Scan:
     """What ingest needs to know of one instance.
 
     `elements` has the top-level attributes in ascending order of their tags, each as a finished JSON member
-    (`b'"00100010":{"vr":"PN",...}'`); functional groups are in `metadata` only. Offsets count from the start of the
-    file, but from the start of the inflated data set when it is `deflated`. `meta_size` is where the data set begins in
-    the file. `fallback` says why pydicom did the work, None when it did not.
+    (`b'"00100010":{"vr":"PN",...}'`). In `metadata` only are functional groups and AvailableTransferSyntaxUID, which is
+    the syntax of this very file. Offsets count from the start of the file, but from the start of the inflated data set
+    when it is `deflated`. `meta_size` is where the data set begins in the file. `fallback` says why pydicom did the
+    work, None when it did not.
     """
 
     sop_class_uid: str
@@ -74,19 +77,63 @@ def scan(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS, *, version: str =
     if deflated:
         packed = memoryview(buffer)[start:]
         buffer, start = inflate_dataset(packed, limits.max_inflated, limits.max_inflate_ratio), 0
-    walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=not coding.big)
-    walk = ElementWalk(buffer, start, coding, limits, walker, memo or Memo())
+    walk = _walk(buffer, start, meta, limits, version, memo or Memo(), values=not coding.big)
     fallback = "big endian" if coding.big else None
     try:
         walk.walk()
     except Unsure as unsure:
         fallback = str(unsure)
-        walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=False)
-        walk = ElementWalk(buffer, start, coding, limits, walker, Memo())
+        walk = _walk(buffer, start, meta, limits, version, Memo(), values=False)
         walk.walk()
     if fallback is not None:
         _ask_pydicom(walk)
     return _described(walk, meta, fallback, deflated=deflated)
+
+
+def _walk(
+    buffer: Buffer, start: int, meta: FileMeta, limits: ScanLimits, version: str, memo: Memo, *, values: bool
+) -> ElementWalk:
+    coding = _CODINGS.get(meta.transfer_syntax, EXPLICIT_LITTLE)
+    available = b'"%08X":{"vr":"UI","Value":["%b"]}' % (AVAILABLE, meta.transfer_syntax.encode())
+    walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=values)
+    return ElementWalk(buffer, start, coding, limits, walker, memo, MetadataBuilder(available))
+
+
+@dataclass(frozen=True, slots=True)
+class Identifiers:
+    """What a file says of itself; "" for what is missing or no UID."""
+
+    sop_class: str = ""
+    sop_instance: str = ""
+    study: str = ""
+    series: str = ""
+    patient_id: str = ""
+
+
+def identifiers(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS) -> Identifiers:
+    """The identifiers of a file that `scan` refuses, as far as it can be read."""
+    try:
+        meta = read_file_meta(buffer)
+    except ArchiveError:
+        return Identifiers()
+    elements: dict[str, bytes] = {}
+    if meta.transfer_syntax not in _DEFLATED:
+        walk = _walk(buffer, meta.size, meta, limits, "", Memo(), values=True)
+        with suppress(ArchiveError, Unsure):
+            walk.walk()
+        elements = walk.elements
+
+    def uid(key: str, other: str = "") -> str:
+        found = first_text(elements.get(key)) or other
+        return found if is_uid(found) else ""
+
+    return Identifiers(
+        uid("00080016", meta.sop_class),
+        uid("00080018", meta.sop_uid),
+        uid("0020000D"),
+        uid("0020000E"),
+        first_text(elements.get("00100020")),
+    )
 
 
 def _hashable(view: memoryview) -> Buffer:
@@ -125,12 +172,10 @@ def _described(walk: ElementWalk, meta: FileMeta, fallback: str | None, *, defla
     elements = walk.elements
     sop_class, sop_uid = _uid(elements, "00080016"), _uid(elements, "00080018")
     study, series = _uid(elements, "0020000D"), _uid(elements, "0020000E")
-    if meta.sop_uid and meta.sop_uid != sop_uid:
-        raise BadDicom(
-            "the file meta information names another SOP Instance UID than the data set",
-            attribute="MediaStorageSOPInstanceUID",
-        )
     warnings = [*meta.warnings]
+    # The data set says what an instance is; software that gives it another UID forgets the meta information at times.
+    if meta.sop_uid and meta.sop_uid != sop_uid:
+        warnings.append("the file meta information names another SOP Instance UID than the data set")
     if meta.sop_class and meta.sop_class != sop_class:
         warnings.append("the file meta information names another SOP Class UID than the data set")
     pixel: PixelInfo | None = None

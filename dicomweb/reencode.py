@@ -9,21 +9,32 @@ import zlib
 from array import array
 from io import BytesIO
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian
 
 _SWAP_TYPE = {2: "H", 4: "I", 8: "Q"}
+_WORDS = frozenset(("OW", "OF", "OL", "OD", "OV"))
 _PIXEL_HEAD = struct.Struct("<HH2sHL")
 
 
 def header_as_explicit(head: bytes) -> bytes:
     """A Part 10 file that ends before its pixel data (or has none), rewritten as Explicit VR Little Endian."""
     dataset = dcmread(BytesIO(head))
+    if not dataset.original_encoding[1]:
+        swap_words(dataset)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     out = BytesIO()
     dcmwrite(out, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
     return out.getvalue()
+
+
+def swap_words(dataset: Dataset) -> None:
+    """Turn the words of a dataset that was read as big endian round: pydicom writes binary values as it read them."""
+    for element in dataset.iterall():
+        word = word_size(element.VR)
+        if element.VR in _WORDS and element.value and len(element.value) % word == 0:
+            element.value = swapped(element.value, word)
 
 
 def pixel_head(vr: str, length: int) -> bytes:

@@ -1,7 +1,7 @@
 """STOW-RS (PS3.18 10.5): what a request body is, and outcomes -> status and response dataset (Annex I)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -14,7 +14,6 @@ PROCESSING_FAILURE = 0x0110
 # PS3.18 table I.2-1.
 COERCED = 0xB000
 ELEMENTS_DISCARDED = 0xB006
-MISMATCHED_SOP_CLASS = 0xB007
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +97,7 @@ def _element(vr: str, *values: object) -> _Element:
 def _item(outcome: Outcome, base_url: str) -> dict[str, _Element]:
     item: dict[str, _Element] = {}
     if outcome.comment:
-        # ErrorComment: LO, 64 characters at most, one line, no value separator.
-        item["00000902"] = _element("LO", " ".join(outcome.comment.replace("\\", "/").split())[:64])
+        item["00000902"] = _element("LO", _comment(outcome.comment))
     if outcome.sop_instance:
         item["00081150"] = _element("UI", outcome.sop_class)
         item["00081155"] = _element("UI", outcome.sop_instance)
@@ -112,6 +110,12 @@ def _item(outcome: Outcome, base_url: str) -> dict[str, _Element]:
     return item
 
 
+def _comment(text: str) -> str:
+    """ErrorComment, an LO: one line of 64 characters at most, no value separator; longer ones end with a word."""
+    words = " ".join(text.replace("\\", "/").split())
+    return words if len(words) <= 64 else words[:63].rsplit(" ", 1)[0] + "\u2026"
+
+
 def _instance_url(outcome: Outcome, base_url: str) -> str | None:
     if not (outcome.study and outcome.series and outcome.sop_instance):
         return None
@@ -122,8 +126,8 @@ def response(outcomes: Sequence[Outcome], base_url: str, study: str | None) -> t
     """HTTP status and the Store Instances Response Module as DICOM JSON (PS3.18 annex I).
 
     `base_url` is the DICOMweb root, absolute; `study` the study of the resource. Items keep the order of `outcomes`.
-    A part that failed before its SOP Instance UID was known is in OtherFailuresSequence. BadRequest when there is no
-    outcome.
+    A part that failed before its SOP Instance UID was known is in OtherFailuresSequence, with its number. BadRequest
+    when there is no outcome.
     """
     code = status(outcomes)
     base_url = base_url.rstrip("/")
@@ -132,7 +136,11 @@ def response(outcomes: Sequence[Outcome], base_url: str, study: str | None) -> t
     sequences = {
         "00081198": [_item(outcome, base_url) for outcome in lost if outcome.sop_instance],
         "00081199": [_item(outcome, base_url) for outcome in stored],
-        "0008119A": [_item(outcome, base_url) for outcome in lost if not outcome.sop_instance],
+        "0008119A": [
+            _item(replace(outcome, comment=f"part {number}: {outcome.comment or 'not stored'}"), base_url)
+            for number, outcome in enumerate(outcomes, 1)
+            if outcome.failure_reason is not None and not outcome.sop_instance
+        ],
     }
     # One URL, so only where all that was stored is of one study (type 2: empty otherwise).
     studies = {outcome.study for outcome in stored} if stored else set()

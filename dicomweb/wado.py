@@ -89,7 +89,7 @@ def etag(*parts: str) -> str:
     return f'"{blake2b(chr(0).join(parts).encode(), digest_size=12).hexdigest()}"'
 
 
-def not_modified(if_none_match: str | None, tag: str) -> bool:
+def etag_matches(if_none_match: str | None, tag: str) -> bool:
     """Whether If-None-Match names `tag` (weak comparison, RFC 9110 13.1.2), so that GET and HEAD answer 304."""
     if if_none_match is None:
         return False

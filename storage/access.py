@@ -1,6 +1,6 @@
 """Who asks, and what they may: an argument of every service call."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dicomweb.errors import Forbidden
 
@@ -30,10 +30,14 @@ class Access:
     principal: str
     scopes: frozenset[str]
 
-    def require(self, scope: str) -> None:
-        """Raise Forbidden unless the caller holds `scope`."""
-        if scope not in self.scopes:
-            raise Forbidden(f"the operation needs the scope {scope}")
+    def require(self, *scopes: str) -> None:
+        """Raise Forbidden unless the caller holds one of `scopes`."""
+        if self.scopes.isdisjoint(scopes):
+            raise Forbidden(f"the operation needs the scope {' or '.join(scopes)}")
+
+    def with_scope(self, scope: str) -> "Access":
+        """The same caller with one more scope: for what a service has to look at itself to do what they may."""
+        return self if scope in self.scopes else replace(self, scopes=self.scopes | {scope})
 
 
 DEFAULT_TENANT = 1

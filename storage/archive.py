@@ -73,17 +73,18 @@ class Archive:
             raise Unavailable("the database takes no writes (a standby, or set to read-only)")
         await self.objects.check()
 
-    def counters(self) -> dict[str, float]:
-        """Totals of this process for the metrics, by name."""
-        counters = self.ingest.counters
-        found = {f"ingest_{name.replace('-', '_')}": float(n) for name, n in counters.outcomes.items()}
-        found |= {
-            f"scan_fallback_{name.replace(' ', '_').replace('-', '_')}": float(n)
-            for name, n in counters.fallbacks.items()
+    def counters(self) -> dict[tuple[str, ...], float]:
+        """Totals of this process for the metrics: a name, then labels and their values in turns."""
+        ingest, frames = self.ingest.counters, self.decoders.counters
+        return {
+            ("ingest_bytes",): ingest.bytes,
+            **{("ingest", "outcome", name): count for name, count in ingest.outcomes.items()},
+            **{("scan_fallbacks", "reason", name): count for name, count in ingest.fallbacks.items()},
+            ("decoder_starts",): frames.starts,
+            **{("decoder_frames", "codec", c, "outcome", outcome): n for (c, outcome), n in frames.frames.items()},
+            **{("transcode_cache", "result", name): count for name, count in self.transcode.cache_use.items()},
+            **{("thumbnail_cache", "result", name): count for name, count in self.rendering.thumbnails.use.items()},
         }
-        found["ingest_bytes"] = float(counters.bytes)
-        found["database_statements"] = float(self.db.statements)
-        return found
 
     async def close(self) -> None:
         """Close connections; requests in flight fail."""

@@ -54,11 +54,60 @@ class Committer:
         """Make a durable object visible. Raises Retry when nothing happened, Unavailable when that is not known."""
         return await self._commits.submit(prepared)
 
+    async def restore(self, prepared: Prepared) -> bool:
+        """Give an instance whose object was lost the same file again, which is durable under its new key.
+
+        False when the instance is not what it was: deleted, or replaced by other bytes. Raises as `commit`.
+        """
+        (outcome,) = await self._flush_commits([prepared], "restore")
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome.name in ("stored", "astray", "replaced")
+
+    async def exchange(
+        self, prepared: Prepared, stored_key: str, received_dataset: bytes, dataset_sha256: bytes
+    ) -> bool:
+        """Point the row of an instance at the same image in another transfer syntax, see functions/transcoding.sql.
+
+        False when the instance is not what it was. Raises Unavailable when the outcome is not known.
+        """
+        scan = prepared.scan
+        shared, first = await self._shared_of([prepared])
+        if first:  # the series is gone
+            return False
+        cuts = metadata_cuts(scan.elements)
+        done: bool = await self._db.fetch_value(
+            "exchange_object",
+            self._tenant,
+            scan.sop_instance_uid,
+            stored_key,
+            received_dataset,
+            shared[scan.series_uid].id,
+            self._grace,
+            prepared.key,
+            prepared.size,
+            scan.transfer_syntax,
+            scan.meta_size,
+            prepared.file_sha256,
+            dataset_sha256,
+            shared[scan.series_uid].difference(scan.elements),
+            scan.bulk.to_bytes(),
+            prepared.frame_records,
+            prepared.frame_overflow,
+            prepared.metadata_column,
+            scan.metadata.crc32,
+            scan.metadata.length,
+            cuts,
+        )
+        if not done:
+            self.forget(scan.series_uid)
+        return done
+
     def forget(self, series_uid: str) -> None:
         """The cache describes another series row than the database."""
         self._shared.pop(series_uid, None)
 
-    async def _flush_commits(self, items: Sequence[Prepared]) -> Sequence[Outcome | BaseException]:
+    async def _flush_commits(self, items: Sequence[Prepared], policy: str = "") -> Sequence[Outcome | BaseException]:
         shared, first = await self._shared_of(items)
         studies = {p.scan.study_uid: p for p in reversed(items) if p.scan.series_uid in first}
         arguments = commit_arguments(items, shared)
@@ -66,7 +115,7 @@ class Committer:
             rows = await self._db.fetch(
                 "ingest_commit",
                 self._tenant,
-                self._policy,
+                policy or self._policy,
                 self._grace,
                 orjson.dumps([studies[uid].study_proposal() for uid in sorted(studies)]).decode(),
                 orjson.dumps([first[uid].series_proposal(shared[uid]) for uid in sorted(first)]).decode(),
@@ -80,7 +129,7 @@ class Committer:
         if any(outcome.name == "identical" for outcome in outcomes.values()):
             self.intents.repeated()
         for item in items:
-            if outcomes[item.scan.sop_instance_uid].name in ("stored", "replaced"):
+            if outcomes[item.scan.sop_instance_uid].name in ("stored", "astray", "replaced"):
                 self._remember(item.scan.series_uid, shared[item.scan.series_uid])
         return [outcomes[item.scan.sop_instance_uid] for item in items]
 
@@ -175,9 +224,9 @@ def commit_arguments(items: Sequence[Prepared], shared: dict[str, Shared]) -> tu
         [p.source for p in items],
         [shared[x.series_uid].difference(x.elements) for x in s],
         [x.bulk.to_bytes() for x in s],
-        [x.frames.records if x.frames is not None and x.frames.count else None for x in s],
-        [x.frames.overflow if x.frames is not None and x.frames.overflow else None for x in s],
-        [p.scan.metadata.data if p.metadata_inline else None for p in items],
+        [p.frame_records for p in items],
+        [p.frame_overflow for p in items],
+        [p.metadata_column for p in items],
         [x.metadata.crc32 for x in s],
         [x.metadata.length for x in s],
         [metadata_cuts(x.elements) for x in s],

@@ -82,7 +82,7 @@ def _answer(request: dict[str, Any], shared: mmap.mmap) -> dict[str, Any]:
     if request["action"] == "reduce":
         pixels = reduced_jpeg(data, image, request["factor"])
     else:
-        pixels = decode_frame(request["syntax"], data, image)
+        pixels = decode_frame(request["syntax"], data, image, request["threads"])
     array = np.ascontiguousarray(pixels.array)
     view = np.frombuffer(shared, np.uint8, array.nbytes, out)
     view[:] = array.view(np.uint8).reshape(-1)

@@ -8,8 +8,9 @@ import asyncio
 import mmap
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -18,11 +19,13 @@ import orjson
 from dicomweb.errors import BadPixels, Unavailable
 from dicomweb.pixels.codestream import check_stream
 from dicomweb.pixels.image import ImagePixel, Pixels
-from dicomweb.pixels.syntaxes import JPEG_BASELINE
+from dicomweb.pixels.syntaxes import JPEG_BASELINE, JPEG_XL_RECOMPRESSION, SYNTAXES
 from storage.settings import Settings
 
 T = TypeVar("T")
 Action = Literal["decode", "reduce", "recompress", "restore"]
+# `refused` by its header before a decoder saw it, `failed` by the decoder's own judgement; `busy`: none became free.
+Outcome = Literal["decoded", "refused", "failed", "crashed", "timed out", "busy"]
 
 _PAGE: Final = mmap.PAGESIZE
 # A shared memory that a large frame made longer goes back to this.
@@ -30,15 +33,22 @@ _KEEP: Final = 16 << 20
 _SLACK: Final = 20  # seconds of waiting, beside the processor time that a frame may take
 _WAIT: Final = 60.0  # seconds for a free decoder
 _LINE: Final = 1 << 16
+# What Python needs to find the program. Passwords and keys of the archive stay outside.
+_ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+# Of a frame that has the machine to itself; more gain little.
+_THREADS: Final = 4
 
 
 class DecoderCounters:
-    """Totals of this process, read by the metrics."""
+    """Totals of this process, read by the metrics: processes started, and frames by codec and outcome."""
 
     def __init__(self) -> None:
-        self.frames = 0
-        self.refused = 0
-        self.deaths = 0
+        self.starts = 0
+        self.frames: Counter[tuple[str, Outcome]] = Counter()
+
+    def count(self, syntax: str, outcome: Outcome) -> None:
+        """One frame whose code stream is in `syntax`."""
+        self.frames[SYNTAXES[syntax].family, outcome] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +58,15 @@ class _Job:
     data: bytes
     room: int
     image: Mapping[str, Any]
+    threads: int = 1
     factor: int = 1
 
 
 class _Decoder:
     """One process and the memory that is shared with it."""
 
-    def __init__(self, memory: int, seconds: int) -> None:
+    def __init__(self, memory: int, seconds: int, counters: DecoderCounters) -> None:
+        self._counters = counters
         self._memory = memory
         self._seconds = seconds
         self._process: asyncio.subprocess.Process | None = None
@@ -77,10 +89,19 @@ class _Decoder:
         out = -(-len(job.data) // _PAGE) * _PAGE
         shared = self._sized(out + -(-job.room // _PAGE) * _PAGE)
         shared[: len(job.data)] = job.data
-        request: dict[str, Any] = {"action": job.action, "syntax": job.syntax, "length": len(job.data), "out": out}
+        request = {
+            "action": job.action,
+            "syntax": job.syntax,
+            "length": len(job.data),
+            "out": out,
+            "size": len(shared),
+            "image": job.image,
+            "threads": job.threads,
+            "factor": job.factor,
+        }
         try:
             async with asyncio.timeout(self._seconds + _SLACK):
-                answer = await self._ask(request | {"size": len(shared), "image": job.image, "factor": job.factor})
+                answer = await self._ask(request)
         except BaseException as error:
             self.kill()
             # RuntimeError is what the event loop says of a pipe that is closed.
@@ -103,6 +124,7 @@ class _Decoder:
             raise Unavailable("no process for decoding can be started; ask again") from error
 
     async def _spawn(self) -> None:
+        self._counters.starts += 1
         self._fd = os.memfd_create("anor-decoder")
         os.ftruncate(self._fd, _PAGE)
         self._process = await asyncio.create_subprocess_exec(
@@ -114,6 +136,8 @@ class _Decoder:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             pass_fds=(self._fd,),
+            # OpenBLAS, which nothing here uses, would start a thread for each core.
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"},
             limit=_LINE,
         )
 
@@ -166,14 +190,16 @@ class DecoderPool:
 
     def __init__(self, settings: Settings) -> None:
         self.size = settings.decoders_per_worker
+        self.counters = DecoderCounters()
+        self._threads = min(_THREADS, len(os.sched_getaffinity(0)))
+        self._asked = 0
         self._idle: asyncio.Queue[_Decoder] = asyncio.Queue()
         for _ in range(self.size):
-            self._idle.put_nowait(_Decoder(settings.decoder_memory, settings.decoder_seconds))
-        self.counters = DecoderCounters()
+            self._idle.put_nowait(_Decoder(settings.decoder_memory, settings.decoder_seconds, self.counters))
 
     async def decode(self, syntax: str, data: bytes, image: ImagePixel) -> Pixels:
         """One frame of an encapsulated transfer syntax. Raises BadPixels; Unavailable when all decoders stay busy."""
-        check_stream(syntax, data, image)  # before a process is kept busy with it
+        self._check(syntax, data, image)
         job = _Job("decode", syntax, data, image.decoded_bytes, asdict(image))
 
         def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
@@ -187,8 +213,8 @@ class DecoderPool:
 
         See `reduced_jpeg`; raises as `decode` does.
         """
-        check_stream(JPEG_BASELINE, jpeg, image)
-        job = _Job("reduce", "", jpeg, image.decoded_bytes, asdict(image), factor)
+        self._check(JPEG_BASELINE, jpeg, image)
+        job = _Job("reduce", JPEG_BASELINE, jpeg, image.decoded_bytes, asdict(image), factor=factor)
         shape = (image.rows // factor, image.columns // factor, *image.shape[2:])
 
         def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
@@ -197,31 +223,50 @@ class DecoderPool:
 
         return await self._run(job, take)
 
+    def _check(self, syntax: str, data: bytes, image: ImagePixel) -> None:
+        """Raise BadPixels before a process is kept busy with it."""
+        try:
+            check_stream(syntax, data, image)
+        except BadPixels:
+            self.counters.count(syntax, "refused")
+            raise
+
     async def recompress(self, jpeg: bytes) -> bytes:
         """A JPEG baseline frame as JPEG XL, from which `restore` makes the same bytes again."""
-        return await self._run(_Job("recompress", "", jpeg, 2 * len(jpeg) + _PAGE, {}), _bytes)
+        return await self._run(_Job("recompress", JPEG_BASELINE, jpeg, 2 * len(jpeg) + _PAGE, {}), _bytes)
 
     async def restore(self, packed: bytes, image: ImagePixel) -> bytes:
         """The JPEG baseline frame that was recompressed as JPEG XL."""
-        return await self._run(_Job("restore", "", packed, 2 * image.decoded_bytes + 16 * len(packed), {}), _bytes)
+        room = 2 * image.decoded_bytes + 16 * len(packed)
+        return await self._run(_Job("restore", JPEG_XL_RECOMPRESSION, packed, room, {}), _bytes)
 
     async def _run(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
+        self._asked += 1
+        try:
+            return await self._run_in_turn(job, take)
+        finally:
+            self._asked -= 1
+
+    async def _run_in_turn(self, job: _Job, take: Callable[[mmap.mmap, int, dict[str, Any]], T]) -> T:
         try:
             async with asyncio.timeout(_WAIT):
                 decoder = await self._idle.get()
         except TimeoutError:
+            self.counters.count(job.syntax, "busy")
             raise Unavailable("all decoders are busy; ask again") from None
+        if self._asked == 1:  # nobody else needs the cores, as far as this process knows
+            job = replace(job, threads=self._threads)
         try:
             result = await decoder.run(job, take)
         except BadPixels:
-            self.counters.refused += 1
+            self.counters.count(job.syntax, "failed")
             raise
-        except _Died:
-            self.counters.deaths += 1
+        except _Died as error:
+            self.counters.count(job.syntax, "timed out" if isinstance(error, _TooSlow) else "crashed")
             raise BadPixels("decoding the frame took too much time or memory", attribute="PixelData") from None
         finally:
             self._idle.put_nowait(decoder)
-        self.counters.frames += 1
+        self.counters.count(job.syntax, "decoded")
         return result
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,7 +20,9 @@ from storage.access import Access
 from storage.commit import Committer, Retry
 from storage.db import Database
 from storage.intents import Intent
+from storage.leases import renewed
 from storage.objects import ObjectStore
+from storage.retrieve import Instance
 from storage.rows import Prepared
 from storage.settings import Settings
 from storage.slides import SlideIndex
@@ -28,6 +31,7 @@ from storage.spool import Spooled
 log = logging.getLogger(__name__)
 
 Status = Literal["stored", "identical", "kept", "replaced"]
+_Outcome = Status | Literal["astray"]
 
 # Headers of ordinary images are scanned where they arrive; what is larger goes to a thread, so that no request holds
 # the loop.
@@ -58,6 +62,7 @@ class Stored:
     series: str
     orthanc: OrthancIds
     warnings: tuple[str, ...]
+    other_patient: bool = False  # than that of its study, under which it is found
 
 
 class IngestCounters:
@@ -142,17 +147,19 @@ class IngestService:
             ).decode(),
             inline_max=self._settings.metadata_inline_max,
         )
+        status = await self._write(access, prepared, spooled, announced=reserved is not None)
         return Stored(
-            await self._write(access, prepared, spooled, announced=reserved is not None),
+            "stored" if status == "astray" else status,
             found.sop_class_uid,
             found.sop_instance_uid,
             found.study_uid,
             found.series_uid,
             prepared.ids,
             found.warnings,
+            status == "astray",
         )
 
-    async def _write(self, access: Access, prepared: Prepared, spooled: Spooled, *, announced: bool) -> Status:
+    async def _write(self, access: Access, prepared: Prepared, spooled: Spooled, *, announced: bool) -> _Outcome:
         """The object, then its row; neither when this very file is stored already, which turns out before or after."""
         if not announced:
             intent = Intent(prepared.key, prepared.scan.sop_instance_uid, spooled.sha256, spooled.size)
@@ -163,10 +170,14 @@ class IngestService:
         status, stored_key = await self._commit(access, prepared)
         if status == "identical" and stored_key is not None:
             return await self._identical(access, prepared, spooled, stored_key)
-        if status in ("stored", "replaced"):
-            with suppress(ArchiveError):  # the instance is stored; its description is made at the first use then
-                await self._slides.describe(access.tenant, prepared.scan, prepared.key, prepared.file_sha256)
+        if status in ("stored", "astray", "replaced"):
+            await self._describe(access, prepared)
         return status
+
+    async def _describe(self, access: Access, prepared: Prepared) -> None:
+        """Describe a tiled image, which is stored by now; where that fails, it is done at the first use."""
+        with suppress(ArchiveError):
+            await self._slides.describe(access.tenant, prepared.scan, prepared.key, prepared.file_sha256)
 
     async def _scan(self, spooled: Spooled) -> Scan:
         version = spooled.sha256.hex()[:_VERSION_LENGTH]
@@ -211,20 +222,84 @@ class IngestService:
 
     async def _identical(self, access: Access, prepared: Prepared, spooled: Spooled, stored_key: str) -> Status:
         """The same file is stored already: success, unless its object was lost, which these bytes then repair."""
-        try:
-            if await self._objects.size(stored_key) == spooled.size:
-                return "identical"
-        except ObjectMissing:
-            pass
+        sop = prepared.scan.sop_instance_uid
+        if await self._is_there(access, prepared, stored_key):
+            return "identical"
         log.error("a stored object was missing and is being restored from a repeated upload")
-        intents = self._committer(access.tenant).intents
-        sop, key = prepared.scan.sop_instance_uid, intents.new_key()
+        committer = self._committer(access.tenant)
+        again = replace(prepared, key=committer.intents.new_key())
         # An empty digest matches no row, so that the key is announced although the file is known.
-        await intents.announce(Intent(key, sop, b"", spooled.size))
-        await self._put(replace(prepared, key=key), spooled)
-        if not await self._db.fetch_value("ingest_adopt", access.tenant, sop, spooled.sha256, stored_key, key):
+        await committer.intents.announce(Intent(again.key, sop, b"", spooled.size))
+        await self._put(again, spooled)
+        try:
+            restored = await committer.restore(again)
+        except Retry:
+            restored = False
+        if not restored:
+            committer.forget(prepared.scan.series_uid)
             raise Unavailable("the instance changed while its lost object was being restored; send it again")
         return "identical"
+
+    async def _is_there(self, access: Access, prepared: Prepared, stored_key: str) -> bool:
+        """Whether the object is as long as what was sent, or, being in another transfer syntax, as its row says."""
+        try:
+            found = await self._objects.size(stored_key)
+            if not prepared.metadata_inline:
+                await self._objects.size(stored_key + ".json")
+        except ObjectMissing:
+            return False
+        if found == prepared.size:
+            return True
+        row = await self._db.fetch_row("instance_to_compare", access.tenant, prepared.scan.sop_instance_uid)
+        if row is None or row["object_key"] != stored_key:
+            raise Unavailable("the instance changed meanwhile; send it again")
+        return bool(found == row["object_offset"] + row["object_size"])
+
+    async def exchange(
+        self,
+        access: Access,
+        spooled: Spooled,
+        stored: Instance,
+        received_dataset: bytes,
+        verify: Callable[[Prepared], Awaitable[None]],
+    ) -> bool:
+        """Store the image of `stored` in another transfer syntax in its place; its old object goes after the grace.
+
+        `received_dataset` is the digest of the old one's dataset. `verify` is awaited when the new object is durable,
+        and raises where it does not hold the same image. False where the instance changed meanwhile. Releases the
+        spool. Raises BadDicom for a file that would not be stored, Unavailable when a retry may succeed.
+        """
+        access.require("dicom.write")
+        committer = self._committer(access.tenant)
+        try:
+            prepared = Prepared.of(
+                await self._scan(spooled),
+                key=committer.intents.new_key(),
+                size=spooled.size,
+                sha256=spooled.sha256,
+                source="",
+                inline_max=self._settings.metadata_inline_max,
+            )
+            await committer.intents.announce(Intent(prepared.key, stored.sop, b"", spooled.size))
+            await self._put(prepared, spooled)
+        finally:
+            spooled.release()
+        done = False
+        try:
+            lease = timedelta(seconds=self._settings.intent_lease_s)
+            async with renewed(lease, lambda: self._db.execute("intent_renew", prepared.key, lease)):
+                await verify(prepared)
+                start = prepared.scan.meta_size
+                digest = await self.digest(prepared.key, start, prepared.size - start)
+            done = await committer.exchange(prepared, stored.key, received_dataset, digest)
+            if done:
+                await self._describe(access, prepared)
+        finally:
+            # Where the outcome is not known, too: the intent tells whether there is anything to renounce.
+            if not done:
+                with suppress(ArchiveError):
+                    await self._db.execute("ingest_renounce", [prepared.key], self._grace)
+        return done
 
     # -- commits ---------------------------------------------------------------------------------------------------
 
@@ -233,7 +308,7 @@ class IngestService:
             self._committers[tenant] = Committer(self._settings, self._db, tenant, lambda: self._active)
         return self._committers[tenant]
 
-    async def _commit(self, access: Access, prepared: Prepared) -> tuple[Status, str | None]:
+    async def _commit(self, access: Access, prepared: Prepared) -> tuple[_Outcome, str | None]:
         committer = self._committer(access.tenant)
         for attempt in range(_COMMIT_TRIES):
             try:
@@ -242,7 +317,7 @@ class IngestService:
                 await asyncio.sleep(0.01 * attempt)
                 continue
             match outcome.name:
-                case "stored" | "identical" | "kept" | "replaced":
+                case "stored" | "astray" | "identical" | "kept" | "replaced":
                     return outcome.name, outcome.stored_key
                 case "stale":
                     committer.forget(prepared.scan.series_uid)
@@ -265,13 +340,14 @@ class IngestService:
         if row is not None and row["dataset_sha256"] is None:
             key = row["object_key"]
             start = row["object_offset"] + row["meta_size"]
-            digest = await self._digest(key, start, row["object_size"] - row["meta_size"])
+            digest = await self.digest(key, start, row["object_size"] - row["meta_size"])
             sop = prepared.scan.sop_instance_uid
             await self._db.execute("set_dataset_digest", access.tenant, sop, key, digest)
         start = prepared.scan.meta_size
-        return replace(prepared, dataset_sha256=await self._digest(prepared.key, start, prepared.size - start))
+        return replace(prepared, dataset_sha256=await self.digest(prepared.key, start, prepared.size - start))
 
-    async def _digest(self, key: str, offset: int, length: int) -> bytes:
+    async def digest(self, key: str, offset: int, length: int) -> bytes:
+        """The SHA-256 of a part of an object."""
         digest = hashlib.sha256()
         async for chunk in self._objects.stream(key, offset, length):
             await asyncio.to_thread(digest.update, chunk)

@@ -179,6 +179,13 @@ async def pending(url: str, scripts: Scripts | None = None) -> tuple[int, int]:
     return found.version, found.wanted
 
 
+async def require_current(url: str) -> None:
+    """Raise MigrationError unless the database is at the version of this program."""
+    have, want = await pending(url)
+    if have != want:
+        raise MigrationError(f"the database is at version {have}, this program needs {want}: run `anor migrate`")
+
+
 async def _connect(url: str) -> Connection:
     try:
         return await asyncpg.connect(url, statement_cache_size=0, timeout=15)

@@ -1,7 +1,7 @@
 """Decoded pixels of stored instances, with the attributes that tell what they mean."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +58,18 @@ class PixelService:
         return Image(located, tuple(frames), dataset, ImagePixel.of(dataset))
 
     async def dataset(self, access: Access, instance: Instance) -> Dataset:
-        """The DICOM JSON of an instance, parsed; kept for the next frame."""
+        """The DICOM JSON of an instance, parsed; kept for the next frame.
+
+        It takes the right to read, no other: whoever may have the pixels may have them explained.
+        """
+        access.require("dicom.read")
         key = (instance.tenant, instance.sop, instance.version)
         found = self._datasets.get(key)
         if found is not None:
             self._datasets.move_to_end(key)
             return found[0]
-        answer = await self._retrieve.metadata(access, instance.study, instance.series, instance.sop, gzip=False)
+        reader = access.with_scope("dicom.metadata")
+        answer = await self._retrieve.metadata(reader, instance.study, instance.series, instance.sop, gzip=False)
         if answer.body is None:
             raise NotFound("no such instance")
         text = b"".join(answer.body)
@@ -84,7 +89,7 @@ class PixelService:
             return frozenset()
         return targets(pixel, instance.transfer_syntax)
 
-    async def stored(self, image: Image) -> AsyncIterator[bytes]:
+    async def stored(self, image: Image) -> AsyncGenerator[bytes, None]:
         """The frames of `image` as they are stored, in little endian, a window of them in memory."""
         located, start = image.located, 0
         while start < len(image.frames):

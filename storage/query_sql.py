@@ -1,7 +1,7 @@
 """The one place where a Query becomes SQL: `$n` parameters only, never a value in the text."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
@@ -227,12 +227,15 @@ def _text_match(column: Column, match: Match, fuzzy: bool, arguments: Arguments)
             return _range(sql, match.values, arguments)
         case "wildcard":
             tests = [_wildcard(column, value, arguments) for value in values]
+            tests += _later_groups(column, match, values, arguments)
             return " OR ".join(f"({test})" for test in tests)
         case "exact" | "list":
             if column.kind == "folded" and match.vr == "PN":
                 if fuzzy:
                     return " OR ".join(f"({_fuzzy(sql, value, arguments)})" for value in values)
-                return " OR ".join(f"({_name(sql, value, arguments)})" for value in values)
+                tests = [_name(sql, value, arguments) for value in values]
+                tests += _later_groups(column, match, values, arguments)
+                return " OR ".join(f"({test})" for test in tests)
             if column.kind == "time":
                 # A shorter TM means everything it leaves open: 10 matches 10:00 to 10:59:59.999999.
                 return " OR ".join(f"({_prefix(sql, value.replace(':', ''), arguments)})" for value in values)
@@ -248,6 +251,20 @@ def _text_match(column: Column, match: Match, fuzzy: bool, arguments: Arguments)
 def _name(sql: str, value: str, arguments: Arguments) -> str:
     # A person name is stored as its groups joined by "=": the query may give the first ones only (PS3.4 C.2.2.2.1).
     return f"{sql} = {arguments(value)} OR ({_prefix(sql, value + '=', arguments)})"
+
+
+def _later_groups(column: Column, match: Match, values: Sequence[str], arguments: Arguments) -> list[str]:
+    """Tests for the ideographic and phonetic groups of names, asked for without the alphabetic one before them."""
+    tests = []
+    for value in values:
+        group = value.lstrip("=")
+        if match.vr != "PN" or "=" in group or (group.isascii() and group == value):
+            continue
+        likes = [wildcard_to_like(f"*={group}"), wildcard_to_like(f"*={group}=*")]
+        test = f"{column.sql} LIKE ANY ({arguments(likes, 'text[]')})"
+        grams = trigrams_of_pattern(f"*={group}*", column.letter) if column.letter else []
+        tests.append(f"t.grams @> {arguments(grams, 'text[]')} AND {test}" if grams else test)
+    return tests
 
 
 def _fuzzy(sql: str, value: str, arguments: Arguments) -> str:

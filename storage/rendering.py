@@ -75,12 +75,6 @@ def types_of(instance: Instance) -> tuple[str, ...]:
     return (HTML,) if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
 
 
-def _reading(access: Access) -> Access:
-    """The caller's rights with those that rendering itself needs: it reads attributes, and shows pixels."""
-    access.require("dicom.read")
-    return access if "dicom.metadata" in access.scopes else replace(access, scopes=access.scopes | {"dicom.metadata"})
-
-
 def _only(image: Image, place: int) -> Image:
     """One of the frames of an image."""
     return replace(image, frames=image.frames[place : place + 1], located=image.located.part(place, place + 1))
@@ -93,7 +87,7 @@ class RenderingService:
         self._retrieve = retrieve
         self._pixels = pixels
         self._max_frames = settings.max_frames_per_request
-        self._thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
+        self.thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
         # Frames that are worked on at a time: memory, and fairness to requests that need no thread.
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
         self._large = asyncio.Lock()
@@ -110,7 +104,6 @@ class RenderingService:
 
         Raises NotFound; BadPixels for an image without readable frames; NotAcceptable for what has no rendered form.
         """
-        access = _reading(access)
         try:
             image = await self._pixels.image(access, study, series, sop, frames or (1,))
         except NotFound:
@@ -152,7 +145,7 @@ class RenderingService:
         Reports, key objects and presentation states are no images; segmentations count where there is nothing else.
         Remembered until the study or series changes. Raises NotFound.
         """
-        access = _reading(access)
+        access.require("dicom.read")
         if sop is not None:
             return await self._retrieve.instance(access, study, series, sop)
         key = (access.tenant, study, series)
@@ -178,7 +171,6 @@ class RenderingService:
 
     async def whole(self, access: Access, image: Image) -> Image:
         """The image with all its frames: those that are stored, whatever Number of Frames says. Raises TooLarge."""
-        access = _reading(access)
         count = await self._frame_count(access, image)
         if count > self._max_frames:
             raise TooLarge(f"the image has {count} frames, and one answer {self._max_frames} at most: name them")
@@ -240,9 +232,9 @@ class RenderingService:
 
         Raises NotFound, BadPixels, BadQuery, NotAcceptable.
         """
-        access = _reading(access)
+        access.require("dicom.read")
         key = (REVISION, instance.tenant, instance.sop, instance.version, frame, wanted, media_type)
-        held = await self._thumbnails.get(key)
+        held = await self.thumbnails.get(key)
         if held is not None:
             return held
         place = instance.study, instance.series, instance.sop
@@ -254,7 +246,7 @@ class RenderingService:
         if middle != 1:
             image = await self._pixels.image(access, *place, (middle,))
         body = await self.one(access, image, wanted, media_type)
-        await self._thumbnails.put(key, body)
+        await self.thumbnails.put(key, body)
         return body
 
     # -- documents

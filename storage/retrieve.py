@@ -6,15 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydicom import Dataset
-
 from dicomweb.bulk import BulkTable
 from dicomweb.deflate import DeflatedJson, GzipArray, gzip_array, plain_array
 from dicomweb.errors import CorruptObject, NotFound, TooLarge
 from dicomweb.frames import RECORD_SIZE, bit_span, is_fragmented, locate, realign
-from dicomweb.media import EXPLICIT_BE, IMPLICIT_LE
-from dicomweb.pixels.header import read_head
-from dicomweb.reencode import Inflater, header_as_explicit, pixel_head, pixel_word, swapped, word_size
+from dicomweb.media import EXPLICIT_BE
+from dicomweb.reencode import Inflater, pixel_word, swapped, word_size
 from storage.access import Access
 from storage.cache import AnswerCache
 from storage.db import Database
@@ -33,8 +30,6 @@ _UNLIMITED = 2**40
 # Whole objects of a series that are read ahead, and how large one may be to be read at once.
 _READ_AHEAD = 4
 _WHOLE_OBJECT = 4 << 20
-# The largest header (or instance without native pixel data) that is rewritten in memory.
-_REWRITE_MAX = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +103,7 @@ class RetrieveService:
 
     async def version(self, access: Access, study: str, series: str | None = None, sop: str | None = None) -> int:
         """The version that a metadata answer would have now: one index lookup. Raises NotFound."""
-        access.require("dicom.metadata")
+        access.require("dicom.metadata", "dicom.read")
         level, args = _level(access, study, series, sop)
         version: int | None = await self._db.fetch_value(f"{level}_version", *args)
         if version is None:
@@ -187,9 +182,9 @@ class RetrieveService:
             raise NotFound("no such series" if series else "no such study")
         return rows[0]["parent_version"], [instance_of(access.tenant, study, row) for row in rows]
 
-    async def small_file(self, instance: Instance) -> bytes:
-        """The stored Part 10 file, at once."""
-        return await self._objects.get_range(instance.key, instance.base, instance.size)
+    async def part(self, instance: Instance, extent: Extent) -> bytes:
+        """A part of the stored Part 10 file, at once; `stream` gives a large one in chunks."""
+        return await self._objects.get_range(instance.key, instance.base + extent[0], extent[1])
 
     def file(self, instance: Instance) -> AsyncIterator[bytes]:
         """The stored Part 10 file in bounded chunks."""
@@ -233,52 +228,6 @@ class RetrieveService:
                 if task is not None:
                     task.cancel()
 
-    async def as_explicit(self, instance: Instance) -> AsyncIterator[bytes]:
-        """The instance rewritten as Explicit VR Little Endian (from Implicit VR, big endian or deflated)."""
-        if instance.deflated:
-            head = await self._objects.get_range(instance.key, instance.base, instance.meta_size)
-            yield await asyncio.to_thread(header_as_explicit, head)
-            inflater = Inflater()
-            rest = instance.size - instance.meta_size
-            async for chunk in self._objects.stream(instance.key, instance.base + instance.meta_size, rest):
-                for start in range(0, len(chunk), 1 << 14):
-                    for piece in inflater.feed(chunk[start : start + (1 << 14)]):
-                        yield piece
-            return
-        table = await self._bulk_table(instance)
-        pixel = table.lookup("7FE00010")
-        if pixel is None:
-            if instance.size > _REWRITE_MAX:
-                raise TooLarge("the instance is too large to be rewritten as Explicit VR Little Endian")
-            whole = await self._objects.get_range(instance.key, instance.base, instance.size)
-            yield await asyncio.to_thread(header_as_explicit, whole)
-            return
-        offset, length = pixel.offset, pixel.length
-        element_head = 8 if instance.transfer_syntax != EXPLICIT_BE else 12
-        if offset > _REWRITE_MAX:
-            raise TooLarge("the instance's header is too large to be rewritten as Explicit VR Little Endian")
-        head = await self._objects.get_range(instance.key, instance.base, offset - element_head)
-        yield await asyncio.to_thread(header_as_explicit, head)
-        yield pixel_head(pixel.vr, length)
-        big = instance.transfer_syntax == EXPLICIT_BE
-        word = pixel_word(pixel.vr, instance.bits_allocated or 8) if big else 1
-        async for chunk in self._objects.stream(instance.key, instance.base + offset, length):
-            yield swapped(chunk, word)
-
-    async def head(self, instance: Instance) -> Dataset:
-        """The elements before the pixel data. Raises TooLarge where they do not belong into memory."""
-        pixel = (await self._bulk_table(instance)).lookup("7FE00010")
-        if pixel is None:
-            raise NotFound("the instance has no pixel data")
-        before = 8 if instance.transfer_syntax == IMPLICIT_LE else 12
-        end = pixel.offset - before
-        if end > _REWRITE_MAX:
-            raise TooLarge("the instance's header is too large to be rewritten")
-        meta = await self._objects.get_range(instance.key, instance.base, instance.meta_size)
-        start = 0 if instance.deflated else instance.meta_size
-        dataset = await self.read(instance, [(start, end - start)])
-        return await asyncio.to_thread(read_head, meta, dataset, instance.transfer_syntax)
-
     # -- frames and bulk data
     # -----------------------------------------------------------------------------------------------------
 
@@ -307,7 +256,7 @@ class RetrieveService:
     async def _in_words(self, located: Located) -> Located:
         """Frames of big endian pixel data, read in whole words: 8-bit samples in OW may begin within one."""
         instance = located.instance
-        pixel = next(filter(None, map((await self._bulk_table(instance)).lookup, _PIXEL_DATA)), None)
+        pixel = next(filter(None, map((await self.bulk_table(instance)).lookup, _PIXEL_DATA)), None)
         if pixel is None:
             return located
         bits = instance.bits_allocated or 8
@@ -343,7 +292,8 @@ class RetrieveService:
             instance, (((entry.offset, entry.length),),), vr=entry.vr, encapsulated=entry.encapsulated, word=word
         )
 
-    async def _bulk_table(self, instance: Instance) -> BulkTable:
+    async def bulk_table(self, instance: Instance) -> BulkTable:
+        """Where the bulk values of an instance lie. Raises NotFound."""
         row = await self._db.fetch_row("bulk_table", instance.key, instance.sop, instance.tenant)
         if row is None:
             raise NotFound("no such instance")
@@ -377,7 +327,7 @@ class RetrieveService:
         return values
 
     def stream(self, instance: Instance, extent: Extent) -> AsyncIterator[bytes]:
-        """A large value in bounded chunks."""
+        """An extent of the stored file in bounded chunks, as it is."""
         return self._objects.stream(instance.key, instance.base + extent[0], extent[1])
 
     async def _read_inflated(self, instance: Instance, extents: Sequence[Extent]) -> bytes:

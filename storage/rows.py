@@ -52,12 +52,11 @@ SERIES_SUMMARY = [
     "00400275",
 ]
 SERIES_CUTS = ("00080056", "00081190", "00201209")
-# Not in any dataset, but in the row of every instance: InstanceAvailability, RetrieveURL, AvailableTransferSyntaxUID.
-INSTANCE_COMPUTED = ("00080056", "00081190", "00083002")
+# Not in any dataset or metadata, but in the row of every instance: InstanceAvailability, RetrieveURL.
+INSTANCE_COMPUTED = ("00080056", "00081190")
 CHARACTER_SET = b'"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'  # DICOM JSON is UTF-8 whatever the file was
 
-FLAG_OTHER_PATIENT = 1
-FLAG_DEFLATED = 2
+FLAG_DEFLATED = 2  # 1 is set by ingest_commit: another PatientID than that of the study
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +219,23 @@ class Prepared:
             bits_allocated=integer_value(e, "00280100"),
             metadata_inline=len(scan.metadata.data) <= inline_max,
         )
+
+    @property
+    def frame_records(self) -> bytes | None:
+        """The frame table, None when no frames can be served."""
+        frames = self.scan.frames
+        return frames.records if frames is not None and frames.count else None
+
+    @property
+    def frame_overflow(self) -> bytes | None:
+        """Extents of fragmented frames, None when there are none."""
+        frames = self.scan.frames
+        return frames.overflow if frames is not None and frames.overflow else None
+
+    @property
+    def metadata_column(self) -> bytes | None:
+        """The compressed metadata, None when they are an object of their own."""
+        return self.scan.metadata.data if self.metadata_inline else None
 
     def study_proposal(self) -> dict[str, object]:
         """The study and patient rows, should this be their first instance (argument of ingest_study)."""

@@ -186,14 +186,17 @@ class SearchService:
         )
         parents = [record[name] for name in ("study_row", "series_row") if name in record.keys()]  # noqa: SIM118
         cuts = record["metadata_cuts"]
-        if cuts is None or parents or cuts[2] >= len(text):
+        if cuts is None or parents or cuts[-1] >= len(text):
             merged: dict[str, object] = {}
             for row in (*parents, text, b"{%b}" % b"".join(computed)[:-1]):
                 merged.update(orjson.loads(row))
             return orjson.dumps(dict(sorted(merged.items())))
-        one, two, three = cuts
-        first, second, third = computed
-        return b"".join((text[:one], first, text[one:two], second, text[two:three], third, text[three:]))
+        pieces, at = [], 0
+        # Metadata of instances that came before it was part of them lack the transfer syntax: they have a third cut.
+        for cut, member in zip(cuts, computed, strict=False):
+            pieces += [text[at:cut], member]
+            at = cut
+        return b"".join((*pieces, text[at:]))
 
     async def _merged(self, record: Any) -> bytes:
         """Later columns add to earlier ones; the level's own row has the last word."""

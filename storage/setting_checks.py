@@ -5,6 +5,8 @@ import re
 import socket
 from urllib.parse import urlsplit, urlunsplit
 
+from dicomweb.rules import parse_rules
+
 _UNITS = {
     "": 1, "b": 1,
     "k": 1 << 10, "kb": 1 << 10, "kib": 1 << 10,
@@ -59,8 +61,18 @@ def check_text(rule: str, text: str) -> str:
         case "origins":
             right = text == "*" or all(re.fullmatch(r"https?://[^/\s]+", item) for item in _items(text))
             return "" if right else "`*` or a comma-separated list of origins such as https://viewer.example.org"
+        case "rules":
+            return _check_rules(text)
         case _:
             return ""
+
+
+def _check_rules(text: str) -> str:
+    try:
+        parse_rules(text)
+    except ValueError as error:
+        return f"rules such as CT,MR=HTJ2KLosslessRPCL; *=received ({error})"
+    return ""
 
 
 def _check_objects(text: str) -> str:

@@ -204,6 +204,15 @@ class Settings:
         default="reject",
         metadata=_about("Ingest", "What becomes of an instance that is stored already with other bytes."),
     )
+    transcode: str = field(
+        default="",
+        metadata=_about(
+            "Ingest",
+            "Lossless transfer syntaxes that new instances are kept in, by modality:"
+            " `CT,MR=HTJ2KLosslessRPCL; *=received`.",
+            check="rules",
+        ),
+    )
     spool_memory: int = field(
         default=8 * MIB,
         metadata=_about("Ingest", "An instance above this is spooled to disk.", unit="bytes", minimum=64 * KIB),

@@ -67,11 +67,6 @@ class Spool:
         self._sha = hashlib.sha256()
         self.size = 0
 
-    @property
-    def in_memory(self) -> int:
-        """Bytes held in memory now."""
-        return self._pending
-
     def write_now(self, chunk: bytes | memoryview) -> bool:
         """Take a chunk without waiting; False when `flush` is due (the memory limit is reached). Raises TooLarge."""
         if self.size == 0 and _lacks_preamble(chunk):

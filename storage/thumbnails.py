@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 import zlib
+from collections import Counter
 from collections.abc import Hashable
 from contextlib import suppress
 from hashlib import blake2b
@@ -37,17 +38,18 @@ class ThumbnailStore:
         self._memory = AnswerCache(_MEMORY)
         self._unswept = limit  # the first file of a process finds what earlier ones left
         self._lock = asyncio.Lock()
+        self.use: Counter[str] = Counter()
 
     async def get(self, key: Hashable) -> bytes | None:
         """The thumbnail of exactly this key."""
         held = self._memory.get(key, 0)
         if held is not None:
+            self.use["memory"] += 1
             return held[0]
-        if not self._limit:
-            return None
-        data = await asyncio.to_thread(self._read, self._path(key))
+        data = await asyncio.to_thread(self._read, self._path(key)) if self._limit else None
         if data is not None:
             self._memory.put(key, 0, (data,))
+        self.use["miss" if data is None else "disk"] += 1
         return data
 
     async def put(self, key: Hashable, data: bytes) -> None:

@@ -2,14 +2,14 @@
 
 import asyncio
 import zlib
-from collections import deque
-from collections.abc import AsyncIterator
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from dicomweb.errors import NotAcceptable
 from dicomweb.media import DEFLATED_LE, EXPLICIT_LE, NATIVE
 from dicomweb.meta import read_file_meta
-from dicomweb.pixels.encode import encode_frame, native_bytes, packed_bits
+from dicomweb.pixels.encode import BitString, encode_frame, native_bytes, packed_bits
 from dicomweb.pixels.header import (
     ENCAPSULATED_HEAD,
     ENCAPSULATED_TAIL,
@@ -27,6 +27,7 @@ from storage.cache import AnswerCache
 from storage.decoders import DecoderPool
 from storage.pixels import Image, PixelService
 from storage.retrieve import Instance, RetrieveService
+from storage.rewriting import as_explicit, header_of
 from storage.settings import Settings
 
 # Frames of an instance that are located by one statement.
@@ -45,12 +46,14 @@ class TranscodeService:
         self._pixels = pixels
         self._decoders = decoders
         self._cache = AnswerCache(settings.cache_bytes)
+        self.cache_use: Counter[str] = Counter()
 
     async def frame(self, image: Image, target: str) -> bytes:
         """The only frame of `image`. `target` is one of `syntaxes.targets`. Raises BadPixels."""
         instance = image.instance
         key = (instance.tenant, instance.sop, instance.version, image.frames[0], target)
         kept = self._cache.get(key, 0)
+        self.cache_use["miss" if kept is None else "hit"] += 1
         if kept is not None:
             return kept[0]
         stored = [value async for value in self._pixels.stored(image)]
@@ -85,7 +88,7 @@ class TranscodeService:
 
     # -- instances ---------------------------------------------------------------------------------------------
 
-    async def instance(self, access: Access, instance: Instance, target: str) -> AsyncIterator[bytes]:
+    async def instance(self, access: Access, instance: Instance, target: str) -> AsyncGenerator[bytes, None]:
         """The whole instance as a Part 10 file in `target`; lossy ones are derived instances with a UID of their own.
 
         Raises NotAcceptable for pixels that the target cannot carry, BadPixels for what cannot be decoded.
@@ -107,7 +110,7 @@ class TranscodeService:
             lossy = None
             if target in SYNTAXES and not SYNTAXES[target].lossless and not is_repacked(stored, target):
                 lossy = Lossy(form.decoded_bytes / len(opening), derived_uid(instance.sop, instance.version, target))
-            head = await self._retrieve.head(instance)
+            head = await header_of(self._retrieve, instance)
             yield await asyncio.to_thread(transcoded_head, head, target, form, lossy)
             yield ENCAPSULATED_HEAD if native is None else pixel_head(_native_vr(form), native)
             if native is None:
@@ -116,14 +119,15 @@ class TranscodeService:
                     yield _item(frame)
                 yield ENCAPSULATED_TAIL
                 return
-            sent = len(opening)
-            yield opening
-            async for frame in frames:
-                sent += len(frame)
-                yield frame
-            yield b"\0" * (native - sent)
+            string, sent, native_frame = BitString(_frame_bits(form)), 0, opening
+            while native_frame:
+                data = string.add(native_frame)
+                sent += len(data)
+                yield data
+                native_frame = await anext(frames, b"")
+            yield string.end().ljust(native - sent, b"\0")
         finally:
-            await frames.aclose()  # type: ignore[attr-defined]  # an async generator: its tasks end with the answer
+            await frames.aclose()  # its tasks end with the answer
 
     async def _page(self, access: Access, instance: Instance, start: int, count: int) -> Image:
         numbers = range(start, min(start + _PAGE, count + 1))
@@ -131,7 +135,7 @@ class TranscodeService:
 
     async def _all_frames(
         self, access: Access, instance: Instance, page: Image, count: int, target: str
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         start = 1
         while True:
             async for frame in self.frames(page, target):
@@ -145,7 +149,7 @@ class TranscodeService:
         if instance.transfer_syntax == EXPLICIT_LE:
             return self._retrieve.file(instance)
         if instance.transfer_syntax in NATIVE:
-            return self._retrieve.as_explicit(instance)
+            return as_explicit(self._retrieve, instance)
         return self.instance(access, instance, EXPLICIT_LE)
 
 
@@ -158,16 +162,17 @@ def _native(pixels: Pixels, image: ImagePixel) -> bytes:
     return packed_bits(pixels) if image.bits_allocated == 1 else native_bytes(pixels)
 
 
+def _frame_bits(form: ImagePixel) -> int:
+    return form.rows * form.columns * form.samples * form.bits_allocated
+
+
 def _native_vr(form: ImagePixel) -> str:
     return "OB" if form.bits_allocated <= 8 else "OW"
 
 
 def _native_size(form: ImagePixel, count: int) -> int:
     """Bytes of native pixel data, padded to even length."""
-    bits = form.rows * form.columns * form.samples * form.bits_allocated
-    if form.bits_allocated == 1 and count > 1 and bits % 8:
-        raise NotAcceptable("frames of single bits that end within a byte are sent as stored only")
-    size = (bits * count + 7) // 8
+    size = (_frame_bits(form) * count + 7) // 8
     size += size % 2
     if size > _NATIVE_MAX:
         raise NotAcceptable("the uncompressed pixel data would exceed 4 GiB; ask for the frames")

@@ -1,16 +1,18 @@
 """The background process.
 
-It sweeps objects that no row needs, numbers the change feed, analyses tables being filled, and removes finished
-workitems whose time is over.
+It sweeps objects that no row needs, numbers the change feed, analyses tables being filled, removes finished workitems
+whose time is over, and keeps instances in the transfer syntaxes that the rules ask for.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.archive import Archive
+from storage.stored_syntax import StoredSyntax
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +22,7 @@ _ANALYZE_SECONDS = 2.0
 _YOUNG_ROWS = 100_000  # larger tables are autovacuum's
 _SWEEP_SECONDS = 30.0
 _EXPIRE_SECONDS = 30.0
+_TRANSCODE_SECONDS = 1.0
 _SIDE_OBJECT = ".json"
 _AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
 _MAX_FAILED = 64
@@ -58,11 +61,6 @@ async def sweep(archive: Archive) -> int:
     return deleted
 
 
-async def expire_workitems(archive: Archive) -> int:
-    """Remove finished workitems, and events nobody fetched, whose time is over; how many workitems."""
-    return await archive.worklist.expire()
-
-
 async def _delete(archive: Archive, keys: Sequence[str], forget: str, failed: list[str]) -> int:
     """Delete objects, some at once, and forget those that are gone; the others are added to `failed`."""
     queue = iter(keys)
@@ -92,16 +90,10 @@ async def _delete(archive: Archive, keys: Sequence[str], forget: str, failed: li
     return len(gone)
 
 
-async def _every(seconds: float, what: str, archive: Archive) -> None:
-    step = {
-        "sweep": sweep,
-        "number_changes": number_changes,
-        "analyze_young": analyze_young,
-        "expire_workitems": expire_workitems,
-    }[what]
+async def _every(seconds: float, what: str, step: Callable[[], Awaitable[object]]) -> None:
     while True:
         try:
-            await step(archive)
+            await step()
         except ArchiveError as error:
             log.warning("%s failed: %s", what, error.message)
         await asyncio.sleep(seconds)
@@ -113,13 +105,15 @@ async def run_worker(archive: Archive, stop: asyncio.Event) -> None:
         await archive.worklist.announce_restart()
     except ArchiveError as error:
         log.warning("announce_restart failed: %s", error.message)
+    steps: list[tuple[float, str, Callable[[], Awaitable[object]]]] = [
+        (_NUMBERING_SECONDS, "number_changes", partial(number_changes, archive)),
+        (_ANALYZE_SECONDS, "analyze_young", partial(analyze_young, archive)),
+        (_SWEEP_SECONDS, "sweep", partial(sweep, archive)),
+        (_EXPIRE_SECONDS, "expire_workitems", archive.worklist.expire),
+        (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
+    ]
     async with asyncio.TaskGroup() as tasks:
-        running = [
-            tasks.create_task(_every(_NUMBERING_SECONDS, "number_changes", archive)),
-            tasks.create_task(_every(_ANALYZE_SECONDS, "analyze_young", archive)),
-            tasks.create_task(_every(_SWEEP_SECONDS, "sweep", archive)),
-            tasks.create_task(_every(_EXPIRE_SECONDS, "expire_workitems", archive)),
-        ]
+        running = [tasks.create_task(_every(*step)) for step in steps]
         await stop.wait()
         for task in running:
             task.cancel()

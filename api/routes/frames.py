@@ -3,21 +3,19 @@
 from collections.abc import AsyncIterator
 
 from api.exchange import Exchange
-from api.responses import Header, cache_control, etag_matches, send_bytes, send_not_modified, send_stream
-from api.routes.wado import IF_NONE_MATCH, WHOLE, uids_of
+from api.responses import Header, cache_control, ranged, send_bytes, send_not_modified, send_stream
+from api.routes.wado import IF_NONE_MATCH, WHOLE, planned, uids_of
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
 from dicomweb.media import EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE
 from dicomweb.multipart import Writer, content_length, part_headers
 from dicomweb.negotiation import RetrievePlan, parse_accept, plan_bulk, plan_frames
-from dicomweb.pixels.syntaxes import targets
-from dicomweb.wado import content_range, etag, parse_bulk_path, parse_frame_list, parse_range
+from dicomweb.wado import etag, etag_matches, parse_bulk_path, parse_frame_list
 from storage.pixels import Image
 from storage.retrieve import Instance, Located
 
 # Frames that one read brings into memory.
 _WINDOW = 8 << 20
-_ACCEPT_RANGES: Header = (b"accept-ranges", b"bytes")
 
 
 async def retrieve_frames(http: Exchange) -> None:
@@ -33,12 +31,10 @@ async def _send_frames(http: Exchange, study: str, series: str, sop: str, number
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
     located = await http.archive.retrieve.frames(http.access, study, series, sop, numbers)
     instance = located.instance
-    plan = plan_frames(ranges, instance.transfer_syntax, several=len(numbers) > 1)
-    image = None
-    if plan.reencode == "transcode":
-        image = await http.archive.pixels.described(http.access, located, numbers)
-        possible = targets(image.pixel, instance.transfer_syntax)
-        plan = plan_frames(ranges, instance.transfer_syntax, several=len(numbers) > 1, targets=possible)
+    several = len(numbers) > 1
+    plan = await planned(
+        http, instance, lambda **more: plan_frames(ranges, instance.transfer_syntax, several=several, **more)
+    )
     tag = etag(instance.version, str(numbers), str(plan.multipart), plan.part_type)
     headers: list[Header] = [
         (b"etag", tag.encode()),
@@ -48,7 +44,7 @@ async def _send_frames(http: Exchange, study: str, series: str, sop: str, number
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
     elif plan.reencode == "transcode":
-        assert image is not None
+        image = await http.archive.pixels.described(http.access, located, numbers)
         await _send_transcoded(http, headers, plan, image)
     elif not plan.multipart:
         await send_single(http, headers, plan, located)
@@ -107,14 +103,8 @@ async def _transcoded_parts(
 
 async def _send_part_of(http: Exchange, headers: list[Header], value: bytes) -> None:
     """A value that is in memory, or the range of it that was asked for."""
-    headers.append(_ACCEPT_RANGES)
-    wanted = parse_range(http.header(b"range"), len(value)) if http.method == "GET" else None
-    if wanted is None:
-        await send_bytes(http, 200, headers, value)
-        return
-    offset, length = wanted
-    headers.append((b"content-range", content_range(offset, length, len(value)).encode()))
-    await send_bytes(http, 206, headers, value[offset : offset + length])
+    status, offset, length = ranged(http, headers, len(value))
+    await send_bytes(http, status, headers, value if status == 200 else value[offset : offset + length])
 
 
 async def _value(http: Exchange, located: Located) -> bytes:
@@ -149,12 +139,7 @@ async def send_single(http: Exchange, headers: list[Header], plan: RetrievePlan,
         await _send_part_of(http, headers, await _value(http, located))
         return
     size = located.size(0)
-    headers.append(_ACCEPT_RANGES)
-    wanted = parse_range(http.header(b"range"), size) if http.method == "GET" else None
-    offset, length = (0, size) if wanted is None else wanted
-    status = 200 if wanted is None else 206
-    if wanted is not None:
-        headers.append((b"content-range", content_range(offset, length, size).encode()))
+    status, offset, length = ranged(http, headers, size)
     extent = (extents[0][0] + offset, length)
     if length <= WHOLE:
         await send_bytes(http, status, headers, await http.archive.retrieve.read(located.instance, (extent,)))

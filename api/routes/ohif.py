@@ -10,10 +10,11 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from api.exchange import Exchange
-from api.responses import Header, etag_matches, send_bytes, send_not_modified, send_stream
+from api.responses import Header, send_bytes, send_not_modified, send_stream
 from api.routes.wado import accepts_gzip
 from api.routing import PUBLIC, Answer, Content, Operation
 from dicomweb.errors import NotFound
+from dicomweb.wado import etag_matches
 from wsi.ohif import MEDIA_TYPES, Viewer, load
 
 BASE: Final = "/ohif"
@@ -139,7 +140,7 @@ def _configuration(home: str, root: str) -> dict[str, Any]:
         "supportsReject": False,
         "dicomUploadEnabled": True,
         "imageRendering": "wadors",
-        "thumbnailRendering": "wadors",
+        "thumbnailRendering": "thumbnailDirect",
         "enableStudyLazyLoad": True,
         "omitQuotationForMultipartRequest": True,
         "singlepart": "bulkdata,video",

@@ -15,7 +15,7 @@ from api.responses import JSON, send_bytes
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import Body, BodyReader, Gunzipped, Upload
 from dicomweb.errors import BadDicom, BadRequest, Conflict, TooLarge, Unavailable, UnsupportedMediaType
-from dicomweb.uids import OrthancIds
+from dicomweb.uids import OrthancIds, orthanc_ids
 from storage.ingest import Provenance
 from storage.spool import Spooled
 
@@ -43,10 +43,9 @@ async def _store(http: Exchange, spooled: Spooled, buffer: bytes | mmap) -> tupl
     try:
         stored = await http.archive.ingest.store(http.access, spooled, Provenance("rest", http.peer))
     except Conflict:
-        identity = await identity_of(buffer)
-        if identity is None:
-            raise
-        return identity.orthanc, "AlreadyStored"
+        found = await identity_of(buffer)
+        ids = orthanc_ids(found.patient_id, found.study, found.series, found.sop_instance)
+        return ids, "AlreadyStored"
     return stored.orthanc, "Success" if stored.status in {"stored", "replaced"} else "AlreadyStored"
 
 

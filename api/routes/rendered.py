@@ -8,7 +8,7 @@ from api.responses import (
     CACHE_REVALIDATE,
     Header,
     cache_control,
-    etag_matches,
+    ranged,
     send_bytes,
     send_not_modified,
     send_stream,
@@ -33,7 +33,7 @@ from dicomweb.rendered.encode import GIF, IMAGE_TYPES
 from dicomweb.rendered.image import REVISION
 from dicomweb.rendered.parameters import Rendering, parse_rendering
 from dicomweb.rendered.report import HTML
-from dicomweb.wado import content_range, etag, parse_frame_list, parse_range
+from dicomweb.wado import etag, etag_matches, parse_frame_list
 from storage.rendering import Subject, types_of
 from storage.retrieve import Instance
 
@@ -116,15 +116,12 @@ async def _body(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Re
 async def _send_stored(http: Exchange, headers: list[Header], subject: Subject, plan: RetrievePlan) -> None:
     """A document or video as it is stored, or the part of it that Range asks for."""
     size = subject.size
-    headers += [(b"content-type", plan.media_type.encode()), (b"accept-ranges", b"bytes")]
+    headers.append((b"content-type", plan.media_type.encode()))
     if subject.kind == "document" and plan.media_type != PDF:
         headers += [_SANDBOX, _ATTACHMENT]
-    wanted = parse_range(http.header(b"range"), size) if http.method == "GET" else None
-    offset, length = (0, size) if wanted is None else wanted
-    if wanted is not None:
-        headers.append((b"content-range", content_range(offset, length, size).encode()))
+    status, offset, length = ranged(http, headers, size)
     body = http.archive.rendering.document(subject, offset, length)
-    await send_stream(http, 200 if wanted is None else 206, headers, length, body)
+    await send_stream(http, status, headers, length, body)
 
 
 async def _frame_parts(

@@ -1,7 +1,8 @@
 """WADO-RS: metadata and instances of studies, series and instances (PS3.18 10.4.1.1)."""
 
 import zlib
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import suppress
 
 from api.examples import DICOM, JSON_ACCEPT, MULTIPART_DICOM, STUDY_ROW, json_body
 from api.exchange import Exchange
@@ -9,7 +10,7 @@ from api.responses import (
     CACHE_REVALIDATE,
     Header,
     cache_control,
-    etag_matches,
+    ranged,
     send_bytes,
     send_not_modified,
     send_stream,
@@ -18,8 +19,11 @@ from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
 from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_instances, plan_metadata
+from dicomweb.pixels.syntaxes import LOSSY
 from dicomweb.uids import checked_uid
+from dicomweb.wado import etag_matches
 from storage.retrieve import Instance
+from storage.rewriting import as_explicit
 
 ACCEPT_INSTANCES = Parameter(
     "Accept", "header", "multipart/related; type=application/dicom, or application/dicom", MULTIPART_DICOM
@@ -93,29 +97,41 @@ async def retrieve_instances(http: Exchange) -> None:
         await send_files(http, [instance], [await plan_of(http, instance, ranges, single=True)], instance.version)
         return
     version, instances = await http.archive.retrieve.instances(http.access, study, series)
-    # What is alike in a series is planned alike: one look at the pixels of the first.
-    plans: dict[Hashable, RetrievePlan] = {}
+    known: dict[Hashable, RetrievePlan] = {}
+    plans = []
     for each in instances:
-        if (kind := _kind(each)) not in plans:
-            plans[kind] = await plan_of(http, each, ranges)
-    await send_files(http, instances, [plans[_kind(each)] for each in instances], f"{version:x}")
+        kind = each.series, each.sop_class, each.transfer_syntax, each.bits_allocated
+        plan = known.get(kind)
+        if plan is None or _is_particular(plan):
+            plan = known[kind] = await plan_of(http, each, ranges)
+        plans.append(plan)
+    await send_files(http, instances, plans, f"{version:x}")
 
 
-def _kind(instance: Instance) -> Hashable:
-    return instance.series, instance.sop_class, instance.transfer_syntax, instance.bits_allocated
+def _is_particular(plan: RetrievePlan) -> bool:
+    """Whether instances of the same kind may need another plan: lossy codecs do not take every image."""
+    return plan.reencode == "transcode" and plan.transfer_syntax in LOSSY
 
 
 async def plan_of(
     http: Exchange, instance: Instance, ranges: tuple[MediaRange, ...], *, single: bool = False
 ) -> RetrievePlan:
-    """How to send one instance. What pixels allow is looked up only where they have to be transcoded."""
-    stored = instance.transfer_syntax
-    plan = plan_instances(ranges, stored, single=single)
-    if plan.reencode != "transcode":
-        return plan
-    return plan_instances(
-        ranges, stored, single=single, targets=await http.archive.pixels.targets(http.access, instance)
+    """How to send one instance."""
+    return await planned(
+        http, instance, lambda **more: plan_instances(ranges, instance.transfer_syntax, single=single, **more)
     )
+
+
+async def planned(http: Exchange, instance: Instance, plan: Callable[..., RetrievePlan]) -> RetrievePlan:
+    """What `plan` says. What the pixels allow (`targets`) is looked up only where that decides.
+
+    Raises NotAcceptable, which names what can be had of this very instance.
+    """
+    with suppress(NotAcceptable):
+        found = plan()
+        if found.reencode != "transcode":
+            return found
+    return plan(targets=await http.archive.pixels.targets(http.access, instance))
 
 
 async def send_files(
@@ -129,16 +145,13 @@ async def send_files(
     if etag_matches(http.header(b"if-none-match"), tag):
         await send_not_modified(http, headers)
         return
-    retrieve = http.archive.retrieve
     if not plans[0].multipart:
         headers.append((b"content-type", plans[0].part_type.encode()))
         instance = instances[0]
         if plans[0].reencode != "none":
             await send_stream(http, 200, headers, None, _rewritten(http, instance, plans[0]))
-        elif instance.size <= WHOLE:
-            await send_bytes(http, 200, headers, await retrieve.small_file(instance))
         else:
-            await send_stream(http, 200, headers, instance.size, retrieve.file(instance))
+            await _send_stored(http, headers, instance)
         return
     writer = Writer(f"anor-{version}")
     headers.append((b"content-type", writer.content_type(plans[0].media_type).encode()))
@@ -150,6 +163,16 @@ async def send_files(
     await send_stream(http, 200, headers, length, _parts(http, instances, plans, heads, writer.tail()))
 
 
+async def _send_stored(http: Exchange, headers: list[Header], instance: Instance) -> None:
+    """A file as it is stored, or the part of it that Range asks for: a large download can go on where it broke off."""
+    retrieve = http.archive.retrieve
+    status, offset, length = ranged(http, headers, instance.size)
+    if length <= WHOLE:
+        await send_bytes(http, status, headers, await retrieve.part(instance, (offset, length)))
+    else:
+        await send_stream(http, status, headers, length, retrieve.stream(instance, (offset, length)))
+
+
 def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str, str], ...]:
     location = f"{root}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
     return part_headers(plan.media_type, plan.transfer_syntax, location)
@@ -158,7 +181,7 @@ def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str,
 def _rewritten(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncIterator[bytes]:
     if plan.reencode == "transcode":
         return http.archive.transcode.instance(http.access, instance, plan.transfer_syntax)
-    return http.archive.retrieve.as_explicit(instance)
+    return as_explicit(http.archive.retrieve, instance)
 
 
 async def _parts(
@@ -170,11 +193,14 @@ async def _parts(
     files = retrieve.files(as_stored)
     try:
         for instance, plan, head in zip(instances, plans, heads, strict=True):
-            yield head
             if plan.reencode != "none":
-                async for chunk in _rewritten(http, instance, plan):
+                # An error of the first is still answered as one.
+                chunks = _rewritten(http, instance, plan)
+                yield head + await anext(chunks, b"")
+                async for chunk in chunks:
                     yield chunk
                 continue
+            yield head
             _, body = await anext(files)
             if isinstance(body, bytes):
                 yield body

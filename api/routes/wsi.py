@@ -6,7 +6,7 @@ from functools import lru_cache
 import orjson
 
 from api.exchange import Exchange, parse_query
-from api.responses import JSON, Header, cache_control, etag_matches, send_bytes, send_not_modified
+from api.responses import JSON, Header, cache_control, send_bytes, send_not_modified
 from api.routes.wado import IF_NONE_MATCH
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, TooLarge, Unavailable
@@ -16,7 +16,7 @@ from dicomweb.rendered.parameters import parse_window
 from dicomweb.slides.jpeg import JPEG_SYNTAXES
 from dicomweb.slides.levels import Rung
 from dicomweb.uids import checked_uid
-from dicomweb.wado import etag
+from dicomweb.wado import etag, etag_matches
 from storage.slides import StoredSlide
 from wsi.compose import MAX_FRAMES
 from wsi.dialects import Asked, parse_region

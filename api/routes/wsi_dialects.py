@@ -3,12 +3,12 @@
 import orjson
 
 from api.exchange import Exchange
-from api.responses import CACHE_REVALIDATE, Header, etag_matches, send_bytes, send_not_modified
+from api.responses import CACHE_REVALIDATE, Header, send_bytes, send_not_modified
 from api.routes.wsi import CHANNEL, ERRORS, PICTURE_ANSWERS, described, send_picture, slide_of, tile_query
 from api.routing import Answer, Content, Operation
 from dicomweb.errors import NotFound, TooLarge
 from dicomweb.uids import checked_uid
-from dicomweb.wado import etag
+from dicomweb.wado import etag, etag_matches
 from storage.slides import StoredSlide
 from wsi.dialects import (
     DEEPZOOM_SUFFIX,

@@ -5,6 +5,7 @@ with Rows, Columns and Samples per Pixel first.
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -51,7 +52,7 @@ class JpegMarkers:
 
 
 def check_stream(syntax: str, data: bytes, image: ImagePixel) -> StreamSize | None:
-    """Compare a compressed frame with the attributes. None: the format has no header (RLE, deflate, JPEG XL).
+    """Compare a compressed frame with the attributes. None: the format has no header (RLE, deflate).
 
     Raises BadPixels for a stream of another format or size.
     """
@@ -150,7 +151,7 @@ def _in_boxes(data: bytes, heads: dict[bytes, int]) -> int:
 
 
 def jpeg_xl_size(data: bytes) -> StreamSize:
-    """The SizeHeader of a code stream (ISO 18181-1, D.2), bare or in a `jxlc` or `jxlp` box."""
+    """SizeHeader and BitDepth of a code stream (ISO 18181-1, D.2 and D.3), bare or in a `jxlc` or `jxlp` box."""
     at = _in_boxes(data, {b"jxlc": 0, b"jxlp": 4}) if data[:8] == _JXL_SIGNATURE else 0
     if data[at : at + 2] != b"\xff\x0a":
         raise BadPixels("the frame is no JPEG XL code stream", attribute="PixelData")
@@ -169,7 +170,24 @@ def jpeg_xl_size(data: bytes) -> StreamSize:
     rows = length(small)
     ratio = take(3)
     columns = length(small) if ratio == 0 else _RATIOS[ratio](rows)
-    return StreamSize(rows, columns, 0, 0)
+    return StreamSize(rows, columns, 0, _jpeg_xl_bits(take))
+
+
+def _jpeg_xl_bits(take: Callable[[int], int]) -> int:
+    """ImageMetadata up to BitDepth; 0 for floating point, and where intrinsic size, preview or animation stand before.
+
+    `take`: the next so many bits.
+    """
+    if take(1):  # all_default
+        return 8
+    if take(1):  # extra_fields
+        take(3)  # orientation
+        if take(3):
+            return 0
+    if take(1):  # float_sample
+        return 0
+    depth = take(2)
+    return (8, 10, 12)[depth] if depth < 3 else take(6) + 1
 
 
 _RATIOS = {

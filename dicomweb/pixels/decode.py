@@ -17,8 +17,11 @@ from dicomweb.pixels.syntaxes import JPEG_BASELINE, SYNTAXES, decoded_photometri
 Array = NDArray[Any]
 
 
-def decode_frame(syntax: str, data: bytes, image: ImagePixel) -> Pixels:
-    """One frame of an encapsulated transfer syntax. Raises BadPixels for a stream that is not what `image` says."""
+def decode_frame(syntax: str, data: bytes, image: ImagePixel, threads: int = 1) -> Pixels:
+    """One frame of an encapsulated transfer syntax. Raises BadPixels for a stream that is not what `image` says.
+
+    JPEG 2000 and JPEG XL share the work among `threads`: sooner done, for a tenth more processor time.
+    """
     size = check_stream(syntax, data, image)
     family = SYNTAXES[syntax].family
     if family == "deflate":
@@ -33,11 +36,11 @@ def decode_frame(syntax: str, data: bytes, image: ImagePixel) -> Pixels:
         elif family == "jpeg-ls":
             array = imagecodecs.jpegls_decode(data)
         elif family == "jpeg2000":
-            array = imagecodecs.jpeg2k_decode(data, planar=False, numthreads=1)
+            array = imagecodecs.jpeg2k_decode(data, planar=False, numthreads=threads)
         elif family == "htj2k":
             array = imagecodecs.htj2k_decode(data, planar=False)
         else:
-            array = imagecodecs.jpegxl_decode(data, numthreads=1)
+            array = imagecodecs.jpegxl_decode(data, numthreads=threads)
     except (RuntimeError, ValueError) as error:  # imagecodecs' errors are RuntimeErrors
         raise BadPixels(f"the {family} stream cannot be decoded", attribute="PixelData") from error
     return Pixels(_as_stored(array, size, image), decoded_photometric(image, syntax))

@@ -45,6 +45,28 @@ def packed_bits(pixels: Pixels) -> bytes:
     return np.packbits(pixels.array.reshape(-1), bitorder="little").tobytes()
 
 
+class BitString:
+    """Native frames one behind the other, of `bits` each: single bits may begin within a byte (PS3.5 8.1.1)."""
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        self._rest = np.empty(0, np.uint8)
+
+    def add(self, frame: bytes) -> bytes:
+        """The bytes that are complete with this frame, which is padded to whole bytes itself."""
+        if self._bits % 8 == 0:
+            return frame
+        bits = np.unpackbits(np.frombuffer(frame, np.uint8), count=self._bits, bitorder="little")
+        joined = np.concatenate((self._rest, bits))
+        whole = joined.size // 8 * 8
+        self._rest = joined[whole:]
+        return np.packbits(joined[:whole], bitorder="little").tobytes()
+
+    def end(self) -> bytes:
+        """The last byte, filled with zeros, if it is not complete."""
+        return np.packbits(self._rest, bitorder="little").tobytes()
+
+
 def encode_frame(syntax: str, pixels: Pixels, image: ImagePixel, quality: Quality = DEFAULT_QUALITY) -> bytes:
     """One frame of even length; `syntaxes.can_encode` was asked before. Lossless ones give back every bit."""
     target = SYNTAXES[syntax]

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from dicomweb.media import EXPLICIT_LE, NATIVE
-from dicomweb.pixels.image import ImagePixel
+from dicomweb.pixels.image import MONOCHROME, ImagePixel
 
 Family = Literal["rle", "deflate", "jpeg", "jpeg-lossless", "jpeg-ls", "jpeg2000", "htj2k", "jpeg-xl"]
 
@@ -50,6 +50,10 @@ SYNTAXES: Final[dict[str, Syntax]] = {
     )
 }
 
+# What carries single bits as such, beside deflated frames (PS3.5 tables 8.2.2-1 and 8.2.4-1). The lossy JPEG 2000
+# may by the standard; but a mask with losses is another one.
+_SINGLE_BITS: Final = frozenset((RLE, _JPEG + "90"))
+
 # Stored pixels in these may have lost something before they came; nothing can be concluded from others.
 LOSSY: Final = frozenset(uid for uid, syntax in SYNTAXES.items() if not syntax.lossless) | {JPEG_XL_RECOMPRESSION}
 
@@ -72,6 +76,8 @@ def can_encode(image: ImagePixel, stored: str, target: str) -> bool:
         return False
     if syntax.family == "deflate":
         return True
+    if image.bits_allocated == 1:
+        return syntax.uid in _SINGLE_BITS and image.photometric in MONOCHROME
     if image.kind != "integer" or image.samples == 4 or image.bits_allocated not in (8, 16, 32):
         return False
     if syntax.family == "rle":

@@ -136,9 +136,7 @@ def _level(instances: Sequence[Tiled], members: Sequence[int], notes: list[Probl
         if _form(each) == _form(sample):
             alike.append(index)
         else:
-            notes.append(
-                Problem("other-tiles", "the tiles differ from those of their level in size or colour", each.sop)
-            )
+            notes.append(Problem("other-tiles", "the tiles differ in size or colour from those of the level", each.sop))
     maps: dict[Key, TileMap] = {}
     wholes: dict[str, list[int]] = {}
     for index in alike:

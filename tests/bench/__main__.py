@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from . import archives, data, floors, footprint, ingest, load, manifest, peer, read, static, viewer
+from . import archives, data, floors, footprint, ingest, load, manifest, peer, read, static, transcode, viewer
 from .archives import Archive
 from .manifest import Manifest
 from .report import Report, machine, read_rows, say
@@ -98,7 +98,7 @@ def options(  # noqa: PLR0917 - one parameter per flag
 
 
 @contextmanager
-def _servers(chosen: Options, state: str, *, keep_peers: bool) -> Iterator[list[Archive]]:
+def _servers(chosen: Options, state: str, *, keep_peers: bool, deep_stacks: bool = False) -> Iterator[list[Archive]]:
     """Anor over an empty directory, and the peers; or the servers that run already."""
     if chosen.running:
         yield list(chosen.running)
@@ -109,8 +109,9 @@ def _servers(chosen: Options, state: str, *, keep_peers: bool) -> Iterator[list[
             started.append(stack.enter_context(archives.anor(chosen.work / state / "anor", fresh=True)).archive)
         if chosen.peers:
             place = _peer(chosen)
+            preload = peer.deep_stacks(place) if deep_stacks else None
             for index in chosen.peers:
-                server = peer.orthanc(place, chosen.work, index, state, fresh=not keep_peers)
+                server = peer.orthanc(place, chosen.work, index, state, fresh=not keep_peers, preload=preload)
                 started.append(stack.enter_context(server))
                 say(f"{index}: Orthanc {peer.version(started[-1])}")
         yield started
@@ -193,6 +194,19 @@ def nearly_empty(context: typer.Context) -> None:
     _verdict(report)
 
 
+@app.command("transcode")
+def convert(context: typer.Context) -> None:
+    """Frames stored in JPEG 2000, asked for uncompressed."""
+    chosen: Options = context.obj
+    folder = chosen.work / "jpeg2000"
+    stored = transcode.make(chosen.manifest(), folder, 50 if chosen.quick else 100, transcode.SERIES)
+    with _servers(chosen, "transcode", keep_peers=False, deep_stacks=True) as servers:
+        report = chosen.report(servers)
+        transcode.run(report, stored, chosen.wants, chosen.seconds)
+    shutil.rmtree(folder)
+    _verdict(report)
+
+
 @app.command("footprint")
 def cost(context: typer.Context) -> None:
     """Anor's start times, idle memory, and growth under 200 MiB objects."""
@@ -224,7 +238,7 @@ def everything(context: typer.Context) -> None:
     chosen: Options = context.obj
     chosen.results.unlink(missing_ok=True)
     say(machine(chosen.work))
-    for piece in (store, nearly_empty, get, cost):
+    for piece in (store, nearly_empty, get, convert, cost):
         say(f"\n== {piece.__name__}")
         piece(context)
     judge(context)

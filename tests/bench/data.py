@@ -29,7 +29,7 @@ from pydicom.uid import (
 
 from . import manifest
 
-_KIND = {"ct": 11, "small": 12, "multiframe": 13, "large": 14}
+_KIND = {"ct": 11, "small": 12, "multiframe": 13, "large": 14, "transcode": 15}
 _FAMILIES = ("ALMEIDA", "BERGSTROEM", "CHAUDHRY", "DIMITROV", "ESPOSITO", "FERNANDEZ", "GUNDERSEN", "HORVATH")
 _GIVEN = ("ADA", "BORIS", "CLARA", "DAVID", "ELENA", "FELIX", "GRETA", "HUGO", "IRIS", "JONAS")
 _FIRST_DAY = dt.date(2019, 3, 1)

@@ -44,6 +44,9 @@ FIRST, WARM, GZIP = "metadata of a series, first time", "metadata of a series", 
 ONE = "metadata of an instance"
 FRAME_CT, FRAME_JPEG, FRAME_RGB = "frame CT 512 KB", "frame JPEG, one of 200", "frame RGB 768 KB, one of 60"
 RENDERED_JPEG, RENDERED_PNG = "rendered CT, JPEG", "rendered CT, PNG"
+J2K_FIRST = "frame JPEG 2000 to native, first time"
+J2K_AGAIN = "frame JPEG 2000 to native, again"
+J2K_HELD = "frame JPEG 2000 to native, from caches"
 SERIES_BYTES = "series of 100 x 525 KB"
 NEARLY_EMPTY = " (nearly empty archive)"
 STATIC = "series, against nginx's static files"
@@ -82,6 +85,8 @@ FLOORS: tuple[Floor, ...] = (
     AtLeast(FRAME_RGB, 8, "best", 2.5),
     AtLeast(RENDERED_JPEG, 8, "best", 2),
     AtLeast(RENDERED_PNG, 8, "best", 10),
+    AtLeast(J2K_FIRST, 8, "best", 2),
+    AtLeast(J2K_HELD, 8, "best", 2),
     AtLeast(FRAME_CT + NEARLY_EMPTY, 8, "sqlite", 2),
     AtLeast(FRAME_JPEG + NEARLY_EMPTY, 8, "sqlite", 2),
     AtLeast(SERIES_BYTES, 4, "best", 2),

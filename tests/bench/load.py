@@ -62,15 +62,15 @@ def fill(archive: Archive, manifest: Manifest, kinds: Sequence[str] = KINDS) -> 
     for kind in kinds:
         files = manifest.files(kind)
         begin = time.perf_counter()
-        again = _store(archive, files)
+        again = store(archive, files)
         rate = len(files) / (time.perf_counter() - begin)
         say(f"{archive.name}: {kind}, {len(files)} instances, {rate:.0f}/s, {again} sent again")
     if set(kinds) == set(KINDS):
         _settled(archive.count, manifest.count())
 
 
-def _store(archive: Archive, files: Sequence[Path]) -> int:
-    """Store the files; how many had to be sent again."""
+def store(archive: Archive, files: Sequence[Path]) -> int:
+    """Store the files, 8 at a time; how many had to be sent again."""
     waiting, again, last = [by_rest(path) for path in files], 0, ""
     for _ in range(_ROUNDS):
         refused = post.post_all(archive.http, waiting, _CONNECTIONS).refused

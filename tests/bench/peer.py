@@ -23,6 +23,7 @@ _PACKAGES = ("orthanc", "orthanc-dicomweb", "orthanc-postgresql", "orthanc-gdcm"
 _PLUGINS = Path("/usr/share/orthanc/plugins")
 _SUITE, _MIRROR = "trixie", "http://deb.debian.org/debian"
 _ROLE = "orthanc"
+_DEEP_STACKS = "deep_stacks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,30 @@ def _bootstrap(root: Path) -> None:
     subprocess.run(["chroot", str(root), "env", "DEBIAN_FRONTEND=noninteractive", *install], check=True)
 
 
+def deep_stacks(peer: Peer) -> Path:
+    """A library to be loaded before all others, with which threads have 8 MiB of stack: its path inside `peer`.
+
+    Debian's civetweb gives HTTP threads 100 KiB, and GDCM's ImageWriter::Write alone takes more: every transcoding that
+    a request over HTTP asks for ends Orthanc with SIGSEGV. Builds with civetweb's code inside have the usual stack.
+    Raises RuntimeError without a C compiler.
+    """
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise RuntimeError("Debian's Orthanc transcodes with a library that is compiled here: install gcc")
+    peer.outside.mkdir(parents=True, exist_ok=True)
+    source, built = Path(__file__).with_name(f"{_DEEP_STACKS}.c"), peer.outside / f"{_DEEP_STACKS}.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", str(built), str(source)], check=True)
+    return peer.home / built.name
+
+
 @contextmanager
-def orthanc(peer: Peer, work: Path, index: Index, state: str, *, fresh: bool) -> Iterator[Archive]:
-    """Orthanc over the data set named `state`, emptied first when `fresh`; stopped at the end."""
+def orthanc(
+    peer: Peer, work: Path, index: Index, state: str, *, fresh: bool, preload: Path | None = None
+) -> Iterator[Archive]:
+    """Orthanc over the data set named `state`, emptied first when `fresh`; stopped at the end.
+
+    `preload`: a library that is loaded before all others.
+    """
     with ExitStack() as stack:
         pids: tuple[int, ...] = ()
         database: dict[str, object] = {"EnableIndex": False}
@@ -91,7 +113,7 @@ def orthanc(peer: Peer, work: Path, index: Index, state: str, *, fresh: bool) ->
         with log.open("ab") as out:
             # DCMTK in the server: without TCP_NODELAY every DIMSE message waits for a delayed acknowledgement
             process = subprocess.Popen(
-                peer.command("Orthanc", str(inside / "orthanc.json")),
+                peer.command("env", f"LD_PRELOAD={preload or ''}", "Orthanc", str(inside / "orthanc.json")),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -9,7 +9,9 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from . import answers, archives, data, floors, get, load, manifest, post
+from tests.decoders import by_gdcm
+
+from . import answers, archives, data, floors, get, load, manifest, post, transcode
 from .report import Figures, Report, read_rows
 
 MULTIPART = b"--x\r\nContent-Type: a/b\r\n\r\n12345\r\n--x\r\n\r\n123\r\n--x--\r\n"
@@ -93,6 +95,18 @@ def test_a_large_object_is_as_large_as_said(tmp_path: Path) -> None:
     ds = pydicom.dcmread(tmp_path / "large.dcm")
     assert (ds.SOPInstanceUID, ds.NumberOfFrames) == (name, 3)
     assert len(ds.PixelData) == 9 * 2**20
+
+
+def test_compressed_instances_hold_the_pixels_that_answers_are_compared_with(
+    made: manifest.Manifest, tmp_path: Path
+) -> None:
+    stored = transcode.make(made, tmp_path / "jpeg2000", 3, 2)
+    files = [pydicom.dcmread(path) for path in stored.files]
+    assert len({ds.SOPInstanceUID for ds in files}) == len(set(stored.paths)) == 6
+    for position, (path, ds) in enumerate(zip(stored.files, files, strict=True)):
+        assert ds.file_meta.TransferSyntaxUID == pydicom.uid.JPEG2000Lossless
+        assert f"/instances/{ds.file_meta.MediaStorageSOPInstanceUID}/frames/1" in stored.paths[position]
+        assert by_gdcm(path.read_bytes()).PixelData == stored.pixels_of(position)
 
 
 def test_every_job_is_sent_once_over_few_connections(made: manifest.Manifest, server: ThreadingHTTPServer) -> None:

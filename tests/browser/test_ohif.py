@@ -22,6 +22,8 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
+    SecondaryCaptureImageStorage,
+    VideoEndoscopicImageStorage,
     VideoPhotographicImageStorage,
 )
 
@@ -207,6 +209,31 @@ async def test_segmentation_is_laid_over_the_image(watched: Watched, server: Run
 
 
 @pytest.mark.full
+async def test_previews_are_the_thumbnails_of_the_archive(watched: Watched, server: RunningServer) -> None:
+    images = _stack()
+    study = {"StudyInstanceUID": images[0].StudyInstanceUID, "PatientID": images[0].PatientID}
+    colour = dataset(**study, SOPClassUID=SecondaryCaptureImageStorage, Modality="OT", SeriesNumber=2)
+    colour.Rows, colour.Columns, colour.SamplesPerPixel, colour.PlanarConfiguration = 64, 64, 3, 0
+    colour.BitsAllocated, colour.BitsStored, colour.HighBit, colour.PhotometricInterpretation = 8, 8, 7, "RGB"
+    colour.PixelData = bytes((240, 0, 0)) * 64 * 64
+    put(server, *map(encoded, (*images, colour)), series.segmentation(images), series.report(images))
+    asked: list[str] = []
+    watched.page.on("request", lambda request: asked.append(request.url))
+    await opened(watched, server, images[0].StudyInstanceUID)
+    previews = watched.page.locator("[data-cy=study-browser-thumbnail] img")
+    await watched.page.wait_for_function(
+        "() => [...document.querySelectorAll('[data-cy=study-browser-thumbnail] img')]"
+        ".filter((image) => image.naturalWidth > 0).length === 2"
+    )
+    sources = [str(await image.get_attribute("src")) for image in await previews.all()]
+    assert all("/thumbnail?" in source for source in sources)
+    assert await watched.page.locator("[data-cy=study-browser-thumbnail-no-image]").count() == 2  # SEG and SR
+    # What is not looked at is not fetched.
+    assert not [url for url in asked if colour.SeriesInstanceUID in url and "/frames/" in url]
+    watched.clean()
+
+
+@pytest.mark.full
 async def test_outlines(watched: Watched, server: RunningServer) -> None:
     images = _stack()
     put(server, *map(encoded, images), series.structures(images))
@@ -246,11 +273,13 @@ async def test_document(watched: Watched, server: RunningServer) -> None:
 
 
 @pytest.mark.full
-async def test_video(watched: Watched, server: RunningServer) -> None:
+@pytest.mark.parametrize("sop_class", [VideoPhotographicImageStorage, VideoEndoscopicImageStorage])
+async def test_video(watched: Watched, server: RunningServer, sop_class: str) -> None:
+    """OHIF takes only the first class for video by itself, others by the transfer syntax in their metadata."""
     await watched.page.goto(server.url)
     film = await recorded(watched)
     assert film[4:8] == b"ftyp"
-    ds = dataset(SOPClassUID=VideoPhotographicImageStorage, Modality="XC", NumberOfFrames=50, PatientID=new_uid()[-10:])
+    ds = dataset(SOPClassUID=sop_class, Modality="XC", NumberOfFrames=50, PatientID=new_uid()[-10:])
     ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PlanarConfiguration = 240, 320, 3, 0
     ds.BitsAllocated = ds.BitsStored = 8
     ds.HighBit, ds.PhotometricInterpretation, ds.CineRate, ds.FrameTime = 7, "YBR_PARTIAL_420", 25, 40

@@ -1,4 +1,4 @@
-"""Who may see what of rendered resources, and how many statements they take."""
+"""Who may see what of rendered and transcoded pixels, and how many statements they take."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -17,6 +17,8 @@ from storage.settings import Settings
 from tests.files import ct, new_uid
 
 READER = Access(LOCAL.tenant, "reader", frozenset({"dicom.read"}))
+JPEG_LS = "1.2.840.10008.1.2.4.80"
+NO_READER = replace(READER, scopes=frozenset({"dicom.search", "dicom.metadata"}))
 STRANGER = replace(LOCAL, tenant=2)
 
 
@@ -45,12 +47,30 @@ async def test_the_right_to_read_is_what_it_takes(archive: Archive) -> None:
     subject = await archive.rendering.subject(READER, study, series, sop)
     assert (await archive.rendering.one(READER, subject.picture, Rendering(), JPEG)).startswith(b"\xff\xd8")
     assert (await thumbnail(archive, READER, study, None, None)).startswith(b"\xff\xd8")
-    nobody = replace(READER, scopes=frozenset({"dicom.search", "dicom.metadata"}))
     for place in ((study, None, None), (study, series, None), (study, series, sop)):
         with pytest.raises(Forbidden):
-            await thumbnail(archive, nobody, *place)
+            await thumbnail(archive, NO_READER, *place)
     with pytest.raises(Forbidden):
-        await archive.rendering.subject(nobody, study, series, sop)
+        await archive.rendering.subject(NO_READER, study, series, sop)
+    with pytest.raises(Forbidden):
+        await archive.rendering.thumbnail(NO_READER, subject.instance, None, Rendering(), JPEG)
+
+
+async def test_transcoding_takes_the_right_to_read_too(archive: Archive) -> None:
+    """And gives none to the metadata, whose attributes it looks at itself."""
+    place = await stored(archive, ct())
+    image = await archive.pixels.image(READER, *place, (1,))
+    assert (await archive.transcode.frame(image, JPEG_LS)).startswith(b"\xff\xd8\xff\xf7")
+    assert JPEG_LS in await archive.pixels.targets(READER, image.instance)
+    file = b"".join([chunk async for chunk in archive.transcode.instance(READER, image.instance, JPEG_LS)])
+    assert dcmread(BytesIO(file)).file_meta.TransferSyntaxUID == JPEG_LS
+    with pytest.raises(Forbidden):
+        await archive.retrieve.metadata(READER, *place, gzip=False)
+    for forbidden in (archive.pixels.image(NO_READER, *place, (1,)), archive.pixels.targets(NO_READER, image.instance)):
+        with pytest.raises(Forbidden):
+            await forbidden
+    with pytest.raises(Forbidden):
+        await anext(archive.transcode.instance(NO_READER, image.instance, JPEG_LS))
 
 
 async def test_another_tenant_finds_nothing_not_even_what_is_cached(archive: Archive) -> None:

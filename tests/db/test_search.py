@@ -8,6 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicomweb import qido
+from dicomweb.deflate import deflate
 from dicomweb.tags import Level
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
@@ -100,6 +101,11 @@ STUDY_MATCHES: list[tuple[list[tuple[str, str]], set[int]]] = [
     ([("PatientName", "MÜLLER*")], {0}),
     ([("PatientName", "*ULL*")], {0}),
     ([("PatientName", "*小*")], {0}),
+    ([("PatientName", "王*")], {0}),
+    ([("PatientName", "王^小")], {0}),
+    ([("PatientName", "=王^*")], {0}),
+    ([("PatientName", "=muller*")], set()),
+    ([("PatientName", "小*")], set()),
     ([("PatientName", "?'neil%_*")], {1}),
     ([("PatientName", "Anne Muller"), ("fuzzymatching", "true")], {0}),
     ([("PatientName", "sea"), ("fuzzymatching", "true")], {1}),
@@ -164,6 +170,23 @@ async def test_all_fields_of_instances_are_their_metadata(filled: Archive) -> No
     assert rows[0]["00080056"]["Value"] == ["ONLINE"]
     assert rows[0]["00083002"]["Value"] == ["1.2.840.10008.1.2.1"]
     assert list(rows[0]) == sorted(rows[0])
+
+
+async def test_all_fields_of_an_instance_whose_metadata_lack_the_transfer_syntax(filled: Archive) -> None:
+    """As those that were stored by versions which did not write it there."""
+    place = {"study": STUDIES[1], "series": SERIES[2]}
+    before = await search(filled, Level.INSTANCE, ("includefield", "all"), **place)
+    uid = before[0]["00080018"]["Value"][0]
+    found = await filled.retrieve.metadata(LOCAL, *place.values(), uid, gzip=False)
+    text = b"".join(found.body or ())[1:-1]
+    start, end = text.index(b'"00083002"'), text.index(b'"00100010"')
+    older = deflate(text[:start] + text[end:])
+    await filled.db.fetch_sql(
+        "UPDATE instance SET metadata = $1, metadata_crc = $2, metadata_length = $3,"
+        " metadata_cuts = metadata_cuts || $4::integer[] WHERE sop_uid = $5 RETURNING 1",
+        *(older.data, older.crc32, older.length, [start], uid),
+    )
+    assert await search(filled, Level.INSTANCE, ("includefield", "all"), **place) == before
 
 
 async def test_a_dataset_with_computed_attributes_of_its_own_is_answered_once(archive: Archive) -> None:

@@ -107,7 +107,7 @@ def test_help_names_every_command_and_setting() -> None:
     runner = CliRunner()
     overview = runner.invoke(app, ["--help"])
     assert overview.exit_code == 0
-    for command in ("serve", "api", "worker", "dimse", "migrate", "import", "status", "config"):
+    for command in ("serve", "api", "worker", "dimse", "migrate", "import", "status", "config", "fsck", "transcode"):
         assert f" {command} " in overview.output
         helped = runner.invoke(app, [command, "--help"])
         assert helped.exit_code == 0
@@ -297,7 +297,7 @@ def test_parts_need_a_database(command: str, tmp_path: Path) -> None:
 def test_given_database(empty_database_url: str, tmp_path: Path) -> None:
     refused = anor("api", data=str(tmp_path), http_port="0", database_url=empty_database_url)
     assert refused.returncode == 1
-    assert "run `anor migrate` first" in refused.stderr
+    assert "run `anor migrate`" in refused.stderr
     with running_server(tmp_path / "data", database_url=empty_database_url) as server:
         assert get(server, "/readyz")[0] == 200
         assert not (server.data / "postgres").exists()

@@ -3,19 +3,23 @@
 import re
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import httpx
+import imagecodecs
+import numpy as np
 import pytest
+from pydicom import dcmread
 
-from tests.files import ct
+from tests.files import compressed, ct
 from tests.http.bodies import ROOT, problem, store
 from tests.support import RunningServer, running_server
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[RunningServer]:
-    with running_server(tmp_path / "own", workers=2) as server:
+    with running_server(tmp_path / "own", workers=1) as server:
         yield server
 
 
@@ -54,6 +58,44 @@ def test_metrics_name_no_one(web: httpx.Client) -> None:
         v for k, v in _values(answer.text, "anor_http_request_seconds_bucket").items() if '"{root}/studies"' in k
     ]
     assert buckets
+
+
+def _count(web: httpx.Client, name: str, **labels: str) -> float:
+    """A counter of one that has just been counted: workers write their counts once a second."""
+    time.sleep(1.3)
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    return sum(v for k, v in _values(web.get("/metrics").text, name).items() if all(each in k for each in wanted))
+
+
+def test_metrics_of_decoders_and_caches(own: RunningServer) -> None:
+    pixels = np.arange(64 * 64, dtype="<u2").reshape(64, 64) % 4096
+    stream = bytes(imagecodecs.jpegls_encode(pixels))
+    form = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11, "Rows": 64, "Columns": 64}
+    syntax = "1.2.840.10008.1.2.4.80"
+    plain = {"accept": "application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1"}
+    with httpx.Client(base_url=own.url, timeout=60) as web:
+        good, broken, lying = (
+            compressed([stream], syntax, **form),
+            compressed([stream[:400] + b"\xff\xd9"], syntax, **form),
+            compressed([stream], syntax, **form | {"Rows": 65}),
+        )
+        paths = []
+        for file in (good, broken, lying):
+            ds = dcmread(BytesIO(file), stop_before_pixels=True)
+            assert store(web, file).status_code in (200, 202)
+            paths.append(
+                f"{ROOT}/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+            )
+        answers = [web.get(f"{path}/frames/1", headers=plain).status_code for path in (*paths, paths[0])]
+        assert answers == [200, 422, 422, 200]
+        assert [web.get(f"{paths[0]}/thumbnail").status_code for _ in range(3)] == [200, 200, 200]
+        thumbnails = {result: _count(web, "anor_thumbnail_cache_total", result=result) for result in ("miss", "memory")}
+        assert thumbnails == {"miss": 1, "memory": 2}
+        assert _count(web, "anor_transcode_cache_total", result="hit") == 1
+        for outcome, frames in (("decoded", 2), ("failed", 1), ("refused", 1)):
+            assert _count(web, "anor_decoder_frames_total", codec="jpeg-ls", outcome=outcome) == frames
+        assert _count(web, "anor_decoder_frames_total") == 4
+        assert _count(web, "anor_decoder_starts_total") >= 1
 
 
 def test_object_store_is_gone(own: RunningServer) -> None:

@@ -119,16 +119,26 @@ def test_every_cut_and_flip_of_a_stream_is_an_error_or_an_image_of_the_right_siz
                 assert len(answer.content) == GOOD.nbytes
 
 
-def test_a_decoder_that_is_killed_costs_nothing_but_its_frame(web: httpx.Client, server: RunningServer) -> None:
+def decoders_at_work(web: httpx.Client, server: RunningServer) -> list[psutil.Process]:
     path = stored(web, compressed([J2K], UID + "4.90", **SIXTEEN, InstanceNumber=1))
     assert web.get(f"{path}/frames/1", headers={"accept": ELE}).content == GOOD.tobytes()
-    decoders = [
+    found = [
         each
         for each in psutil.Process(server.process.pid).children(recursive=True)
         if "storage.decoder_process" in " ".join(each.cmdline())
     ]
-    assert decoders
-    for each in decoders:
+    assert found
+    return found
+
+
+def test_a_decoder_does_not_know_the_settings_of_the_archive(web: httpx.Client, server: RunningServer) -> None:
+    assert any(name.startswith("ANOR_") for name in server.environment)
+    for each in decoders_at_work(web, server):
+        assert not any(name.startswith("ANOR_") for name in each.environ())
+
+
+def test_a_decoder_that_is_killed_costs_nothing_but_its_frame(web: httpx.Client, server: RunningServer) -> None:
+    for each in decoders_at_work(web, server):
         os.kill(each.pid, signal.SIGKILL)
     for _ in range(12):  # both workers are asked
         again = stored(web, compressed([J2K], UID + "4.90", **SIXTEEN, SOPInstanceUID=new_uid()))

@@ -44,6 +44,24 @@ def test_one_file_as_the_whole_body(web: httpx.Client) -> None:
     assert _found(web, study) == 1
 
 
+def test_file_meta_information_that_names_another_instance(web: httpx.Client) -> None:
+    """As after an anonymisation that forgot it: the data set counts, and the sender is told."""
+    ds = dataset()
+    file = encoded(ds)
+    named, other = str(ds.SOPInstanceUID), new_uid().ljust(len(ds.SOPInstanceUID), "1")[: len(ds.SOPInstanceUID)]
+    file = file.replace(named.encode(), other.encode(), 1)
+    assert dcmread(BytesIO(file)).SOPInstanceUID == named != dcmread(BytesIO(file)).file_meta.MediaStorageSOPInstanceUID
+    answer = store(web, file)
+    assert answer.status_code == 202
+    (item,) = answer.json()["00081199"]["Value"]
+    assert item["00081155"]["Value"] == [named]
+    assert item["00081196"]["Value"] == [0xB006]
+    assert item["00000902"]["Value"][0].startswith("the file meta information names another SOP Instance UID")
+    path = f"{ROOT}/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances"
+    assert web.get(f"{path}/{named}", headers={"accept": "application/dicom"}).content == file
+    assert web.get(f"{path}/{other}").status_code == 404
+
+
 def test_body_as_ohif_sends_it(web: httpx.Client) -> None:
     """A line break before the first boundary, quoted parameters, no Accept header."""
     study = new_uid()
@@ -210,3 +228,25 @@ def test_limits(strict: httpx.Client) -> None:
     beside = store(strict, encoded(ds), ct())
     assert beside.status_code == 202
     assert reasons(beside) == [0xA700]
+
+
+def test_a_file_that_is_refused_is_named_as_far_as_it_can_be_read(web: httpx.Client) -> None:
+    ds = dataset()
+    file = encoded(ds)
+    answer = store(web, file[:-10], b"no file at all", ct())
+    assert answer.status_code == 202
+    (cut,) = items(answer, "00081198")
+    assert cut["00081155"]["Value"] == [ds.SOPInstanceUID]
+    assert cut["00081150"]["Value"] == [ds.SOPClassUID]
+    (unknown,) = items(answer, "0008119A")
+    assert unknown["00000902"]["Value"][0].startswith("part 2: ")
+
+
+def test_another_patient_in_a_study_is_a_warning(web: httpx.Client) -> None:
+    study = new_uid()
+    assert store(web, ct(StudyInstanceUID=study, PatientID="ONE")).status_code == 200
+    answer = store(web, ct(StudyInstanceUID=study, PatientID="TWO"))
+    assert answer.status_code == 202
+    (item,) = items(answer, "00081199")
+    assert item["00081196"]["Value"] == [0xB000]
+    assert "another PatientID" in item["00000902"]["Value"][0]

@@ -134,11 +134,15 @@ def decoded(ds: Dataset, file: bytes) -> np.ndarray:
     if syntax in ("1", "1.99"):
         return values(ds)
     frames = list(generate_frames(ds.PixelData, number_of_frames=int(ds.get("NumberOfFrames", 1) or 1)))
-    kind = f"<{'i' if ds.PixelRepresentation else 'u'}{ds.BitsAllocated // 8}"
+    kind = f"<{'i' if ds.PixelRepresentation else 'u'}{max(1, ds.BitsAllocated // 8)}"
     if syntax == "8.1":
         need = (ds.Rows * ds.Columns * ds.SamplesPerPixel * ds.BitsAllocated + 7) // 8
         ds.PixelData = b"".join(zlib.decompressobj(-15).decompress(each)[:need] for each in frames)
         return values(ds)
+    if syntax == "5" and ds.BitsAllocated == 1:  # a byte a pixel (PS3.5 G.2), which DCMTK reads when it is called so
+        bytewise = dcmread(BytesIO(file))
+        bytewise.BitsAllocated, bytewise.BitsStored, bytewise.HighBit = 8, 8, 7
+        return values(by_dcmtk(encoded(bytewise, UID + syntax), UID + syntax))
     if syntax in DCMTK:
         again = values(by_dcmtk(file, UID + syntax, *(["+cn"] if syntax in ("4.57", "4.70") else [])))
         if ds.BitsAllocated == 8 or ds.SamplesPerPixel == 1:  # GDCM has no colour of 16 bits
@@ -164,6 +168,7 @@ def test_every_lossless_target_of_every_kind_of_image(web: httpx.Client, name: s
         before.BitsAllocated in (8, 16)
         or target in ("1", "1.99", "8.1")
         or (before.BitsAllocated == 32 and target == "5")
+        or (before.BitsAllocated == 1 and target in ("5", "4.90"))
     )
     if not possible:
         assert answer.status_code == 406
@@ -179,6 +184,30 @@ def test_every_lossless_target_of_every_kind_of_image(web: httpx.Client, name: s
     for element in before:
         if element.keyword not in changed and element.VR not in ("UN", "OB", "OW", "SQ"):
             assert ds[element.tag].value == element.value, element
+
+
+@pytest.mark.parametrize("target", ["5", "4.90", "8.1"])
+def test_masks_whose_frames_end_within_a_byte_go_there_and_back(web: httpx.Client, target: str) -> None:
+    mask = np.random.default_rng(5).integers(0, 2, (3, 5, 7), np.uint8)  # 35 bits a frame
+    pixels = np.packbits(mask.reshape(-1), bitorder="little").tobytes()
+    one = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "Rows": 5, "Columns": 7, "NumberOfFrames": 3}
+    path = stored(web, ct(**one, PixelData=pixels))
+    packed = web.get(path, headers={"accept": f"application/dicom; transfer-syntax={UID}{target}"})
+    assert packed.status_code == 200, packed.text
+    ds = dcmread(BytesIO(packed.content))
+    assert (ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PhotometricInterpretation) == (1, 1, 0, "MONOCHROME2")
+    if target == "4.90":
+        assert np.array_equal(ds.pixel_array, mask)  # pydicom
+        assert np.array_equal(values(by_gdcm(packed.content)), mask.reshape(-1))
+    file = packed.content.replace(ds.SOPInstanceUID.encode(), uid_like(ds.SOPInstanceUID).encode())
+    again = web.get(stored(web, file), headers={"accept": f"application/dicom; transfer-syntax={ELE}"})
+    assert again.status_code == 200, again.text
+    assert dcmread(BytesIO(again.content)).PixelData == pixels
+    for number in (1, 2, 3):
+        raw = frame(web, path, f"application/octet-stream; transfer-syntax={ELE}", number)
+        assert raw == np.packbits(mask[number - 1].reshape(-1), bitorder="little").tobytes()
+        accept = f"multipart/related; type=application/octet-stream; transfer-syntax={UID}4.201"
+        assert web.get(f"{path}/frames/{number}", headers={"accept": accept}).status_code == 406
 
 
 LOSSY = {
@@ -224,6 +253,41 @@ def test_a_lossy_instance_is_a_derived_one_and_says_what_was_done(web: httpx.Cli
         there = by_dcmtk(answer.content, UID + target)
         error = values(there).astype(int) - values(before).astype(int)
         assert np.sqrt((error**2).mean()) < (1 << before.BitsStored) / 40
+
+
+def test_what_cannot_be_had_is_not_offered(web: httpx.Client) -> None:
+    """A 406 names what this very instance can become: asking for any of it is answered."""
+    for name in ("CT_small.dcm", "liver.dcm", "examples_ybr_color.dcm"):
+        path = stored(web, file_of(name))
+        refused = web.get(f"{path}/frames/1", headers={"accept": "image/heif"})
+        assert refused.status_code == 406
+        offered = refused.json()["detail"].partition("available: ")[2].split(", ")
+        assert len(offered) > 2
+        for each in offered:
+            answer = web.get(f"{path}/frames/1", headers={"accept": each})
+            assert answer.status_code == 200, (name, each)
+
+
+def test_a_lossy_target_is_planned_for_each_instance(web: httpx.Client) -> None:
+    """JPEG-LS near-lossless takes no signed samples: such an instance in the series is not cut off half way."""
+    study, series = new_uid(), new_uid()
+    place = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "BitsStored": 16, "HighBit": 15}
+    files = [ct(**place, InstanceNumber=n, PixelRepresentation=n) for n in range(2)]
+    assert store(web, *files).status_code == 200
+    path = f"{ROOT}/studies/{study}/series/{series}"
+    lossy = f'multipart/related; type="application/dicom"; transfer-syntax={UID}4.81'
+    assert web.get(path, headers={"accept": lossy}).status_code == 406
+    both = web.get(path, headers={"accept": f'{lossy}, multipart/related; type="application/dicom"; q=0.5'})
+    assert both.status_code == 200
+    assert both.content.count(f"transfer-syntax={UID}4.81".encode()) == 1
+    assert both.content.count(f"transfer-syntax={ELE}\r".encode()) == 1
+
+
+def test_the_first_of_many_parts_fails_as_an_error(web: httpx.Client) -> None:
+    path = stored(web, compressed([b"\xff\xd8" + bytes(100) + b"\xff\xd9"], UID + "4.80", Rows=64, Columns=64))
+    for accept in (f"application/dicom; transfer-syntax={ELE}", 'multipart/related; type="application/dicom"'):
+        answer = web.get(path, headers={"accept": accept})
+        assert (answer.status_code, problem(answer)) == (422, "bad-pixels")
 
 
 def test_a_jpeg_goes_into_jpeg_xl_and_comes_back_byte_by_byte(web: httpx.Client) -> None:

@@ -15,11 +15,15 @@ THRESHOLD = 768  # bytes; pydicom's 1024 counts base64
 
 
 def pydicom_json(data: bytes) -> dict:
-    """What pydicom's `to_json` says of a file; bulk values as {"vr", "BulkDataURI": "bulk"}."""
+    """What pydicom's `to_json` says of a file, and its transfer syntax as AvailableTransferSyntaxUID.
+
+    Bulk values as {"vr", "BulkDataURI": "bulk"}.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = dcmread(io.BytesIO(data))
-        return dataset.to_json_dict(bulk_data_threshold=1024, bulk_data_element_handler=lambda _: "bulk")
+        found = dataset.to_json_dict(bulk_data_threshold=1024, bulk_data_element_handler=lambda _: "bulk")
+        return found | {"00083002": {"vr": "UI", "Value": [str(dataset.file_meta.TransferSyntaxUID)]}}
 
 
 def annex_f(dataset: dict, *, big_endian: bool = False) -> dict:

@@ -62,13 +62,12 @@ REFUSED = {
     "nested_priv_SQ.dcm": "has an element of group 0001, which PS3.5 7.1 forbids",
     "no_meta_group_length.dcm": NO_IDENTITY,
     "priv_SQ.dcm": NO_IDENTITY,
-    "rtdose.dcm": "file meta information and data set name different instances",
-    "rtdose_1frame.dcm": "file meta information and data set name different instances",
-    "rtdose_expb.dcm": "file meta information and data set name different instances",
-    "rtdose_expb_1frame.dcm": "file meta information and data set name different instances",
-    "rtplan.dcm": "file meta information and data set name different instances",
     "rtplan_truncated.dcm": "cut inside a sequence",
 }
+
+
+# Its Number of Frames is "1A": accepted, but pydicom has no JSON for it.
+WITHOUT_REFERENCE = frozenset({"badVR.dcm"})
 
 
 def reference(data: bytes) -> dict | None:
@@ -90,6 +89,8 @@ def test_every_file_gives_the_json_of_pydicom():
             if expected is not None and path.name not in REFUSED:
                 differences.append(f"{path.name} refused: {error.message}")
             seen["refused" if expected is not None else "refused by both"] += 1
+            continue
+        if path.name in WITHOUT_REFERENCE:
             continue
         if expected is None or path.name in REFUSED:
             differences.append(f"{path.name} accepted")

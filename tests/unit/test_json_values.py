@@ -433,4 +433,5 @@ def test_explicit_and_implicit_encodings_give_the_same():
             0x00280030: text(0x00280030, "DS", "0.5\\0.5", syntax=syntax),
         }
 
-    assert json_of(dicom_file(parts(EXPLICIT))) == json_of(dicom_file(parts(IMPLICIT), syntax=IMPLICIT))
+    explicit, implicit = scan(dicom_file(parts(EXPLICIT))), scan(dicom_file(parts(IMPLICIT), syntax=IMPLICIT))
+    assert explicit.elements == implicit.elements

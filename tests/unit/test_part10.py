@@ -50,7 +50,9 @@ def test_identity_and_elements(syntax):
     assert found.patient_id == " PID 1"
     assert list(found.elements) == ["00080016", "00080018", "00100010", "00100020", "0020000D", "0020000E"]
     assert found.elements["00100010"] == b'"00100010":{"vr":"PN","Value":[{"Alphabetic":"A^B"}]}'
-    assert found.metadata.inflate() == b"{" + b",".join(found.elements.values()) + b"}"
+    available = b'"00083002":{"vr":"UI","Value":["%b"]}' % syntax.encode()
+    members = [*found.elements.values(), available]
+    assert found.metadata.inflate() == b"{" + b",".join(sorted(members)) + b"}"
     assert found.meta_size == len(file_meta(syntax))
     assert (found.frames, found.pixel, found.bulk.to_bytes(), found.warnings) == (None, None, b"", ())
     assert found.deflated == (syntax == DEFLATED)
@@ -86,11 +88,16 @@ def test_every_identifier_must_be_there_and_valid(tag, name):
         assert caught.value.failure_reason == 0xC000
 
 
-def test_the_file_meta_information_must_name_the_same_instance():
-    body = b"".join(identity().values())
-    with pytest.raises(BadDicom) as caught:
-        scan(file_meta(sop="1.2.3") + body)
-    assert caught.value.attribute == "MediaStorageSOPInstanceUID"
+def test_the_data_set_counts_where_the_file_meta_information_names_another_instance():
+    blob = element(0x00091001, "OB", bytes(2000))
+    body = b"".join([identity()[0x00080016], identity()[0x00080018], blob])
+    body += b"".join(part for tag, part in identity().items() if tag > 0x00091001)
+    for memo in (Memo(), None):
+        found = scan(file_meta(sop="1.2.3") + body, version="v", memo=memo)
+        assert found.sop_instance_uid == SOP
+        assert found.warnings == ("the file meta information names another SOP Instance UID than the data set",)
+        uri = json.loads(found.metadata.inflate())["00091001"]["BulkDataURI"]
+        assert uri == f"instances/{SOP}/bulkdata/00091001?v=v"
     found = scan(file_meta(sop_class=CT) + body)
     assert found.warnings == ("the file meta information names another SOP Class UID than the data set",)
 
@@ -275,6 +282,23 @@ def test_a_memo_is_bounded():
     for number in range(200):
         scan(dicom_file({0x00080005: text(0x00080005, "CS", f"X{number}")}), memo=small)
     assert len(small._contexts) <= 16
+
+
+@pytest.mark.parametrize("before", [0x00080070, 0x00083001])
+@pytest.mark.parametrize("behind", [0x00083010, 0x00100020, 0x52009230])
+def test_the_metadata_tell_the_transfer_syntax_of_the_file(before, behind):
+    """At its place, whatever stands around it: elements, a run of them, functional groups; and whatever a file says."""
+    parts = {
+        before: sequence(before, []) if before == 0x00083001 else text(before, "LO", "Maker"),
+        behind: sequence(behind, [b""]) if behind == 0x52009230 else text(behind, "LO", "Text"),
+    }
+    memo = Memo()
+    for said in (None, "1.2.840.10008.1.2.4.90", None, "1.2.840.10008.1.2.4.90") * 4:
+        own = {} if said is None else {0x00083002: text(0x00083002, "UI", said)}
+        ours = json.loads(scan(dicom_file(parts | own), memo=memo).metadata.inflate())
+        assert ours["00083002"] == {"vr": "UI", "Value": [EXPLICIT]}
+        assert list(ours) == sorted(ours)
+        assert {f"{before:08X}", f"{behind:08X}"} < set(ours)
 
 
 @pytest.mark.parametrize("undefined", [False, True])

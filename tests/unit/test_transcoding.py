@@ -1,5 +1,7 @@
 """Every transfer syntax and kind of pixels: what is encoded comes back bit by bit, or nearly where it may be lossy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,19 @@ def frame(image: ImagePixel) -> Pixels:
     values = low + wave * (high - low) + rng.normal(0, (high - low) / 200 + 0.01, wave.shape)
     values[0, 0], values[-1, -1] = low, high
     return Pixels(np.clip(np.rint(values), low, high).astype(image.dtype), image.photometric)
+
+
+def test_single_bits_go_where_the_standard_lets_them() -> None:
+    assert targets(kind(1, 1), EXPLICIT_LE) == {f"1.2.840.10008.1.2.{end}" for end in ("5", "4.90", "8.1")}
+
+
+@pytest.mark.parametrize("end", ["4.90", "4.110"])
+def test_a_frame_is_the_same_whatever_the_number_of_threads(end: str) -> None:
+    image = replace(kind(16, 12), rows=700, columns=900)
+    array = np.random.default_rng(3).integers(0, 1 << 12, image.shape, np.uint16)
+    data = encode_frame(f"1.2.840.10008.1.2.{end}", Pixels(array, image.photometric), image)
+    for threads in (1, 4):
+        assert np.array_equal(decode_frame(f"1.2.840.10008.1.2.{end}", data, image, threads).array, array)
 
 
 CASES = [

@@ -12,7 +12,7 @@ BEGIN
     RETURN QUERY
     WITH known AS MATERIALIZED (
         SELECT u.ordinal, u.key, u.size, (
-            SELECT i.object_key FROM instance i WHERE i.tenant = p_tenant AND i.sop_uid = u.sop_uid AND i.file_sha256 = u.sha) AS object_key
+            SELECT i.object_key FROM instance i WHERE i.tenant = p_tenant AND i.sop_uid = u.sop_uid AND u.sha IN (i.file_sha256, i.received_sha256)) AS object_key
         FROM unnest(p_keys, p_sop_uids, p_shas, p_sizes) WITH ORDINALITY AS u(key, sop_uid, sha, size, ordinal)
     ), announced AS (
         INSERT INTO intent (key, tenant, size, lease_until)
@@ -92,9 +92,11 @@ $$;
 -- ingest_commit: a batch of instances whose objects are durable becomes visible, in one transaction.
 -- Lock order: intent, patient, study, series, instance, each by key. Outcomes per SOP Instance UID:
 --   stored, replaced   the row points at the new object
+--   astray             stored, but with another PatientID than that of its study, under which it is found
 --   identical, kept    the stored row stays; the new object is entombed. With the key of the stored object where the very same file is stored
 --   compare            other bytes under the same SOP UID, and the digest of one of the datasets is not known: the caller computes both
 --   duplicate          other bytes under the same SOP UID, refused by policy; entombed
+-- The policy `restore` is for a file whose stored object was lost: it takes the place of the row that knows this file.
 --   elsewhere          the SOP or Series UID is stored under another series or study; entombed
 --   fenced             the sweeper took the intent (the lease ended): nothing was written
 --   stale              the series row is not the one that the caller's cache describes: the caller asks again with the series' data
@@ -115,6 +117,7 @@ AS $$
 DECLARE
     v_open text[];
     v_fresh text[];
+    v_astray text[];
     v_study text;
     v_item record;
     v_have record;
@@ -146,7 +149,7 @@ BEGIN
         WHERE u.key = ANY (v_open) AND s.shared_id = u.shared_id AND t.study_uid = u.study_uid
         ORDER BY u.sop_uid
         ON CONFLICT DO NOTHING
-        RETURNING sop_uid, series, object_size, sop_class, orthanc_id, object_key
+        RETURNING sop_uid, series, object_size, sop_class, orthanc_id, object_key, flags
     ), grown_series AS (
         UPDATE series SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now()
         FROM (SELECT series, count(*) AS n, sum(object_size) AS size, array_agg(DISTINCT sop_class) AS classes FROM fresh GROUP BY series) g
@@ -164,9 +167,9 @@ BEGIN
     ), settled AS (
         DELETE FROM intent WHERE key IN (SELECT object_key FROM fresh)
     )
-    SELECT coalesce(array_agg(sop_uid), '{}') INTO v_fresh FROM fresh;
+    SELECT coalesce(array_agg(sop_uid), '{}'), coalesce(array_agg(sop_uid) FILTER (WHERE flags & 1 = 1), '{}') INTO v_fresh, v_astray FROM fresh;
 
-    RETURN QUERY SELECT f, 'stored', NULL::text FROM unnest(v_fresh) f;
+    RETURN QUERY SELECT f, CASE WHEN f = ANY (v_astray) THEN 'astray' ELSE 'stored' END, NULL::text FROM unnest(v_fresh) f;
     IF cardinality(v_fresh) = cardinality(i_sop_uid) THEN
         RETURN;
     END IF;
@@ -184,7 +187,9 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        SELECT i.object_key, i.file_sha256, i.dataset_sha256, i.object_size, i.series, s.series_uid, t.study_uid, t.id AS study INTO v_have
+        SELECT i.object_key, i.object_size, i.series, s.series_uid, t.study_uid, t.id AS study, i.dataset_sha256 IS NULL AS undigested,
+               coalesce(v_item.file_sha IN (i.file_sha256, i.received_sha256), false) AS same_file,
+               coalesce(v_item.dataset_sha IN (i.dataset_sha256, i.received_dataset_sha256), false) AS same_dataset INTO v_have
         FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
         WHERE i.tenant = p_tenant AND i.sop_uid = v_item.sop_uid FOR UPDATE OF i;
         IF NOT FOUND THEN
@@ -193,17 +198,17 @@ BEGIN
             outcome := CASE WHEN FOUND THEN 'elsewhere' ELSE 'stale' END;
         ELSIF v_have.series_uid <> v_item.series_uid OR v_have.study_uid <> v_item.study_uid THEN
             outcome := 'elsewhere';
-        ELSIF v_have.file_sha256 <> v_item.file_sha AND (v_have.dataset_sha256 IS NULL OR v_item.dataset_sha IS NULL) THEN
-            outcome := 'compare';
-            stored_key := v_have.object_key;
-        ELSIF v_have.file_sha256 = v_item.file_sha THEN
+        ELSIF v_have.same_file AND p_policy <> 'restore' THEN
             outcome := 'identical';
             stored_key := v_have.object_key;
-        ELSIF v_have.dataset_sha256 = v_item.dataset_sha THEN
+        ELSIF NOT v_have.same_file AND (v_have.undigested OR v_item.dataset_sha IS NULL) THEN
+            outcome := 'compare';
+            stored_key := v_have.object_key;
+        ELSIF NOT v_have.same_file AND v_have.same_dataset THEN
             outcome := 'identical';
         ELSIF p_policy = 'keep-first' THEN
             outcome := 'kept';
-        ELSIF p_policy = 'replace' THEN
+        ELSIF p_policy = 'replace' OR (p_policy = 'restore' AND v_have.same_file) THEN
             outcome := 'replaced';
             PERFORM FROM series WHERE id = v_have.series AND shared_id = v_item.shared_id;
             IF NOT FOUND THEN
@@ -213,7 +218,7 @@ BEGIN
                 UPDATE instance i SET object_size = u.size, metadata_crc = u.crc, metadata_length = u.length, metadata_cuts = u.cuts::integer[], instance_number = u.instance_number,
                     number_of_frames = u.frames, rows = u.rows, columns = u.columns, bits_allocated = u.bits, meta_size = u.meta_size, flags = u.flags,
                     sop_class = u.sop_class, transfer_syntax = u.transfer_syntax, object_key = u.key, object_offset = 0, file_sha256 = u.file_sha,
-                    dataset_sha256 = u.dataset_sha, source = u.source, attributes = u.attributes::jsonb, bulk_table = u.bulk,
+                    dataset_sha256 = u.dataset_sha, received_sha256 = NULL, received_dataset_sha256 = NULL, source = u.source, attributes = u.attributes::jsonb, bulk_table = u.bulk,
                     frame_table = u.frame_table, frame_overflow = u.overflow, metadata = u.metadata, received_at = now(), version = nextval('version')
                 FROM unnest(i_key, i_size, i_sop_class, i_transfer_syntax, i_instance_number, i_frames, i_rows, i_columns, i_bits, i_meta_size,
                         i_flags, i_file_sha, i_dataset_sha, i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length, i_cuts)
@@ -234,24 +239,5 @@ BEGIN
         END IF;
         RETURN NEXT;
     END LOOP;
-END
-$$;
-
--- ingest_adopt: the stored object of an instance turned out to be missing or damaged, and the same bytes came again: point the row at them.
-CREATE OR REPLACE FUNCTION ingest_adopt(p_tenant integer, p_sop_uid text, p_sha bytea, p_lost_key text, p_key text) RETURNS boolean
-LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM FROM intent WHERE key = p_key AND claimed_at IS NULL FOR UPDATE;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    UPDATE instance SET object_key = p_key, object_offset = 0, received_at = now()
-    WHERE tenant = p_tenant AND sop_uid = p_sop_uid AND file_sha256 = p_sha AND object_key = p_lost_key;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    DELETE FROM intent WHERE key = p_key;
-    INSERT INTO tomb (key, not_before) VALUES (p_lost_key, now()) ON CONFLICT DO NOTHING;
-    RETURN true;
 END
 $$;

@@ -11,10 +11,6 @@ SELECT sop_uid, outcome, stored_key FROM ingest_commit($1, $2, $3, $4, $5, $6, $
 -- Give up objects whose PUT failed or was not needed.
 SELECT ingest_renounce($1, $2)
 
--- name: ingest_adopt
--- Self-healing: the same bytes replace an object that was lost.
-SELECT ingest_adopt($1, $2, $3, $4, $5)
-
 -- name: ingest_open_intents
 -- First half of the verdict on a COMMIT whose answer was lost: the row locks wait for the old backend to end. What is still here was not committed.
 SELECT key FROM intent WHERE key = ANY ($1) ORDER BY key FOR UPDATE

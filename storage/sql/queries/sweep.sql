@@ -25,9 +25,3 @@ SELECT number_changes($1)
 -- name: analyze_young
 -- Statistics for tables that are being filled.
 SELECT analyze_young($1)
-
--- name: sweep_gauges
--- For the metrics: what waits, and since when.
-SELECT (SELECT count(*) FROM intent) AS intents, (SELECT count(*) FROM tomb) AS tombs,
-       (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM intent WHERE claimed_at IS NULL) AS oldest_intent_s,
-       (SELECT coalesce(extract(epoch FROM now() - min(claimed_at)), 0)::float8 FROM intent WHERE claimed_at IS NOT NULL) AS oldest_claimed_s
