@@ -359,3 +359,29 @@ def test_tiles_of_a_matrix() -> None:
     array = matrix(20, 12)
     assert len(tiles_of(array, 8)) == 6
     assert np.array_equal(tiles_of(array, 8)[4], array[8:12, 8:16].tolist() + [[[255] * 3] * 8] * 4)
+
+
+def test_nonsense_in_any_attribute_is_refused_or_shown() -> None:
+    """Whatever a value is turned into, the instance becomes a part of a slide or is named as none."""
+    found = scan(file(full((32, 24), 24, paths=("a", "b"), ConcatenationUID="1.2.3", InConcatenationNumber=1)))
+    text = split_metadata(found.metadata.inflate())[0]
+    odd = [None, "", "x", "-1", -1, 0, 1.5, 2**40, -(2**40), 1e300, {}, {"Alphabetic": "x"}, [], [[]], "9" * 400]
+    refused = 0
+
+    def places(item: dict[str, Any]) -> list[dict[str, Any]]:
+        elements = [element for element in item.values() if isinstance(element, dict)]
+        inner = [one for element in elements for one in element.get("Value", []) if isinstance(one, dict)]
+        return elements + [element for one in inner for element in places(one)]
+
+    count = len(places(orjson.loads(text)))
+    for index, value in itertools.product(range(count), odd):
+        dataset = orjson.loads(text)
+        places(dataset)[index]["Value"] = value if value == [] else [value, value]
+        try:
+            one = Tiled.of(dataset, None, per_frame=False, frames=24)
+        except NotTiled:
+            refused += 1
+            continue
+        made = assemble([one, one])
+        assert made.levels or one.flavor != "VOLUME"
+    assert 0 < refused < count * len(odd) / 2
