@@ -12,7 +12,7 @@ from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, TooLarge, Unavailable
 from dicomweb.negotiation import parse_accept, plan_rendered
 from dicomweb.rendered.encode import JPEG, PNG
-from dicomweb.rendered.parameters import parse_window
+from dicomweb.rendered.parameters import parse_profile, parse_window
 from dicomweb.slides.jpeg import JPEG_SYNTAXES
 from dicomweb.slides.levels import Rung
 from dicomweb.uids import checked_uid
@@ -56,7 +56,8 @@ def _parsed_query(raw: bytes) -> Query:
     if name is not None and name not in _FORMATS:
         raise BadQuery("a format is jpeg or png", attribute="format")
     window = parse_window(given["window"]) if "window" in given else None
-    channel = Channel(given.get("path"), None if focal is None else int(focal), window)
+    profile = parse_profile(given.get("iccprofile", "no"))
+    channel = Channel(given.get("path"), None if focal is None else int(focal), window, profile)
     return Query(channel, None if name is None else _FORMATS[name], given.get("v"))
 
 
@@ -236,6 +237,7 @@ CHANNEL = (
     Parameter("path", "query", "Optical Path Identifier; the first one without it", "1"),
     Parameter("focal", "query", "focal plane by its place in the manifest; the middle one without it", "0"),
     Parameter("window", "query", "center,width,function of shades, as of rendered images", "2048,4096,linear"),
+    Parameter("iccprofile", "query", "no, yes (embedded), srgb, adobergb or rommrgb (converted)", "srgb"),
     VERSION,
     IF_NONE_MATCH,
 )
