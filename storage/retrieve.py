@@ -22,7 +22,7 @@ from storage.settings import Settings
 Extent = tuple[int, int]
 
 _VERSION_BYTES = 8
-_PIXEL_DATA = ("7FE00010", "7FE00008", "7FE00009")
+PIXEL_DATA = ("7FE00010", "7FE00008", "7FE00009")
 # Metadata of more instances than this is sent as it is read, and not cached.
 _METADATA_PAGE = 500
 _CURSOR_ROWS = 100
@@ -37,6 +37,7 @@ class Instance:
     """Where an instance lies.
 
     `version` changes with its bytes; offsets of extents count from the start of the file, or of the inflated dataset.
+    `has_frames`: pixel data in which frames (or one video stream) were found.
     """
 
     tenant: int
@@ -52,6 +53,7 @@ class Instance:
     meta_size: int
     deflated: bool
     bits_allocated: int | None
+    has_frames: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +258,7 @@ class RetrieveService:
     async def _in_words(self, located: Located) -> Located:
         """Frames of big endian pixel data, read in whole words: 8-bit samples in OW may begin within one."""
         instance = located.instance
-        pixel = next(filter(None, map((await self.bulk_table(instance)).lookup, _PIXEL_DATA)), None)
+        pixel = next(filter(None, map((await self.bulk_table(instance)).lookup, PIXEL_DATA)), None)
         if pixel is None:
             return located
         bits = instance.bits_allocated or 8
@@ -287,7 +289,7 @@ class RetrieveService:
         instance = instance_of(access.tenant, study, row)
         word = 1
         if instance.transfer_syntax == EXPLICIT_BE:
-            word = pixel_word(entry.vr, instance.bits_allocated or 8) if path in _PIXEL_DATA else word_size(entry.vr)
+            word = pixel_word(entry.vr, instance.bits_allocated or 8) if path in PIXEL_DATA else word_size(entry.vr)
         return Located(
             instance, (((entry.offset, entry.length),),), vr=entry.vr, encapsulated=entry.encapsulated, word=word
         )
@@ -371,4 +373,5 @@ def instance_of(tenant: int, study: str, row: Any) -> Instance:
         meta_size=row["meta_size"],
         deflated=bool(row["flags"] & FLAG_DEFLATED),
         bits_allocated=row["bits_allocated"],
+        has_frames=row["has_frames"],
     )

@@ -72,6 +72,8 @@ def load_settings(
 def _absolute(values: dict[str, Any]) -> dict[str, Any]:
     """Paths relative to where the command was given; a child may run elsewhere."""
     values["data"] = values["data"].absolute()
+    if values["annotation_font"] is not None:
+        values["annotation_font"] = values["annotation_font"].absolute()
     if values["objects"] is not None and "://" not in values["objects"]:
         values["objects"] = str(Path(values["objects"]).expanduser().absolute())
     return values

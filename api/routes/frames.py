@@ -32,9 +32,14 @@ async def _send_frames(http: Exchange, study: str, series: str, sop: str, number
     located = await http.archive.retrieve.frames(http.access, study, series, sop, numbers)
     instance = located.instance
     several = len(numbers) > 1
-    plan = await planned(
-        http, instance, lambda **more: plan_frames(ranges, instance.transfer_syntax, several=several, **more)
-    )
+    try:
+        plan = await planned(
+            http, instance, lambda **more: plan_frames(ranges, instance.transfer_syntax, several=several, **more)
+        )
+    except NotAcceptable:
+        # Where attributes that contradict each other are the reason, BadPixels says so.
+        await http.archive.pixels.described(http.access, located, numbers)
+        raise
     tag = etag(instance.version, str(numbers), str(plan.multipart), plan.part_type)
     headers: list[Header] = [
         (b"etag", tag.encode()),
