@@ -25,6 +25,7 @@ from storage.objects import ObjectStore
 from storage.retrieve import Instance
 from storage.rows import Prepared
 from storage.settings import Settings
+from storage.slides import SlideIndex
 from storage.spool import Spooled
 
 log = logging.getLogger(__name__)
@@ -81,10 +82,11 @@ class IngestCounters:
 class IngestService:
     """Stores instances. Nothing is acknowledged before its row is committed; nothing that failed blocks a retry."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, slides: SlideIndex) -> None:
         self._settings = settings
         self._db = db
         self._objects = objects
+        self._slides = slides
         self._limits = ScanLimits(
             max_depth=settings.max_depth,
             max_elements=settings.max_elements,
@@ -168,7 +170,14 @@ class IngestService:
         status, stored_key = await self._commit(access, prepared)
         if status == "identical" and stored_key is not None:
             return await self._identical(access, prepared, spooled, stored_key)
+        if status in ("stored", "astray", "replaced"):
+            await self._describe(access, prepared)
         return status
+
+    async def _describe(self, access: Access, prepared: Prepared) -> None:
+        """Describe a tiled image, which is stored by now; where that fails, it is done at the first use."""
+        with suppress(ArchiveError):
+            await self._slides.describe(access.tenant, prepared.scan, prepared.key, prepared.file_sha256)
 
     async def _scan(self, spooled: Spooled) -> Scan:
         version = spooled.sha256.hex()[:_VERSION_LENGTH]
@@ -283,6 +292,8 @@ class IngestService:
                 start = prepared.scan.meta_size
                 digest = await self.digest(prepared.key, start, prepared.size - start)
             done = await committer.exchange(prepared, stored.key, received_dataset, digest)
+            if done:
+                await self._describe(access, prepared)
         finally:
             # Where the outcome is not known, too: the intent tells whether there is anything to renounce.
             if not done:
