@@ -218,7 +218,7 @@ def _canonical_values(key: Key, vr: str, values: Iterable[str]) -> tuple[str, ..
             raise _bad(key, f"has a value longer than {MAX_VALUE_LENGTH} characters")
         text = _canonical(vr, value)
         if text is None:
-            raise _bad(key, f"has a value that is not a {vr}")
+            raise _bad(key, f"has a value that does not fit its VR, {vr}")
         if text:
             canonical[text] = None
     return tuple(canonical)
@@ -229,7 +229,7 @@ def _temporal(key: Key, vr: str, texts: Sequence[str]) -> tuple[tuple[Match, ...
         raise _bad(key, "is given more than once")
     found = period(vr, texts[0])
     if found is None:
-        raise _bad(key, f"is not a {vr} or a range of two in order (a, a-b, a- or -b)")
+        raise _bad(key, f"is neither a value of VR {vr} nor a range of two in order (a, a-b, a- or -b)")
     if not found.low and not found.high:
         match = Match(key.path, vr, "universal", ())
     elif vr == "DA" and found.low == found.high:

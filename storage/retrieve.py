@@ -242,7 +242,7 @@ class RetrieveService:
         count = (row["table_size"] or 0) // RECORD_SIZE
         for frame in frames:
             if not 1 <= frame <= count:
-                raise NotFound(f"the instance has {count} frames that can be served, not a frame {frame}")
+                raise NotFound(f"there is no frame {frame}; frames of the instance that can be served: {count}")
         joined = row["records"]
         records = [joined[i : i + RECORD_SIZE] for i in range(0, len(joined), RECORD_SIZE)]
         overflow = b""

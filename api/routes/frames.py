@@ -1,15 +1,17 @@
 """WADO-RS: frames and bulk data, each one range read (PS3.18 10.4.1.1.5 and 10.4.1.1.6)."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from api.exchange import Exchange
 from api.responses import Header, cache_control, ranged, send_bytes, send_not_modified, send_stream
 from api.routes.wado import IF_NONE_MATCH, WHOLE, planned, uids_of
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
-from dicomweb.media import EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE
+from dicomweb.media import EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE, OCTET_STREAM
 from dicomweb.multipart import Writer, content_length, part_headers
-from dicomweb.negotiation import RetrievePlan, parse_accept, plan_bulk, plan_frames
+from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_bulk, plan_frames
+from dicomweb.pixels.syntaxes import REVISION
 from dicomweb.wado import etag, etag_matches, parse_bulk_path, parse_frame_list
 from storage.pixels import Image
 from storage.retrieve import Instance, Located
@@ -27,7 +29,10 @@ async def retrieve_frames(http: Exchange) -> None:
     await _send_frames(http, study, series, sop, numbers)
 
 
-async def _send_frames(http: Exchange, study: str, series: str, sop: str, numbers: tuple[int, ...]) -> None:
+async def _send_frames(
+    http: Exchange, study: str, series: str, sop: str, numbers: tuple[int, ...], *, whole: bool = False
+) -> None:
+    """`whole`: the frames are all there are, and may leave as one native value where multipart is not accepted."""
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
     located = await http.archive.retrieve.frames(http.access, study, series, sop, numbers)
     instance = located.instance
@@ -37,10 +42,13 @@ async def _send_frames(http: Exchange, study: str, series: str, sop: str, number
             http, instance, lambda **more: plan_frames(ranges, instance.transfer_syntax, several=several, **more)
         )
     except NotAcceptable:
+        if whole and several and await _takes_native(http, instance, ranges):
+            await _send_native(http, instance)
+            return
         # Where attributes that contradict each other are the reason, BadPixels says so.
         await http.archive.pixels.described(http.access, located, numbers)
         raise
-    tag = etag(instance.version, str(numbers), str(plan.multipart), plan.part_type)
+    tag = etag(instance.version, str(numbers), plan.identity)
     headers: list[Header] = [
         (b"etag", tag.encode()),
         (b"vary", b"Accept"),
@@ -55,6 +63,28 @@ async def _send_frames(http: Exchange, study: str, series: str, sop: str, number
         await send_single(http, headers, plan, located)
     else:
         await _send_parts(http, headers, plan, located, numbers)
+
+
+async def _takes_native(http: Exchange, instance: Instance, ranges: tuple[MediaRange, ...]) -> bool:
+    with suppress(NotAcceptable):
+        wanted = not plan_bulk(ranges).multipart
+        return wanted and EXPLICIT_LE in await http.archive.pixels.targets(http.access, instance)
+    return False
+
+
+async def _send_native(http: Exchange, instance: Instance) -> None:
+    """Compressed pixel data as the one value that they are when they are not compressed."""
+    tag = etag(instance.version, "native", str(REVISION))
+    headers: list[Header] = [
+        (b"etag", tag.encode()),
+        (b"vary", b"Accept"),
+        cache_control(http.query_value("v"), instance.version),
+    ]
+    if etag_matches(http.header(b"if-none-match"), tag):
+        await send_not_modified(http, headers)
+        return
+    headers.append((b"content-type", f"{OCTET_STREAM}; transfer-syntax={EXPLICIT_LE}".encode()))
+    await send_stream(http, 200, headers, None, http.archive.transcode.pixel_data(http.access, instance))
 
 
 def _part_headers(http: Exchange, plan: RetrievePlan, instance: Instance, number: int) -> tuple[tuple[str, str], ...]:
@@ -167,11 +197,11 @@ async def retrieve_bulk(http: Exchange) -> None:
         count = await retrieve.frame_count(http.access, instance)
         if not 0 < count <= http.settings.max_frames_per_request:
             raise TooLarge(f"the pixel data have {count} frames: ask for them by /frames")
-        await _send_frames(http, study, instance.series, sop, tuple(range(1, count + 1)))
+        await _send_frames(http, study, instance.series, sop, tuple(range(1, count + 1)), whole=True)
         return
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
     plan = plan_bulk(ranges, instance.transfer_syntax if instance.transfer_syntax in NATIVE else EXPLICIT_LE)
-    tag = etag(instance.version, path, str(plan.multipart), plan.part_type)
+    tag = etag(instance.version, path, plan.identity)
     headers: list[Header] = [
         (b"etag", tag.encode()),
         (b"vary", b"Accept"),
@@ -235,7 +265,7 @@ _SERIES = _STUDY + "/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
 _BULK_TEXT = (
     "A value that the metadata name by BulkDataURI, also inside sequences. Native values leave in little endian; "
-    "encapsulated pixel data leave frame by frame."
+    "encapsulated pixel data leave frame by frame, or decompressed as one value where only a single part is accepted."
 )
 
 

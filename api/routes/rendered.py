@@ -348,7 +348,7 @@ _STUDY: Final = "{root}/studies/{study}"
 _SERIES: Final = _STUDY + "/series/{series}"
 _INSTANCE: Final = _SERIES + "/instances/{instance}"
 _FRAMES: Final = _INSTANCE + "/frames/{frames}"
-_PARTS: Final = Answer(200, "The rendered instances.", (_MULTIPART,))
+_PARTS: Final = Answer(200, "The rendered instances.", (_MULTIPART,), ("Warning",))
 OPERATIONS = (
     _rendered(_STUDY, "study", _SEVERAL_TEXT, rendered_instances, _PARTS),
     _rendered(_SERIES, "series", _SEVERAL_TEXT, rendered_instances, _PARTS),

@@ -192,5 +192,5 @@ def _side(text: str, name: str) -> int:
 def parse_number(text: str, name: str) -> float:
     """A decimal number. BadQuery names the parameter `name`."""
     if not _NUMBER.fullmatch(text):
-        raise BadQuery("a member is no decimal number", attribute=name)
+        raise BadQuery("a member is no decimal number of at most 16 digits and an exponent of two", attribute=name)
     return float(text)
