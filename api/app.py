@@ -18,13 +18,29 @@ from api.exchange import Exchange, Services
 from api.metrics import Metrics
 from api.middleware import FrontDoor
 from api.openapi import document, product_version
-from api.routes import delete, frames, health, ohif, orthanc, pages, qido, rendered, stow, ups, wado, wado_uri
+from api.routes import (
+    delete,
+    frames,
+    health,
+    ohif,
+    orthanc,
+    pages,
+    qido,
+    rendered,
+    stow,
+    ups,
+    wado,
+    wado_uri,
+    wsi,
+    wsi_dialects,
+)
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
 from api.websocket import Sockets
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
+from wsi.tiles import TileService
 
 OPERATIONS: tuple[Operation, ...] = (
     *qido.OPERATIONS,
@@ -35,6 +51,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *stow.OPERATIONS,
     *delete.OPERATIONS,
     *ups.OPERATIONS,
+    *wsi.OPERATIONS,
+    *wsi_dialects.OPERATIONS,
     *orthanc.OPERATIONS,
     *health.OPERATIONS,
     *pages.OPERATIONS,
@@ -76,6 +94,7 @@ class Anor(FastAPI):
             MemoryBudget(_UPLOADS_IN_MEMORY * settings.spool_memory),
             described,
             self.sockets,
+            TileService(archive),
         )
         self.front = FrontDoor(RouteTree(OPERATIONS, settings.dicomweb_root), services, super().__call__)
 

@@ -95,6 +95,18 @@ IDENTIFIERS = {
     "build": "8a6c94f84d410dbe",
     "name": "app.bundle.css",
     "page": "viewer",
+    "level": "0",
+    "x": "3",
+    "y": "2",
+    "z": "0",
+    "orthanc": "0d0f8b3c-6a1f9d7f-4a4e7a37-7c9c0f0a-8a0e7b55",
+    "document": f"{SERIES_UID}.dzi",
+    "files": f"{SERIES_UID}_files",
+    "tile": "3_2.jpeg",
+    "region": "1024,512,512,512",
+    "size": "256,",
+    "rotation": "0",
+    "picture": "default.jpg",
 }
 JSON_ACCEPT = Parameter("Accept", "header", "application/dicom+json (default), application/json", DICOM_JSON)
 

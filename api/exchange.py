@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from api.uploads import MemoryBudget
     from api.websocket import Sockets
     from storage.archive import Archive
+    from wsi.tiles import TileService
 
 MAX_PARAMETERS = 1000
 
@@ -50,6 +51,7 @@ class Services:
     uploads: "MemoryBudget"
     document: Callable[[], dict[str, Any]]
     sockets: "Sockets"
+    tiles: "TileService"
 
 
 class Exchange:

@@ -30,6 +30,18 @@ _TEXTS = {
     "build": "digest of the installed viewer",
     "name": "name of a file of the viewer",
     "page": "route of the viewer's own",
+    "level": "number of a level",
+    "x": "column of the tile, from 0",
+    "y": "row of the tile, from 0",
+    "z": "stored level, 0 is the finest",
+    "orthanc": "Orthanc's identifier of the series",
+    "document": "Series Instance UID and `.dzi`",
+    "files": "Series Instance UID and `_files`",
+    "tile": "column and row of the tile, and its format",
+    "region": "part of the picture",
+    "size": "size of the picture",
+    "rotation": "degrees clockwise",
+    "picture": "quality and format",
 }
 
 # What headers say, and an example of each.

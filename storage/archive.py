@@ -9,6 +9,7 @@ from storage.channels import EventChannels
 from storage.db import Database
 from storage.decoders import DecoderPool
 from storage.embedded import attach
+from storage.frame_blocks import FrameBlocks
 from storage.ingest import IngestService
 from storage.lifecycle import LifecycleService
 from storage.objects import ObjectStore, open_store
@@ -17,6 +18,7 @@ from storage.rendering import RenderingService
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.settings import Settings
+from storage.slides import SlideIndex
 from storage.spool import Spool
 from storage.transcoding import TranscodeService
 from storage.worklist import WorklistService
@@ -46,6 +48,8 @@ class Archive:
     pixels: PixelService
     transcode: TranscodeService
     rendering: RenderingService
+    slides: SlideIndex
+    frames: FrameBlocks
     decoders: DecoderPool
     lifecycle: LifecycleService
     worklist: WorklistService
@@ -105,17 +109,20 @@ async def open_archive(settings: Settings) -> Archive:
     retrieve = RetrieveService(settings, db, objects)
     decoders = DecoderPool(settings)
     pixels = PixelService(retrieve, decoders)
+    slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
     return Archive(
         settings=settings,
         db=db,
         objects=objects,
-        ingest=IngestService(settings, db, objects),
+        ingest=IngestService(settings, db, objects, slides),
         search=SearchService(db, objects),
         retrieve=retrieve,
         pixels=pixels,
         transcode=TranscodeService(settings, retrieve, pixels, decoders),
         rendering=RenderingService(settings, retrieve, pixels),
+        slides=slides,
+        frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
         decoders=decoders,
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
         worklist=WorklistService(settings, db, channels),

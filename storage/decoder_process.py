@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from dicomweb.errors import BadPixels
-from dicomweb.pixels.decode import decode_frame
+from dicomweb.pixels.decode import decode_frame, reduced_jpeg
 from dicomweb.pixels.encode import recompressed
 from dicomweb.pixels.image import ImagePixel
 
@@ -78,7 +78,11 @@ def _answer(request: dict[str, Any], shared: mmap.mmap) -> dict[str, Any]:
         jpeg = bytes(imagecodecs.jpegxl_decode_jpeg(data, numthreads=1))
         shared[out : out + len(jpeg)] = jpeg
         return {"bytes": len(jpeg)}
-    pixels = decode_frame(request["syntax"], data, ImagePixel(**request["image"]), request["threads"])
+    image = ImagePixel(**request["image"])
+    if request["action"] == "reduce":
+        pixels = reduced_jpeg(data, image, request["factor"])
+    else:
+        pixels = decode_frame(request["syntax"], data, image, request["threads"])
     array = np.ascontiguousarray(pixels.array)
     view = np.frombuffer(shared, np.uint8, array.nbytes, out)
     view[:] = array.view(np.uint8).reshape(-1)

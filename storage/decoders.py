@@ -23,7 +23,7 @@ from dicomweb.pixels.syntaxes import JPEG_BASELINE, JPEG_XL_RECOMPRESSION, SYNTA
 from storage.settings import Settings
 
 T = TypeVar("T")
-Action = Literal["decode", "recompress", "restore"]
+Action = Literal["decode", "reduce", "recompress", "restore"]
 # `refused` by its header before a decoder saw it, `failed` by the decoder's own judgement; `busy`: none became free.
 Outcome = Literal["decoded", "refused", "failed", "crashed", "timed out", "busy"]
 
@@ -59,6 +59,7 @@ class _Job:
     room: int
     image: Mapping[str, Any]
     threads: int = 1
+    factor: int = 1
 
 
 class _Decoder:
@@ -96,6 +97,7 @@ class _Decoder:
             "size": len(shared),
             "image": job.image,
             "threads": job.threads,
+            "factor": job.factor,
         }
         try:
             async with asyncio.timeout(self._seconds + _SLACK):
@@ -197,11 +199,7 @@ class DecoderPool:
 
     async def decode(self, syntax: str, data: bytes, image: ImagePixel) -> Pixels:
         """One frame of an encapsulated transfer syntax. Raises BadPixels; Unavailable when all decoders stay busy."""
-        try:
-            check_stream(syntax, data, image)  # before a process is kept busy with it
-        except BadPixels:
-            self.counters.count(syntax, "refused")
-            raise
+        self._check(syntax, data, image)
         job = _Job("decode", syntax, data, image.decoded_bytes, asdict(image))
 
         def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
@@ -209,6 +207,29 @@ class DecoderPool:
             return Pixels(values.reshape(image.shape), answer["photometric"])
 
         return await self._run(job, take)
+
+    async def reduce(self, jpeg: bytes, image: ImagePixel, factor: int) -> Pixels:
+        """A JPEG frame of 8-bit samples at 1/2, 1/4 or 1/8 of its size, both sides multiples of `factor`.
+
+        See `reduced_jpeg`; raises as `decode` does.
+        """
+        self._check(JPEG_BASELINE, jpeg, image)
+        job = _Job("reduce", JPEG_BASELINE, jpeg, image.decoded_bytes, asdict(image), factor=factor)
+        shape = (image.rows // factor, image.columns // factor, *image.shape[2:])
+
+        def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
+            values = np.frombuffer(shared[out : out + answer["bytes"]], np.uint8)
+            return Pixels(values.reshape(shape), answer["photometric"])
+
+        return await self._run(job, take)
+
+    def _check(self, syntax: str, data: bytes, image: ImagePixel) -> None:
+        """Raise BadPixels before a process is kept busy with it."""
+        try:
+            check_stream(syntax, data, image)
+        except BadPixels:
+            self.counters.count(syntax, "refused")
+            raise
 
     async def recompress(self, jpeg: bytes) -> bytes:
         """A JPEG baseline frame as JPEG XL, from which `restore` makes the same bytes again."""

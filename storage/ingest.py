@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
@@ -20,10 +20,12 @@ from storage.access import Access
 from storage.commit import Committer, Retry
 from storage.db import Database
 from storage.intents import Intent
+from storage.leases import renewed
 from storage.objects import ObjectStore
 from storage.retrieve import Instance
 from storage.rows import Prepared
 from storage.settings import Settings
+from storage.slides import SlideIndex
 from storage.spool import Spooled
 
 log = logging.getLogger(__name__)
@@ -80,10 +82,11 @@ class IngestCounters:
 class IngestService:
     """Stores instances. Nothing is acknowledged before its row is committed; nothing that failed blocks a retry."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, slides: SlideIndex) -> None:
         self._settings = settings
         self._db = db
         self._objects = objects
+        self._slides = slides
         self._limits = ScanLimits(
             max_depth=settings.max_depth,
             max_elements=settings.max_elements,
@@ -167,7 +170,14 @@ class IngestService:
         status, stored_key = await self._commit(access, prepared)
         if status == "identical" and stored_key is not None:
             return await self._identical(access, prepared, spooled, stored_key)
+        if status in ("stored", "astray", "replaced"):
+            await self._describe(access, prepared)
         return status
+
+    async def _describe(self, access: Access, prepared: Prepared) -> None:
+        """Describe a tiled image, which is stored by now; where that fails, it is done at the first use."""
+        with suppress(ArchiveError):
+            await self._slides.describe(access.tenant, prepared.scan, prepared.key, prepared.file_sha256)
 
     async def _scan(self, spooled: Spooled) -> Scan:
         version = spooled.sha256.hex()[:_VERSION_LENGTH]
@@ -213,7 +223,7 @@ class IngestService:
     async def _identical(self, access: Access, prepared: Prepared, spooled: Spooled, stored_key: str) -> Status:
         """The same file is stored already: success, unless its object was lost, which these bytes then repair."""
         sop = prepared.scan.sop_instance_uid
-        if await self._is_there(access, sop, stored_key, spooled.size):
+        if await self._is_there(access, prepared, stored_key):
             return "identical"
         log.error("a stored object was missing and is being restored from a repeated upload")
         committer = self._committer(access.tenant)
@@ -230,15 +240,17 @@ class IngestService:
             raise Unavailable("the instance changed while its lost object was being restored; send it again")
         return "identical"
 
-    async def _is_there(self, access: Access, sop: str, stored_key: str, size: int) -> bool:
+    async def _is_there(self, access: Access, prepared: Prepared, stored_key: str) -> bool:
         """Whether the object is as long as what was sent, or, being in another transfer syntax, as its row says."""
         try:
             found = await self._objects.size(stored_key)
+            if not prepared.metadata_inline:
+                await self._objects.size(stored_key + ".json")
         except ObjectMissing:
             return False
-        if found == size:
+        if found == prepared.size:
             return True
-        row = await self._db.fetch_row("instance_to_compare", access.tenant, sop)
+        row = await self._db.fetch_row("instance_to_compare", access.tenant, prepared.scan.sop_instance_uid)
         if row is None or row["object_key"] != stored_key:
             raise Unavailable("the instance changed meanwhile; send it again")
         return bool(found == row["object_offset"] + row["object_size"])
@@ -274,34 +286,20 @@ class IngestService:
             spooled.release()
         done = False
         try:
-            async with self._kept(prepared.key):
+            lease = timedelta(seconds=self._settings.intent_lease_s)
+            async with renewed(lease, lambda: self._db.execute("intent_renew", prepared.key, lease)):
                 await verify(prepared)
                 start = prepared.scan.meta_size
                 digest = await self.digest(prepared.key, start, prepared.size - start)
             done = await committer.exchange(prepared, stored.key, received_dataset, digest)
+            if done:
+                await self._describe(access, prepared)
         finally:
             # Where the outcome is not known, too: the intent tells whether there is anything to renounce.
             if not done:
                 with suppress(ArchiveError):
                     await self._db.execute("ingest_renounce", [prepared.key], self._grace)
         return done
-
-    @asynccontextmanager
-    async def _kept(self, key: str) -> AsyncIterator[None]:
-        """Renew the lease of an intent for as long as its object is worked on."""
-        lease = timedelta(seconds=self._settings.intent_lease_s)
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(lease.total_seconds() / 3)
-                with suppress(ArchiveError):
-                    await self._db.execute("intent_renew", key, lease)
-
-        task = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            task.cancel()
 
     # -- commits ---------------------------------------------------------------------------------------------------
 

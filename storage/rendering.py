@@ -239,7 +239,7 @@ class RenderingService:
 
     async def _worked(self, access: Access, image: Image, work: Callable[[Source], Made]) -> AsyncIterator[Made]:
         """What `work` makes in a thread of each frame. Of large frames a process holds one at a time in memory."""
-        bulk = await self._referenced(access, image)
+        bulk = await self.referenced(access, image)
         if image.pixel.decoded_bytes <= _LARGE:
             async for source in self._sources(image, bulk):
                 async with self._slots:
@@ -335,7 +335,7 @@ class RenderingService:
             yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk, self._fonts.faces)
             position += 1
 
-    async def _referenced(self, access: Access, image: Image) -> dict[str, bytes]:
+    async def referenced(self, access: Access, image: Image) -> dict[str, bytes]:
         """The tables, profiles and overlays that the image refers to, little endian; kept for the next frame."""
         found: dict[str, bytes] = {}
         for uri in references(image.dataset, image.frames):

@@ -171,7 +171,7 @@ class RetrieveService:
         row = await self._db.fetch_row("instance_location", access.tenant, study, series, sop)
         if row is None:
             raise NotFound("no such instance")
-        return _instance(access.tenant, study, row)
+        return instance_of(access.tenant, study, row)
 
     async def instances(self, access: Access, study: str, series: str | None = None) -> tuple[int, list[Instance]]:
         """The version of a study or series, and its instances in reading order. Raises NotFound."""
@@ -182,7 +182,7 @@ class RetrieveService:
             rows = await self._db.fetch("series_instances", access.tenant, study, series)
         if not rows:
             raise NotFound("no such series" if series else "no such study")
-        return rows[0]["parent_version"], [_instance(access.tenant, study, row) for row in rows]
+        return rows[0]["parent_version"], [instance_of(access.tenant, study, row) for row in rows]
 
     async def part(self, instance: Instance, extent: Extent) -> bytes:
         """A part of the stored Part 10 file, at once; `stream` gives a large one in chunks."""
@@ -249,7 +249,7 @@ class RetrieveService:
         if any(is_fragmented(record) for record in records):
             overflow = await self._db.fetch_value("frame_overflow", access.tenant, sop, row["file_sha256"]) or b""
         located = Located(
-            _instance(access.tenant, study, row),
+            instance_of(access.tenant, study, row),
             tuple(locate(record, overflow) for record in records),
             tuple(bit_span(record) for record in records),
         )
@@ -286,7 +286,7 @@ class RetrieveService:
         entry = BulkTable.from_bytes(row["bulk_table"]).lookup(path)
         if entry is None:
             raise NotFound("the instance has no such bulk data")
-        instance = _instance(access.tenant, study, row)
+        instance = instance_of(access.tenant, study, row)
         word = 1
         if instance.transfer_syntax == EXPLICIT_BE:
             word = pixel_word(entry.vr, instance.bits_allocated or 8) if path in PIXEL_DATA else word_size(entry.vr)
@@ -357,7 +357,8 @@ def _level(access: Access, study: str, series: str | None, sop: str | None) -> t
     return "study", (access.tenant, study)
 
 
-def _instance(tenant: int, study: str, row: Any) -> Instance:
+def instance_of(tenant: int, study: str, row: Any) -> Instance:
+    """The instance that a row of the location statements describes."""
     return Instance(
         tenant=tenant,
         study=study,

@@ -190,6 +190,22 @@ class Settings:
         ),
     )
 
+    slide_cache_bytes: int = field(
+        default=64 * MIB,
+        metadata=_about(
+            "Pixels",
+            "Memory per process for what is known of slides, and as much for where their frames lie.",
+            unit="bytes",
+            minimum=MIB,
+        ),
+    )
+    tile_bytes: int = field(
+        default=GIB,
+        metadata=_about(
+            "Pixels", "Tiles of slides that were made and are kept under the data directory.", unit="bytes", minimum=0
+        ),
+    )
+
     duplicates: Literal["reject", "keep-first", "replace"] = field(
         default="reject",
         metadata=_about("Ingest", "What becomes of an instance that is stored already with other bytes."),

@@ -24,6 +24,7 @@ from dicomweb.rules import parse_rules, wanted
 from dicomweb.wado import bulk_path_of
 from storage.access import Access
 from storage.archive import Archive
+from storage.leases import renewed
 from storage.pixels import Dataset, Image
 from storage.retrieve import Instance, Located
 from storage.rows import Prepared
@@ -32,7 +33,7 @@ from storage.spool import Spooled
 log = logging.getLogger(__name__)
 
 _READER: Final = "transcode"
-_LEASE: Final = timedelta(minutes=10)
+_LEASE: Final = timedelta(seconds=15)
 _BATCH: Final = 64
 # Workers that died over a batch before it is done one by one, and before its first instance is left as it is.
 _SUSPECT, _GUILTY = 2, 4
@@ -100,8 +101,9 @@ class StoredSyntax:
             await self._db.execute("reader_end", _READER)
             return
         await self._db.execute("reader_begin", _READER)
-        while await self._batch():
-            pass
+        async with renewed(_LEASE, lambda: self._db.execute("reader_renew", _READER, self._worker, _LEASE)):
+            while await self._batch():
+                pass
 
     async def _batch(self) -> bool:
         claimed = await self._db.fetch_row("reader_claim", _READER, self._worker, _LEASE)

@@ -43,6 +43,8 @@ async def _send_frames(
         )
     except NotAcceptable:
         if not (whole and several and await _takes_native(http, instance, ranges)):
+            # Where attributes that contradict each other are the reason, BadPixels says so.
+            await http.archive.pixels.described(http.access, located, numbers)
             raise
         await _send_native(http, instance)
         return

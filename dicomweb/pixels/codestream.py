@@ -16,6 +16,7 @@ from dicomweb.pixels.syntaxes import SYNTAXES
 _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 _JXL_SIGNATURE = b"\x00\x00\x00\x0cJXL "
 _MAX_MARKERS = 1000
+_ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 # Start of frame markers (ITU-T T.81 table B.1; C4, C8 and CC are others), and JPEG-LS (T.87).
 _SOF = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7})
 # Their decoders fill up what is missing with grey. The end marker may be followed by padding.
@@ -37,12 +38,17 @@ class StreamSize:
 
 @dataclass(frozen=True, slots=True)
 class JpegMarkers:
-    """What tells the colour space of a JPEG stream. `adobe`: the transform of APP14, or None without it."""
+    """What tells the colour space of a JPEG stream. `adobe`: the transform of APP14, or None without it.
+
+    `process`: the second byte of its start of frame marker, 0xC0 for baseline; `end`: the offset behind that segment.
+    """
 
     size: StreamSize
     adobe: int | None
     jfif: bool
     components: bytes
+    process: int
+    end: int
 
 
 def check_stream(syntax: str, data: bytes, image: ImagePixel) -> StreamSize | None:
@@ -97,13 +103,21 @@ def jpeg_markers(data: bytes) -> JpegMarkers:
         if marker in _SOF and len(body) >= 6:
             bits, rows, columns, samples = struct.unpack_from(">BHHB", body)
             names = body[6 : 6 + 3 * samples : 3]
-            return JpegMarkers(StreamSize(rows, columns, samples, bits), adobe, jfif, names)
+            return JpegMarkers(StreamSize(rows, columns, samples, bits), adobe, jfif, names, marker, at + 2 + length)
         if marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
             adobe = body[11]
         elif marker == 0xE0 and body[:4] == b"JFIF":
             jfif = True
         at += 2 + length
     raise BadPixels("the JPEG stream has no start of frame", attribute="PixelData")
+
+
+def with_adobe_marker(data: bytes) -> bytes:
+    """A JPEG stream of RGB that says so: 16 bytes of APP14 behind SOI, transform 0; the code stream stays as it is.
+
+    Without it decoders take three components for YCbCr (T.872 6.5.3).
+    """
+    return data if jpeg_markers(data).adobe == 0 else data[:2] + _ADOBE_RGB + data[2:]
 
 
 def jpeg2000_size(data: bytes) -> StreamSize:

@@ -5,13 +5,14 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from dicomweb.errors import BadPixels
-from dicomweb.pixels.codestream import StreamSize, check_stream, jpeg_markers
+from dicomweb.pixels.codestream import StreamSize, check_stream, jpeg_markers, with_adobe_marker
 from dicomweb.pixels.image import ImagePixel, Pixels
 from dicomweb.pixels.native import native_pixels
-from dicomweb.pixels.syntaxes import SYNTAXES, decoded_photometric
+from dicomweb.pixels.syntaxes import JPEG_BASELINE, SYNTAXES, decoded_photometric
 
 Array = NDArray[Any]
 
@@ -43,6 +44,26 @@ def decode_frame(syntax: str, data: bytes, image: ImagePixel, threads: int = 1) 
     except (RuntimeError, ValueError) as error:  # imagecodecs' errors are RuntimeErrors
         raise BadPixels(f"the {family} stream cannot be decoded", attribute="PixelData") from error
     return Pixels(_as_stored(array, size, image), decoded_photometric(image, syntax))
+
+
+def reduced_jpeg(data: bytes, image: ImagePixel, factor: int) -> Pixels:
+    """A JPEG frame of 8-bit samples at 1 / `factor` (2, 4 or 8) of its size: only the low frequencies are decoded.
+
+    A quarter of the size takes a third of the time. Raises BadPixels, also unless `factor` divides both sides.
+    """
+    rows, columns = image.rows // factor, image.columns // factor
+    check_stream(JPEG_BASELINE, data, image)
+    if image.samples > 1 and _holds_rgb(data, image):
+        data = with_adobe_marker(data)
+    space = "GRAY" if image.samples == 1 else "RGB"
+    try:
+        array = simplejpeg.decode_jpeg(data, colorspace=space, min_height=rows, min_width=columns, strict=False)
+    except ValueError as error:
+        raise BadPixels("the jpeg stream cannot be decoded", attribute="PixelData") from error
+    if array.shape[:2] != (rows, columns):
+        raise BadPixels("the frame cannot be reduced as it is decoded", attribute="PixelData")
+    shape = (rows, columns, *image.shape[2:])
+    return Pixels(np.asarray(array).reshape(shape), decoded_photometric(image, JPEG_BASELINE))
 
 
 def _inflated(data: bytes, image: ImagePixel) -> bytes:

@@ -49,8 +49,11 @@ def encode_jpeg(shown: Shown, quality: int, profile: bytes | None) -> bytes:
     else:
         chroma = "444" if quality >= _FULL_COLOUR else "420"
         data = simplejpeg.encode_jpeg(shown, quality=quality, colorspace="RGB", colorsubsampling=chroma, fastdct=False)
-    if profile is None:
-        return data
+    return data if profile is None else with_icc_profile(data, profile)
+
+
+def with_icc_profile(jpeg: bytes, profile: bytes) -> bytes:
+    """A JPEG stream with an ICC profile in its APP2 segments (ICC.1 B.4); the code stream stays as it is."""
     pieces = [profile[at : at + _JPEG_SEGMENT] for at in range(0, len(profile), _JPEG_SEGMENT)]
     if len(pieces) > 255:
         raise BadPixels("the ICC profile is too large for JPEG", attribute="ICCProfile")
@@ -58,9 +61,9 @@ def encode_jpeg(shown: Shown, quality: int, profile: bytes | None) -> bytes:
         b"\xff\xe2" + struct.pack(">H", len(piece) + 16) + _ICC_MARK + bytes((place, len(pieces))) + piece
         for place, piece in enumerate(pieces, 1)
     )
-    # Behind SOI and the JFIF segment (ICC.1 B.4).
-    behind = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
-    return data[:behind] + segments + data[behind:]
+    # Behind SOI and the JFIF segment.
+    behind = 4 + int.from_bytes(jpeg[4:6], "big") if jpeg[2:4] == b"\xff\xe0" else 2
+    return jpeg[:behind] + segments + jpeg[behind:]
 
 
 def encode_png(shown: Shown, profile: bytes | None = None) -> bytes:

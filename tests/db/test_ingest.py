@@ -363,6 +363,8 @@ async def test_metadata_that_are_too_large_for_a_row_become_an_object(
         (row,) = await rows(archive, "SELECT metadata, object_key FROM instance")
         assert row["metadata"] is None
         assert row["object_key"] + ".json" in await objects(archive)
+        await archive.objects.delete(row["object_key"] + ".json")
+        assert (await store(archive, encoded(ds))).status == "identical"
         found = await archive.retrieve.metadata(LOCAL, ds.StudyInstanceUID, gzip=False)
         assert found.body is not None
         assert orjson.loads(b"".join(found.body))[0]["00204000"]["Value"] == [ds.ImageComments]

@@ -202,6 +202,7 @@ async def test_what_a_rule_makes_of_a_real_file(opened: Callable, name: str, rul
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("target", ["HTJ2KLosslessRPCL", "JPEGLSLossless", "JPEGXLLossless", "JPEG2000Lossless"])
 async def test_every_file_that_can_be_stored(opened: Callable, target: str) -> None:
     """Verification finds no difference in any of pydicom's files."""

@@ -136,7 +136,7 @@ def image_pixels(
 def sparse_slide(frames: int, *, undefined: bool = False) -> bytes:
     """A TILED_SPARSE instance with `frames` frames: functional groups as scanners write them, tiny fragments."""
     columns = 400
-    short, long = struct.Struct("<H").pack, struct.Struct("<i").pack
+    long = struct.Struct("<i").pack
 
     def group(tag: int, content: bytes) -> bytes:
         return sequence(tag, [content], undefined=undefined, undefined_items=undefined)
@@ -159,7 +159,7 @@ def sparse_slide(frames: int, *, undefined: bool = False) -> bytes:
         0x00080008: text(0x00080008, "CS", "ORIGINAL\\PRIMARY\\VOLUME\\NONE"),
         0x00209311: text(0x00209311, "CS", "TILED_SPARSE"),
         0x00480006: element(0x00480006, "UL", struct.pack("<I", columns * 256)),
-        0x00480008: element(0x00480008, "US", short(1)),
+        0x00480007: element(0x00480007, "UL", struct.pack("<I", -(-frames // columns) * 256)),
         0x52009229: sequence(0x52009229, [shared], undefined=undefined, undefined_items=undefined),
         0x52009230: sequence(0x52009230, items, undefined=undefined, undefined_items=undefined),
         0x7FE00010: fragments([b"\xff\xd8\xff\xd9"] * frames),

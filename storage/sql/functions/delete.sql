@@ -21,6 +21,8 @@ BEGIN
         RETURNING i.series, i.sop_uid, i.orthanc_id, i.object_key, i.object_size
     ), entombed AS (
         INSERT INTO tomb (key, not_before) SELECT object_key, now() + p_grace FROM gone ON CONFLICT DO NOTHING
+    ), undescribed AS (
+        DELETE FROM tiled d USING gone g WHERE d.tenant = p_tenant AND d.sop_uid = g.sop_uid
     ), fed AS (
         INSERT INTO change (tenant, kind, level, orthanc_id, uid) SELECT p_tenant, 'Deleted', 'instance', orthanc_id, sop_uid FROM gone
     ), shrunk AS (

@@ -15,6 +15,10 @@ UPDATE reader SET seq = 0, tries = 0 WHERE name = $1
 UPDATE reader SET worker = $2, lease_until = now() + $3::interval, tries = tries + 1
 WHERE name = $1 AND (worker = $2 OR lease_until < now()) AND seq < (SELECT max(seq) FROM change) RETURNING seq, tries
 
+-- name: reader_renew
+-- The one that reads still does.
+UPDATE reader SET lease_until = now() + $3::interval WHERE name = $1 AND worker = $2
+
 -- name: reader_advance
 -- Changes up to $4 are dealt with; nothing where another worker has taken over, or the reader was rewound.
 UPDATE reader SET seq = $4, tries = 0, done = done + $5, failed = failed + $6, saved = saved + $7

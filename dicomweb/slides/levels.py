@@ -1,0 +1,86 @@
+"""Levels of a slide: those that are stored, and those that are made of them where the steps are too wide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dicomweb.slides.tilemap import TileMap
+
+# Optical Path Identifier, and Z offset of the focal plane in µm.
+Key = tuple[str, float]
+
+# A level that is not stored is made of the next finer one, at a quarter of its size: of sixteen frames a tile.
+FACTOR: Final = 4
+# A step up to here needs nothing in between; viewers scale.
+_WIDEST: Final = 4.5
+# An image of this size needs no coarser one.
+_APEX: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """A stored level: the total pixel matrix, the frames' size, and a map for each (path, Z offset).
+
+    `spacing` between rows and columns in mm. `sample`: the place of one of its instances in the slide.
+    """
+
+    width: int
+    height: int
+    columns: int
+    rows: int
+    spacing: tuple[float, float] | None
+    maps: Mapping[Key, TileMap]
+    sample: int
+
+    @property
+    def across(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.columns)
+
+    @property
+    def down(self) -> int:
+        """Rows of tiles."""
+        return -(-self.height // self.rows)
+
+    def map_of(self, path: str, depth: float) -> TileMap | None:
+        """The map of an optical path at the focal plane that is nearest to `depth`; None without the path."""
+        exact = self.maps.get((path, depth))
+        if exact is not None:
+            return exact
+        near = min((key for key in self.maps if key[0] == path), key=lambda key: abs(key[1] - depth), default=None)
+        return None if near is None else self.maps[near]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A level as clients see it: `level` stored, or 1 / `factor` of it. Tiles are `columns` x `rows` at all edges."""
+
+    level: int
+    factor: int
+    width: int
+    height: int
+    columns: int
+    rows: int
+
+    @property
+    def across(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.columns)
+
+    @property
+    def down(self) -> int:
+        """Rows of tiles."""
+        return -(-self.height // self.rows)
+
+
+def ladder(levels: tuple[Level, ...]) -> tuple[Rung, ...]:
+    """From the finest level to the coarsest."""
+    rungs = []
+    for index, level in enumerate(levels):
+        rungs.append(Rung(index, 1, level.width, level.height, level.columns, level.rows))
+        last = index + 1 == len(levels)
+        wide = max(level.width, level.height) > _APEX if last else level.width > _WIDEST * levels[index + 1].width
+        if wide:
+            width, height = -(-level.width // FACTOR), -(-level.height // FACTOR)
+            rungs.append(Rung(index, FACTOR, width, height, level.columns, level.rows))
+    return tuple(rungs)

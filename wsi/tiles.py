@@ -1,0 +1,245 @@
+"""Tiles of slides: stored JPEG frames as they are, everything else decoded, encoded and kept.
+
+A tile costs one index lookup (the version of its series, shared by requests that wait together) and one range read.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+import numpy as np
+from PIL import Image
+
+from dicomweb.errors import NotFound
+from dicomweb.rendered.encode import JPEG, encode_image, with_icc_profile
+from dicomweb.rendered.parameters import DEFAULT_QUALITY, Profile, Rendering, Window
+from dicomweb.slides.jpeg import JPEG_SYNTAXES, jpeg_frames
+from dicomweb.slides.levels import Rung
+from dicomweb.slides.pyramid import Slide
+from dicomweb.slides.tilemap import FrameRef
+from storage.access import Access
+from storage.archive import Archive
+from storage.slides import StoredSlide
+from storage.thumbnails import ThumbnailStore
+from wsi.compose import MAX_FRAMES, Composer, Shown, View, blank, level_for, map_of, padded
+from wsi.dialects import Asked
+
+# Changes whenever the same request gives other bytes than before: a part of entity tags and of the keys of the cache.
+REVISION: Final = 1
+
+MediaType = Literal["image/jpeg", "image/png"]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Which picture of a place: `path` None is the first optical path, `focal` None the middle focal plane.
+
+    `profile`: what becomes of the colours, as for rendered images (PS3.18 8.3.5.1.5).
+    """
+
+    path: str | None = None
+    focal: int | None = None
+    window: Window | None = None
+    profile: Profile = "no"
+
+    @property
+    def wanted(self) -> Rendering:
+        """The same as parameters of rendering."""
+        return Rendering(window=self.window, iccprofile=self.profile)
+
+
+DEFAULT: Final = Channel()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tile:
+    """A tile that is there. `tag` names its bytes; `frame` None with `view` None: nothing was scanned here."""
+
+    stored: StoredSlide
+    rung: Rung
+    media_type: MediaType
+    channel: Channel
+    tag: str
+    frame: FrameRef | None = None
+    view: View | None = None
+
+
+class TileService:
+    """The tiles and pictures of slides. Methods that look something up take the caller's rights."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._composer = Composer(archive)
+        self._made = ThumbnailStore(archive.settings.data / "tiles", archive.settings.tile_bytes)
+        self._making: dict[str, asyncio.Task[bytes]] = {}
+
+    async def slide(self, access: Access, series: str, version: str | None = None) -> StoredSlide:
+        """The slide of a series; see `SlideIndex.slide`. Raises NotFound, also for images that are no slide."""
+        stored = await self._archive.slides.slide(access, series, version)
+        if not stored.slide.levels:
+            named = "; ".join(sorted({problem.detail for problem in stored.slide.problems}))
+            raise NotFound(f"the series has no image that can be shown as a slide{': ' if named else ''}{named}")
+        return stored
+
+    # -- tiles
+
+    def tile(
+        self, stored: StoredSlide, rung: Rung, x: int, y: int, channel: Channel, media_type: MediaType | None
+    ) -> Tile:
+        """The tile in column `x` and row `y` of a level; `media_type` None: as it is stored, else JPEG.
+
+        Raises NotFound outside the level, and for a path or plane that is not there.
+        """
+        if not (0 <= x < rung.across and 0 <= y < rung.down):
+            raise NotFound(f"the level has {rung.across} x {rung.down} tiles")
+        slide = stored.slide
+        path, depth = _key(slide, channel)
+        tile_map = map_of(slide, rung.level, path, depth)
+        media: MediaType = media_type or JPEG
+        # The profile that is embedded may be that of another instance of the level.
+        profile = f"{channel.profile}{stored.name}" if channel.profile == "yes" else channel.profile
+        form = f"{REVISION}.{media[6:]}.{profile}{_named(channel.window)}"
+        if rung.factor > 1 or not tile_map.aligned:
+            view = _view_of_tile(slide, rung, x, y, View(rung.level, path, depth, 0, 0, 0, 0, 0, 0, channel.wanted))
+            tag = f"{stored.name}-{rung.level}.{rung.factor}-{x}-{y}-{path!r}-{depth}-{form}"
+            return Tile(stored, rung, media, channel, tag, view=view)
+        frame = tile_map.at(x, y)
+        if frame is None:
+            return Tile(stored, rung, media, channel, f"{slide.background}-{rung.columns}-{rung.rows}-{form}")
+        tag = f"{stored.instances[frame.instance].version}-{frame.frame}-{form}"
+        return Tile(stored, rung, media, channel, tag, frame=frame)
+
+    async def body(self, access: Access, tile: Tile) -> bytes:
+        """The bytes of a tile. Raises BadPixels for a frame that is not what its attributes say."""
+        access.require("dicom.read")
+        if tile.frame is None and tile.view is None:
+            return self._hole(tile)
+        channel = tile.channel
+        if tile.frame and tile.media_type == JPEG and channel.window is None and channel.profile in {"no", "yes"}:
+            sent = await self._as_stored(access, tile.stored, tile.frame)
+            if sent is not None:
+                profile = await self._composer.profile(access, tile.stored, tile.rung.level, channel.profile)
+                return sent if profile is None else with_icc_profile(sent, profile)
+        key = f"{access.tenant} {tile.stored.series} {tile.tag}"
+        return await self._kept(key, lambda: self._make(access, tile))
+
+    async def _as_stored(self, access: Access, stored: StoredSlide, frame: FrameRef) -> bytes | None:
+        tiled, instance = stored.slide.instances[frame.instance], stored.instances[frame.instance]
+        if instance.transfer_syntax not in JPEG_SYNTAXES:
+            return None
+        located = await self._archive.frames.frame(access, instance, frame.frame)
+        return jpeg_frames(tiled.image).sent(await self._composer.stored_frame(located))
+
+    async def _make(self, access: Access, tile: Tile) -> bytes:
+        if tile.frame is not None:
+            shown = await self._composer.frame(access, tile.stored, tile.frame, tile.channel.wanted)
+        else:
+            assert tile.view is not None
+            shown = await self._composer.view(access, tile.stored, tile.view)
+            shown = padded(shown, (tile.rung.rows, tile.rung.columns), tile.stored.slide.background)
+        profile = await self._composer.profile(access, tile.stored, tile.rung.level, tile.channel.profile)
+        return await asyncio.to_thread(encode_image, shown, tile.media_type, DEFAULT_QUALITY, profile)
+
+    def _hole(self, tile: Tile) -> bytes:
+        return _blank_tile(tile.rung.rows, tile.rung.columns, tile.stored.slide.background, tile.media_type)
+
+    # -- pictures
+
+    async def picture(
+        self, access: Access, stored: StoredSlide, asked: Asked, channel: Channel, limit: int = MAX_FRAMES
+    ) -> bytes:
+        """A picture of a part of the slide, made of `limit` frames at most.
+
+        Raises NotFound for a path or plane that is not there, TooLarge for a part of too many frames.
+        """
+        access.require("dicom.read")
+        slide = stored.slide
+        level = level_for(slide, asked.scale)
+        path, depth = _key(slide, channel)
+        across, down = slide.levels[level].width / slide.base.width, slide.levels[level].height / slide.base.height
+        place = asked.left * across, asked.top * down, asked.width * across, asked.height * down
+        view = View(level, path, depth, *place, asked.columns, asked.rows, channel.wanted)
+        if (same := self._as_tile(stored, view, asked, channel)) is not None:
+            return await self.body(access, same)
+
+        async def make() -> bytes:
+            shown = await self._composer.view(access, stored, view, limit)
+            profile = await self._composer.profile(access, stored, level, channel.profile)
+            return await asyncio.to_thread(_finished, shown, asked, profile)
+
+        key = f"{access.tenant} {stored.series} {stored.name} {REVISION} {asked} {channel}"
+        return await self._kept(key, make)
+
+    def _as_tile(self, stored: StoredSlide, view: View, asked: Asked, channel: Channel) -> Tile | None:
+        """The tile that a picture is, pixel by pixel: viewers of other dialects ask for tiles too."""
+        level = stored.slide.levels[view.level]
+        whole = view.width == asked.columns == level.columns and view.height == asked.rows == level.rows
+        if not whole or not asked.is_plain:
+            return None
+        x, y = view.left / level.columns, view.top / level.rows
+        if x != int(x) or y != int(y):
+            return None
+        rung = next(rung for rung in stored.slide.rungs if rung.level == view.level)
+        return self.tile(stored, rung, int(x), int(y), channel, asked.media_type)
+
+    async def _kept(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
+        """From the cache, or made by the one of those who ask at the same time that came first."""
+        held = await self._made.get(key)
+        if held is not None:
+            return held
+        task = self._making.get(key)
+        if task is None:
+            task = self._making[key] = asyncio.create_task(self._make_and_keep(key, make))
+            task.add_done_callback(lambda done: self._done(key, done))
+        return await asyncio.shield(task)
+
+    def _done(self, key: str, task: asyncio.Task[bytes]) -> None:
+        del self._making[key]
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone
+
+    async def _make_and_keep(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
+        body = await make()
+        await self._made.put(key, body)
+        return body
+
+
+def _key(slide: Slide, channel: Channel) -> tuple[str, float]:
+    """Optical Path Identifier and Z offset. Raises NotFound."""
+    path = slide.paths[0].identifier if channel.path is None else channel.path
+    focal = slide.focal if channel.focal is None else channel.focal
+    if not 0 <= focal < len(slide.depths):
+        raise NotFound(f"the slide has {len(slide.depths)} focal planes, numbered from 0")
+    return path, slide.depths[focal]
+
+
+def _view_of_tile(slide: Slide, rung: Rung, x: int, y: int, view: View) -> View:
+    """The part of the stored level that a tile of a rung shows; smaller than a tile at the right and lower edges."""
+    level, factor = slide.levels[rung.level], rung.factor
+    left, top = x * rung.columns * factor, y * rung.rows * factor
+    width, height = min(rung.columns * factor, level.width - left), min(rung.rows * factor, level.height - top)
+    place = (float(left), float(top), float(width), float(height))
+    return View(view.level, view.path, view.depth, *place, -(-width // factor), -(-height // factor), view.wanted)
+
+
+def _named(window: Window | None) -> str:
+    return "" if window is None else f".{window.center}.{window.width}.{window.function}"
+
+
+def _finished(shown: Shown, asked: Asked, profile: bytes | None) -> bytes:
+    """Mirrored, turned, reduced to shades, and encoded: in this order (IIIF Image API 3.0, 4)."""
+    if asked.mirrored:
+        shown = np.fliplr(shown)
+    shown = np.rot90(shown, -asked.rotation // 90)
+    if asked.quality != "color" and shown.ndim == 3:
+        shown, profile = np.asarray(Image.fromarray(np.ascontiguousarray(shown)).convert("L")), None
+    if asked.quality == "bitonal":
+        shown = np.where(shown < 128, 0, 255).astype(np.uint8)
+    return encode_image(shown, asked.media_type, DEFAULT_QUALITY, profile)
+
+
+@lru_cache(maxsize=256)
+def _blank_tile(rows: int, columns: int, colour: tuple[int, int, int], media_type: str) -> bytes:
+    return encode_image(blank((rows, columns), colour, gray=False), media_type, DEFAULT_QUALITY, None)
