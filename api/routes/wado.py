@@ -138,7 +138,7 @@ async def send_files(
     http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], version: str
 ) -> None:
     """Answer with files, each by its plan; `version` is that of the resource."""
-    signature = zlib.crc32(";".join(f"{p.multipart}{p.part_type}" for p in plans).encode())
+    signature = zlib.crc32(";".join(p.identity for p in plans).encode())
     tag = f'"{version}-{signature:08x}"'
     cache = cache_control(http.query_value("v"), version) if len(instances) == 1 else CACHE_REVALIDATE
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
