@@ -27,6 +27,7 @@ from dicomweb.rendered.report import (
 )
 from dicomweb.wado import bulk_path_of
 from storage.access import Access
+from storage.cache import Cache
 from storage.fonts import Fonts
 from storage.pixels import Dataset, Image, PixelService
 from storage.retrieve import PIXEL_DATA, Instance, Located, RetrieveService
@@ -110,8 +111,7 @@ class RenderingService:
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
         self._large = asyncio.Lock()
         self._shown: OrderedDict[tuple[int, str, str | None], tuple[int, tuple[Instance, ...]]] = OrderedDict()
-        self._bulk: OrderedDict[tuple[int, str], bytes] = OrderedDict()
-        self._held = 0
+        self._bulk: Cache[tuple[int, str], bytes] = Cache(_BULK)
 
     # -- what there is
 
@@ -343,17 +343,9 @@ class RenderingService:
             value = self._bulk.get(key)
             if value is None:
                 value = await self._read_bulk(access, image.instance, uri)
-                self._keep(key, value)
-            else:
-                self._bulk.move_to_end(key)
+                self._bulk.put(key, value, len(value))
             found[uri] = value
         return found
-
-    def _keep(self, key: tuple[int, str], value: bytes) -> None:
-        self._held += len(value) - len(self._bulk.pop(key, b""))
-        self._bulk[key] = value
-        while self._held > _BULK:
-            self._held -= len(self._bulk.popitem(last=False)[1])
 
     async def _read_bulk(self, access: Access, instance: Instance, uri: str) -> bytes:
         path = bulk_path_of(uri)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,8 @@ PIXEL_DATA = ("7FE00010", "7FE00008", "7FE00009")
 _METADATA_PAGE = 500
 _CURSOR_ROWS = 100
 _UNLIMITED = 2**40
+# Frames that one read brings into memory.
+_WINDOW = 8 << 20
 # Whole objects of a series that are read ahead, and how large one may be to be read at once.
 _READ_AHEAD = 4
 _WHOLE_OBJECT = 4 << 20
@@ -247,7 +249,7 @@ class RetrieveService:
         records = [joined[i : i + RECORD_SIZE] for i in range(0, len(joined), RECORD_SIZE)]
         overflow = b""
         if any(is_fragmented(record) for record in records):
-            overflow = await self._db.fetch_value("frame_overflow", access.tenant, sop, row["file_sha256"]) or b""
+            overflow = await self._db.fetch_value("frame_overflow", access.tenant, sop, row["object_key"]) or b""
         located = Located(
             instance_of(access.tenant, study, row),
             tuple(locate(record, overflow) for record in records),
@@ -327,6 +329,18 @@ class RetrieveService:
         if any(located.bits):
             values = [realign(v, *span) if span else v for v, span in zip(values, located.bits, strict=True)]
         return values
+
+    async def values(self, located: Located) -> AsyncGenerator[bytes, None]:
+        """The values of `located` as `read_all` gives them, a window of bounded size in memory."""
+        start, count = 0, len(located.extents)
+        while start < count:
+            end, size = start + 1, located.size(start)
+            while end < count and size + located.size(end) <= _WINDOW:
+                size += located.size(end)
+                end += 1
+            for value in await self.read_all(located.part(start, end)):
+                yield value
+            start = end
 
     def stream(self, instance: Instance, extent: Extent) -> AsyncIterator[bytes]:
         """An extent of the stored file in bounded chunks, as it is."""

@@ -61,7 +61,7 @@ class TranscodeService:
         self._cache.put(key, 0, (frame,))
         return frame
 
-    async def frames(self, image: Image, target: str) -> AsyncIterator[bytes]:
+    async def frames(self, image: Image, target: str) -> AsyncGenerator[bytes, None]:
         """The frames of `image` in its order; a few are worked on at a time. Raises BadPixels."""
         ahead: deque[asyncio.Task[bytes]] = deque()
         try:

@@ -1,10 +1,17 @@
 """WADO-RS: frames and bulk data, each one range read (PS3.18 10.4.1.1.5 and 10.4.1.1.6)."""
 
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 
 from api.exchange import Exchange
-from api.responses import Header, cache_control, ranged, send_bytes, send_not_modified, send_stream
+from api.responses import (
+    Header,
+    client_has,
+    ranged,
+    send_bytes,
+    send_stream,
+    versioned,
+)
 from api.routes.wado import IF_NONE_MATCH, WHOLE, planned, uids_of
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
@@ -12,12 +19,9 @@ from dicomweb.media import EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE, OCTET_STREA
 from dicomweb.multipart import Writer, content_length, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_bulk, plan_frames
 from dicomweb.pixels.syntaxes import REVISION
-from dicomweb.wado import etag, etag_matches, parse_bulk_path, parse_frame_list
+from dicomweb.wado import etag, parse_bulk_path, parse_frame_list
 from storage.pixels import Image
 from storage.retrieve import Instance, Located
-
-# Frames that one read brings into memory.
-_WINDOW = 8 << 20
 
 
 async def retrieve_frames(http: Exchange) -> None:
@@ -49,14 +53,10 @@ async def _send_frames(
         await http.archive.pixels.described(http.access, located, numbers)
         raise
     tag = etag(instance.version, str(numbers), plan.identity)
-    headers: list[Header] = [
-        (b"etag", tag.encode()),
-        (b"vary", b"Accept"),
-        cache_control(http.query_value("v"), instance.version),
-    ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-    elif plan.reencode == "transcode":
+    headers = versioned(http, tag, instance.version)
+    if await client_has(http, headers):
+        return
+    if plan.reencode == "transcode":
         image = await http.archive.pixels.described(http.access, located, numbers)
         await _send_transcoded(http, headers, plan, image)
     elif not plan.multipart:
@@ -75,13 +75,8 @@ async def _takes_native(http: Exchange, instance: Instance, ranges: tuple[MediaR
 async def _send_native(http: Exchange, instance: Instance) -> None:
     """Compressed pixel data as the one value that they are when they are not compressed."""
     tag = etag(instance.version, "native", str(REVISION))
-    headers: list[Header] = [
-        (b"etag", tag.encode()),
-        (b"vary", b"Accept"),
-        cache_control(http.query_value("v"), instance.version),
-    ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    headers = versioned(http, tag, instance.version)
+    if await client_has(http, headers):
         return
     headers.append((b"content-type", f"{OCTET_STREAM}; transfer-syntax={EXPLICIT_LE}".encode()))
     await send_stream(http, 200, headers, None, http.archive.transcode.pixel_data(http.access, instance))
@@ -105,7 +100,7 @@ async def _send_parts(
         await send_bytes(http, 200, headers, (writer.part_head(parts[0]), value, writer.tail()))
         return
     length = content_length(writer.boundary, ((part, located.size(i)) for i, part in enumerate(parts)))
-    await send_stream(http, 200, headers, length, _frame_parts(http, located, parts, writer))
+    await send_stream(http, 200, headers, length, _frame_parts(http.archive.retrieve.values(located), parts, writer))
 
 
 async def _send_transcoded(http: Exchange, headers: list[Header], plan: RetrievePlan, image: Image) -> None:
@@ -123,17 +118,7 @@ async def _send_transcoded(http: Exchange, headers: list[Header], plan: Retrieve
         await send_bytes(http, 200, headers, (writer.part_head(parts[0]), value, writer.tail()))
         return
     frames = transcode.frames(image, plan.transfer_syntax)
-    await send_stream(http, 200, headers, None, _transcoded_parts(frames, parts, writer))
-
-
-async def _transcoded_parts(
-    frames: AsyncIterator[bytes], parts: list[tuple[tuple[str, str], ...]], writer: Writer
-) -> AsyncIterator[bytes]:
-    position = 0
-    async for frame in frames:
-        yield writer.part_head(parts[position]) + frame
-        position += 1
-    yield writer.tail()
+    await send_stream(http, 200, headers, None, _frame_parts(frames, parts, writer))
 
 
 async def _send_part_of(http: Exchange, headers: list[Header], value: bytes) -> None:
@@ -148,20 +133,15 @@ async def _value(http: Exchange, located: Located) -> bytes:
 
 
 async def _frame_parts(
-    http: Exchange, located: Located, parts: list[tuple[tuple[str, str], ...]], writer: Writer
+    frames: AsyncGenerator[bytes, None], parts: list[tuple[tuple[str, str], ...]], writer: Writer
 ) -> AsyncIterator[bytes]:
-    """The multipart body, read in windows of bounded size."""
-    start = 0
-    while start < len(parts):
-        end, size = start + 1, located.size(start)
-        while end < len(parts) and size + located.size(end) <= _WINDOW:
-            size += located.size(end)
-            end += 1
-        values = await http.archive.retrieve.read_all(located.part(start, end))
-        for part, value in zip(parts[start:end], values, strict=True):
-            yield writer.part_head(part)
-            yield value
-        start = end
+    """The multipart body."""
+    position = 0
+    async with aclosing(frames):
+        async for frame in frames:
+            yield writer.part_head(parts[position])
+            yield frame
+            position += 1
     yield writer.tail()
 
 
@@ -202,13 +182,8 @@ async def retrieve_bulk(http: Exchange) -> None:
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
     plan = plan_bulk(ranges, instance.transfer_syntax if instance.transfer_syntax in NATIVE else EXPLICIT_LE)
     tag = etag(instance.version, path, plan.identity)
-    headers: list[Header] = [
-        (b"etag", tag.encode()),
-        (b"vary", b"Accept"),
-        cache_control(http.query_value("v"), instance.version),
-    ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    headers = versioned(http, tag, instance.version)
+    if await client_has(http, headers):
         return
     if not plan.multipart:
         await send_single(http, headers, plan, located)

@@ -8,10 +8,11 @@ from api.responses import (
     CACHE_REVALIDATE,
     Header,
     cache_control,
+    client_has,
     ranged,
     send_bytes,
-    send_not_modified,
     send_stream,
+    versioned,
     warning,
 )
 from api.routes.wado import IF_NONE_MATCH, uids_of
@@ -33,7 +34,7 @@ from dicomweb.rendered.document import PDF
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES
 from dicomweb.rendered.parameters import Rendering, parse_rendering
 from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES
-from dicomweb.wado import etag, etag_matches, parse_frame_list
+from dicomweb.wado import etag, parse_frame_list
 from storage.rendering import Subject, types_of
 from storage.retrieve import Instance
 
@@ -70,14 +71,10 @@ async def send_rendered(
         plan.media_type,
         http.archive.rendering.look(wanted),
     )
-    headers: list[Header] = [
-        (b"etag", tag.encode()),
-        (b"vary", b"Accept"),
-        cache_control(http.query_value("v"), version),
-    ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-    elif plan.multipart:
+    headers = versioned(http, tag, version)
+    if await client_has(http, headers):
+        return
+    if plan.multipart:
         writer = Writer(f"anor-{version}")
         headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
         await send_stream(http, 200, headers, None, _frame_parts(http, subject, plan, wanted, writer, whole=whole))
@@ -176,8 +173,7 @@ async def rendered_instances(http: Exchange) -> None:
     types = {plan.media_type for _, plan in chosen}
     tag = etag(f"{version:x}", ",".join(sorted(types)), http.archive.rendering.look(wanted))
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), CACHE_REVALIDATE]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     if left_out := len(every) - len(chosen):
         headers.append(
@@ -251,8 +247,7 @@ async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int 
     single = "instance" in http.path
     cache = cache_control(http.query_value("v"), shown[0].version) if single else CACHE_REVALIDATE
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     headers.append((b"content-type", plan.media_type.encode()))
     body = await http.archive.rendering.thumbnail(http.access, shown, frame, wanted, plan.media_type)

@@ -10,6 +10,7 @@ from api.responses import (
     CACHE_REVALIDATE,
     Header,
     cache_control,
+    client_has,
     ranged,
     send_bytes,
     send_not_modified,
@@ -142,8 +143,7 @@ async def send_files(
     tag = f'"{version}-{signature:08x}"'
     cache = cache_control(http.query_value("v"), version) if len(instances) == 1 else CACHE_REVALIDATE
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     if not plans[0].multipart:
         headers.append((b"content-type", plans[0].part_type.encode()))

@@ -6,7 +6,7 @@ from functools import lru_cache
 import orjson
 
 from api.exchange import Exchange, parse_query
-from api.responses import JSON, Header, cache_control, send_bytes, send_not_modified
+from api.responses import JSON, Header, cache_control, client_has, send_bytes
 from api.routes.wado import IF_NONE_MATCH
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, TooLarge, Unavailable
@@ -16,7 +16,7 @@ from dicomweb.rendered.parameters import parse_profile, parse_window
 from dicomweb.slides.jpeg import JPEG_SYNTAXES
 from dicomweb.slides.levels import Rung
 from dicomweb.uids import checked_uid
-from dicomweb.wado import etag, etag_matches
+from dicomweb.wado import etag
 from storage.slides import StoredSlide
 from wsi.compose import MAX_FRAMES
 from wsi.dialects import Asked, parse_region
@@ -96,9 +96,7 @@ async def send_described(http: Exchange, stored: StoredSlide, answer: object, *p
         (b"etag", tag.encode()),
         cache_control(http.query_value("v"), stored.name),
     ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-    else:
+    if not await client_has(http, headers):
         await send_bytes(http, 200, headers, orjson.dumps(answer))
 
 
@@ -121,9 +119,7 @@ async def send_tile(http: Exchange, found: Tile, version: str | None, *more: Hea
         cache_control(version, found.stored.name),
         *more,
     ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-    else:
+    if not await client_has(http, headers):
         await send_bytes(http, 200, headers, await http.services.tiles.body(http.access, found))
 
 
@@ -160,8 +156,7 @@ async def send_picture(
         cache_control(query.version, stored.name),
         *more,
     ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     body = await http.services.tiles.picture(http.access, stored, asked, query.channel, limit)
     await send_bytes(http, 200, headers, body)

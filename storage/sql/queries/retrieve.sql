@@ -23,7 +23,7 @@ WHERE i.tenant = $1 AND i.sop_uid = $4 AND s.series_uid = $3 AND t.study_uid = $
 
 -- name: frame_overflow
 -- Extents of fragmented frames, for the rare instance that has them.
-SELECT frame_overflow FROM instance WHERE tenant = $1 AND sop_uid = $2 AND file_sha256 = $3
+SELECT frame_overflow FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
 
 -- name: study_instances
 -- Every instance of a study, in reading order; keyset: behind series $3 (number, id), instance ($4, $5).

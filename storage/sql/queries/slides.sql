@@ -40,7 +40,3 @@ ON CONFLICT (tenant, sop_uid) DO UPDATE SET file_sha256 = excluded.file_sha256, 
 -- name: frame_records
 -- A stretch of the frame table of an instance that was located before: $4 bytes from byte $5 on, counted from 1.
 SELECT substring(frame_table FROM $5 FOR $4) FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
-
--- name: frame_extents
--- Extents of fragmented frames of an instance that was located before.
-SELECT frame_overflow FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
