@@ -20,6 +20,7 @@ from api.middleware import FrontDoor
 from api.openapi import document, product_version
 from api.routes import (
     delete,
+    downloads,
     frames,
     health,
     ohif,
@@ -54,6 +55,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *wsi.OPERATIONS,
     *wsi_dialects.OPERATIONS,
     *orthanc.OPERATIONS,
+    *downloads.OPERATIONS,
     *health.OPERATIONS,
     *pages.OPERATIONS,
     *ohif.OPERATIONS,

@@ -34,6 +34,7 @@ _TEXTS = {
     "x": "column of the tile, from 0",
     "y": "row of the tile, from 0",
     "z": "stored level, 0 is the finest",
+    "id": "Orthanc's identifier of the resource",
     "orthanc": "Orthanc's identifier of the series",
     "document": "Series Instance UID and `.dzi`",
     "files": "Series Instance UID and `_files`",
@@ -47,6 +48,7 @@ _TEXTS = {
 # What headers say, and an example of each.
 _HEADERS = {
     "Cache-Control": ("immutable for a URL with the right `v`, else to be asked again", "private, no-cache"),
+    "Content-Disposition": ("name for the download", 'attachment; filename="study.zip"'),
     "Content-Location": ("URL of the WebSocket", "ws://127.0.0.1:8042/dicom-web/subscribers/ANOR"),
     "Content-Range": ("the range that is sent, and the size of the whole", "bytes 0-65535/524288"),
     "ETag": ("version of this representation, for If-None-Match", '"4f1c2a9be07d3388"'),

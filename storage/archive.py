@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from dicomweb.errors import Unavailable
 from storage.access import Access
+from storage.archives import ArchiveService
 from storage.channels import EventChannels
 from storage.db import Database
 from storage.decoders import DecoderPool
@@ -51,6 +52,7 @@ class Archive:
     slides: SlideIndex
     frames: FrameBlocks
     decoders: DecoderPool
+    archives: ArchiveService
     lifecycle: LifecycleService
     worklist: WorklistService
     channels: EventChannels
@@ -109,6 +111,7 @@ async def open_archive(settings: Settings) -> Archive:
     retrieve = RetrieveService(settings, db, objects)
     decoders = DecoderPool(settings)
     pixels = PixelService(retrieve, decoders)
+    transcode = TranscodeService(settings, retrieve, pixels, decoders)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
     return Archive(
@@ -119,11 +122,12 @@ async def open_archive(settings: Settings) -> Archive:
         search=SearchService(db, objects),
         retrieve=retrieve,
         pixels=pixels,
-        transcode=TranscodeService(settings, retrieve, pixels, decoders),
+        transcode=transcode,
         rendering=RenderingService(settings, retrieve, pixels),
         slides=slides,
         frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
         decoders=decoders,
+        archives=ArchiveService(db, retrieve, transcode),
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
         worklist=WorklistService(settings, db, channels),
         channels=channels,
