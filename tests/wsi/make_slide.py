@@ -41,7 +41,7 @@ def make_slide(
 ) -> Slide:
     """A pyramid that halves at each level; `attributes` are set on every instance.
 
-    `grain`: up to so much noise in each sample, which makes the tiles as large as those of tissue (25 KB with 20).
+    `grain`: up to so much noise in each sample, which makes the tiles as large as those of tissue (23 KB with 10).
     """
     study, series, frame_of_reference = generate_uid(), generate_uid(), generate_uid()
     files, sizes = [], []
