@@ -200,6 +200,15 @@ class Settings:
         ),
     )
 
+    convert_memory: int = field(
+        default=4 * GIB,
+        metadata=_about("Slides", "Address space of a process that converts a slide.", unit="bytes", minimum=512 * MIB),
+    )
+    convert_patience: int = field(
+        default=300,
+        metadata=_about("Slides", "A conversion that makes nothing for so long is ended.", unit="seconds", minimum=1),
+    )
+
     duplicates: Literal["reject", "keep-first", "replace"] = field(
         default="reject",
         metadata=_about("Ingest", "What becomes of an instance that is stored already with other bytes."),
