@@ -94,7 +94,7 @@ def worker(
     log_level: LogLevel = None,
     config: ConfigFile = None,
 ) -> None:
-    """Run the background work alone: change numbers, sweeping, transcoding by rule."""
+    """Run the background work alone: change numbers, sweeping, transcoding by rule, jobs."""
     from api.cli_serve import run_worker
 
     settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects, log_level=log_level)

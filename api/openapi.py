@@ -11,6 +11,7 @@ from dicomweb.errors import ArchiveError, Forbidden
 
 _PROBLEM = "application/problem+json"
 _TEXTS = {
+    "job": "identifier of a job",
     "study": "Study Instance UID",
     "series": "Series Instance UID",
     "instance": "SOP Instance UID",

@@ -200,6 +200,10 @@ class Settings:
         ),
     )
 
+    slide_folder: Path | None = field(
+        default=None,
+        metadata=_about("Slides", "Slides of scanners that appear below this directory are converted and stored."),
+    )
     convert_memory: int = field(
         default=4 * GIB,
         metadata=_about("Slides", "Address space of a process that converts a slide.", unit="bytes", minimum=512 * MIB),

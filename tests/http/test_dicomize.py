@@ -35,7 +35,7 @@ def test_a_slide_is_shown_as_it_was_scanned(server: RunningServer, web: httpx.Cl
     assert [level["width"] for level in slide["levels"]] == [1500, 375, 250]
     assert slide["problems"] == []
     assert slide["mpp"] == [0.25, 0.25]
-    assert set(slide["images"]) == {"label", "overview"}
+    assert set(slide["images"]) == {"label", "overview", "thumbnail"}
     with openslide.OpenSlide(tmp_path / "slide.svs") as theirs:
         for x, y in ((0, 0), (2, 1), (4, 3)):
             region = theirs.read_region((x * TILE, y * TILE), 0, (TILE, TILE)).convert("RGB")
