@@ -218,6 +218,26 @@ def dicomize(
 
 
 @app.command()
+def export(
+    series: Annotated[str, typer.Argument(metavar="SERIES", help="Series Instance UID of a slide.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The TIFF file to write.")],
+    plain: Annotated[
+        bool, typer.Option("--plain", help="A generic pyramid of one channel and plane instead of OME-TIFF.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    objects: Objects = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write a slide to a pyramidal OME-TIFF file; JPEG frames are copied."""
+    from api.cli_export import run_export
+
+    settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
+    raise SystemExit(run_export(settings, series, path, plain=plain, quiet=quiet))
+
+
+@app.command()
 def status(
     data: Data = None,
     database_url: DatabaseUrl = None,

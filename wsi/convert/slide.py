@@ -189,17 +189,21 @@ class Conversion:
 
     def _halved(self, level: PlannedLevel, finer: PlannedLevel, place: Place, before: InstanceWriter | None) -> Array:
         """Each pixel is the mean of 2 x 2 pixels of the level before."""
-        shape = finer.shape
-        mosaic = np.concatenate([blank(shape, self._scan)] * 2, axis=0)
-        mosaic = np.concatenate([mosaic] * 2, axis=1)
-        for dy, dx in product(range(2), range(2)):
-            x, y = 2 * place.x + dx, 2 * place.y + dy
-            if x >= shape.columns or y >= shape.rows:
-                continue
-            at = Place(x, y, place.path, place.plane)
-            tile = self._pixels(finer, at, None) if finer.source is not None else self._read_back(finer, at, before)
-            _paste(mosaic, tile, dx * shape.tile_width, dy * shape.tile_height)
+        parts = [
+            [
+                self._finer(finer, Place(2 * place.x + dx, 2 * place.y + dy, place.path, place.plane), before)
+                for dx in (0, 1)
+            ]
+            for dy in (0, 1)
+        ]
+        mosaic = np.concatenate([np.concatenate(row, axis=1) for row in parts], axis=0)
         return _bounded(_mean(mosaic), level.shape, place, self._scan)
+
+    def _finer(self, level: PlannedLevel, place: Place, before: InstanceWriter | None) -> Array:
+        """A tile of a level that is being halved; beyond the grid there is background."""
+        if place.x >= level.shape.columns or place.y >= level.shape.rows:
+            return blank(level.shape, self._scan)
+        return self._read_back(level, place, before) if level.source is None else self._pixels(level, place, None)
 
     def _read_back(self, level: PlannedLevel, place: Place, writer: InstanceWriter | None) -> Array:
         assert writer is not None
