@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import highdicom
 import numpy as np
 import openslide
 import pytest
@@ -14,14 +15,17 @@ import tifffile
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames, get_frame
+from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 from wsidicom import WsiDicom
 
 from dicomweb.errors import BadQuery
+from dicomweb.pixels.image import ImagePixel
 from storage.settings import load_settings
 from tests.wsi.variants import Matrix, matrix
 from tests.wsi.vendor import SIZE, TILE, levels_of, ome_tiff, svs, tiled_tiff
 from wsi.convert.options import Options
 from wsi.convert.run import ConversionFailed, Converted, convert, describe
+from wsi.convert.writer import InstanceWriter
 
 JPEG = "1.2.840.10008.1.2.4.50"
 ERROR = re.compile(r"^Error.*", re.MULTILINE)
@@ -166,7 +170,6 @@ def test_every_format(dicomize: Callable[..., Converted], tmp_path: Path, kind: 
 
 def first_tile(ds: Dataset) -> Matrix:
     from dicomweb.pixels.decode import decode_frame
-    from dicomweb.pixels.image import ImagePixel
 
     image = ImagePixel(ds.Rows, ds.Columns, 3, 8, 8, False, 0, ds.PhotometricInterpretation, 1)
     if ds.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1":
@@ -367,3 +370,26 @@ def test_shrunk_levels_of_the_fixture_are_alike() -> None:
     base, quarter = levels_of(matrix(*SIZE), 4)
     assert quarter.shape == (275, 375, 3)
     assert base.shape == (1100, 1500, 3)
+
+
+def test_more_than_four_gigabytes_get_the_extended_offset_table(tmp_path: Path) -> None:
+    pixel = ImagePixel(64, 64, 3, 8, 8, False, 0, "YBR_FULL_422", 2)
+    for most, extended in ((1 << 20, False), (1 << 32, True)):
+        ds = Dataset()
+        ds.SOPClassUID, ds.SOPInstanceUID = VLWholeSlideMicroscopyImageStorage, "1.2.3"
+        writer = InstanceWriter(tmp_path / f"{most}.dcm", ds, JPEG, pixel, offsets="basic", most=most)
+        for frame in (b"abc", b"defgh"):
+            writer.add(frame)
+        writer.finish()
+        assert writer.frame(1) == b"defgh\0"
+        writer.close()
+        found = dcmread(tmp_path / f"{most}.dcm")
+        assert ("ExtendedOffsetTable" in found) == extended
+        assert list(generate_frames(found.PixelData, number_of_frames=2)) == [b"abc\0", b"defgh\0"]
+
+
+def test_highdicom_reads_them(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+    base = tiled_tiff(tmp_path / "slide.tiff")
+    done = dicomize(tmp_path / "slide.tiff", format="jpeg2000-lossless", pyramid="source")
+    image = highdicom.imread(done.files[0])
+    assert np.array_equal(image.get_total_pixel_matrix(), base)
