@@ -6,7 +6,7 @@ import json
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -246,9 +246,10 @@ class _Peer:
             for name, value in (sent | self._headers).items():
                 connection.putheader(name, value)
             connection.endheaders(head)
-            with file.open("rb") as body:
+            # Who refuses need not take the body first; what it answered says why.
+            with suppress(BrokenPipeError, ConnectionResetError), file.open("rb") as body:
                 connection.send(body)
-            connection.send(tail)
+                connection.send(tail)
             answer = connection.getresponse()
             text = answer.read(_ANSWER_MAX)
         except (OSError, http.client.HTTPException) as error:
