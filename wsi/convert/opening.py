@@ -6,6 +6,7 @@ from typing import Final
 import openslide
 
 from wsi.convert.opened import OpenedSlide
+from wsi.convert.others import OtherSlide
 from wsi.convert.picture import Picture
 from wsi.convert.source import BadSlide, Source
 from wsi.convert.tiff import open_tiff
@@ -16,7 +17,7 @@ _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 def open_source(path: Path) -> Source:
-    """The slide in a file: tiled TIFF as it is, else what OpenSlide knows, else a picture. Raises BadSlide."""
+    """The slide in a file: tiled TIFF as it is, what OpenSlide or large-image know, or a picture. Raises BadSlide."""
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -34,4 +35,4 @@ def open_source(path: Path) -> Source:
         return OpenedSlide(path)
     if head.startswith((*_TIFF, *_PICTURES)):
         return Picture(path)
-    raise BadSlide("the file is no slide or picture of a format that is known here")
+    return OtherSlide(path)
