@@ -87,6 +87,7 @@ IDENTIFIERS = {
     "series": SERIES_UID,
     "instance": SOP_UID,
     "again": SOP_UID,
+    "job": "0b0f4b0e-5c0c-4f60-9f0e-3f6b6a4f7d11",
     "frames": "1,2",
     "path": "7FE00010",
     "file": "site.css",

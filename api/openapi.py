@@ -18,6 +18,7 @@ from dicomweb.errors import (
 
 _PROBLEM = "application/problem+json"
 _TEXTS = {
+    "job": "identifier of a job",
     "study": "Study Instance UID",
     "series": "Series Instance UID",
     "instance": "SOP Instance UID",

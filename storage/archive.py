@@ -12,6 +12,7 @@ from storage.decoders import DecoderPool
 from storage.embedded import attach
 from storage.frame_blocks import FrameBlocks
 from storage.ingest import IngestService
+from storage.jobs import JobService
 from storage.lifecycle import LifecycleService
 from storage.objects import ObjectStore, open_store
 from storage.pixels import PixelService
@@ -56,6 +57,7 @@ class Archive:
     lifecycle: LifecycleService
     worklist: WorklistService
     channels: EventChannels
+    jobs: JobService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -131,4 +133,5 @@ async def open_archive(settings: Settings) -> Archive:
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
         worklist=WorklistService(settings, db, channels),
         channels=channels,
+        jobs=JobService(settings, db, objects),
     )

@@ -206,6 +206,19 @@ class Settings:
         ),
     )
 
+    slide_folder: Path | None = field(
+        default=None,
+        metadata=_about("Slides", "Slides of scanners that appear below this directory are converted and stored."),
+    )
+    convert_memory: int = field(
+        default=4 * GIB,
+        metadata=_about("Slides", "Address space of a process that converts a slide.", unit="bytes", minimum=512 * MIB),
+    )
+    convert_patience: int = field(
+        default=300,
+        metadata=_about("Slides", "A conversion that makes nothing for so long is ended.", unit="seconds", minimum=1),
+    )
+
     duplicates: Literal["reject", "keep-first", "replace"] = field(
         default="reject",
         metadata=_about("Ingest", "What becomes of an instance that is stored already with other bytes."),

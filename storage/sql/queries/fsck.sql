@@ -28,11 +28,12 @@ LEFT JOIN fsck_object s ON s.base = i.object_key AND s.side
 WHERE o.size IS DISTINCT FROM i.object_offset + i.object_size OR (i.metadata IS NULL AND s.key IS NULL)
 
 -- name: fsck_unexplained
--- Listed objects that no row, intent or tomb explains. What was swept meanwhile is among them: ask the store.
+-- Listed objects that no row, intent, tomb or job explains. What was swept meanwhile is among them: ask the store.
 SELECT o.key, o.size FROM fsck_object o
 WHERE NOT EXISTS (SELECT FROM instance i WHERE i.object_key = o.base AND (NOT o.side OR i.metadata IS NULL))
   AND NOT EXISTS (SELECT FROM intent n WHERE n.key = o.base)
   AND NOT EXISTS (SELECT FROM tomb t WHERE t.key = o.base)
+  AND NOT EXISTS (SELECT FROM job j WHERE j.object_key = o.base)
 
 -- name: fsck_counts
 -- Parents whose counts differ from their children, or that have none.
