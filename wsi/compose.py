@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from dicomweb.errors import NotFound, TooLarge
-from dicomweb.pixels.image import MONOCHROME, ImagePixel, Pixels
+from dicomweb.pixels.image import MONOCHROME, Pixels
 from dicomweb.rendered.grayscale import Grayscale
 from dicomweb.rendered.image import Source, picture
-from dicomweb.rendered.parameters import Profile, Rendering, Window
+from dicomweb.rendered.parameters import Profile, Rendering
 from dicomweb.rendered.profiles import profile_of, standard_profile
+from dicomweb.slides.channels import full_range
 from dicomweb.slides.jpeg import JPEG_SYNTAXES, real_size
 from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.tilemap import FrameRef, Placed, TileMap
@@ -30,6 +31,7 @@ from storage.archive import Archive
 from storage.pixels import Image
 from storage.retrieve import Located
 from storage.slides import StoredSlide
+from wsi.blending import window_between
 
 Shown = NDArray[np.uint8]
 
@@ -229,14 +231,8 @@ def _shown(source: Source, wanted: Rendering) -> Shown:
     image = source.image
     if image.photometric in MONOCHROME and wanted.window is None and image.kind == "integer":
         gray = Grayscale.of(source.dataset, source.number, image, source.bulk, None)
-        wanted = wanted if gray.voi is not None else replace(wanted, window=_full_range(image, gray))
+        wanted = wanted if gray.voi is not None else replace(wanted, window=window_between(*full_range(image, gray)))
     return picture(source, wanted)[0]
-
-
-def _full_range(image: ImagePixel, gray: Grayscale) -> Window:
-    low = -(1 << image.bits_stored - 1) if image.signed else 0
-    ends = [float(gray.outputs(np.array([value]))[0]) for value in (low, low + (1 << image.bits_stored) - 1)]
-    return Window(sum(ends) / 2, max(abs(ends[1] - ends[0]), 1.0), "LINEAR_EXACT")
 
 
 def _scaled(canvas: Shown, box: tuple[float, ...], size: tuple[int, int]) -> Shown:

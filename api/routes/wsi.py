@@ -18,6 +18,7 @@ from dicomweb.slides.levels import Rung
 from dicomweb.uids import checked_uid
 from dicomweb.wado import etag
 from storage.slides import StoredSlide
+from wsi.blending import parse_components
 from wsi.compose import MAX_FRAMES
 from wsi.dialects import Asked, parse_region
 from wsi.manifest import manifest, mpp_of, orthanc_pyramid
@@ -49,7 +50,11 @@ def _known_query(raw: bytes) -> Query:
 
 
 def _parsed_query(raw: bytes) -> Query:
-    given = dict(parse_query(raw))
+    pairs = parse_query(raw)
+    given = dict(pairs)
+    blend = parse_components([value for name, value in pairs if name == "channel"])
+    if blend and not given.keys().isdisjoint(("path", "window")):
+        raise BadQuery("a channel says its path and window itself", attribute="channel")
     focal, name = given.get("focal"), given.get("format")
     if focal is not None and not (focal.isascii() and focal.isdigit() and len(focal) < 6):
         raise BadQuery("a focal plane is a number from 0", attribute="focal")
@@ -57,7 +62,7 @@ def _parsed_query(raw: bytes) -> Query:
         raise BadQuery("a format is jpeg or png", attribute="format")
     window = parse_window(given["window"]) if "window" in given else None
     profile = parse_profile(given.get("iccprofile", "no"))
-    channel = Channel(given.get("path"), None if focal is None else int(focal), window, profile)
+    channel = Channel(given.get("path"), None if focal is None else int(focal), window, profile, blend)
     return Query(channel, None if name is None else _FORMATS[name], given.get("v"))
 
 
@@ -206,7 +211,17 @@ _MANIFEST = {
     "background": "#ffffff",
     "levels": [_LEVEL],
     "tiles": f"https://archive.example/wsi/slides/{_SERIES}/tiles/{{level}}/{{x}}/{{y}}?v=2a",
-    "optical_paths": [{"identifier": "1", "description": "Brightfield", "wavelength_nm": None, "icc_profile": True}],
+    "blended": None,
+    "optical_paths": [
+        {
+            "identifier": "1",
+            "description": "Brightfield",
+            "wavelength_nm": None,
+            "icc_profile": True,
+            "colour": None,
+            "window": None,
+        }
+    ],
     "focal_planes": {"z_um": [0.0], "default": 0},
     "images": {},
     "icc": ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
@@ -232,6 +247,12 @@ CHANNEL = (
     Parameter("path", "query", "Optical Path Identifier; the first one without it", "1"),
     Parameter("focal", "query", "focal plane by its place in the manifest; the middle one without it", "0"),
     Parameter("window", "query", "center,width,function of shades, as of rendered images", "2048,4096,linear"),
+    Parameter(
+        "channel",
+        "query",
+        "path:low:high:rrggbb, up to 8 times: these paths are blended; empty parts: as the manifest says",
+        "DAPI:0:4000:0000ff",
+    ),
     Parameter("iccprofile", "query", "no, yes (embedded), srgb, adobergb or rommrgb (converted)", "srgb"),
     VERSION,
     IF_NONE_MATCH,
