@@ -27,6 +27,7 @@ from dicomweb.slides.tiled import MATRIX_COLUMNS, WHOLE_SLIDE, NotTiled, Problem
 from storage.access import Access
 from storage.cache import Cache
 from storage.db import Database
+from storage.derived import fingerprint, with_object
 from storage.objects import ObjectStore
 from storage.retrieve import Instance, instance_of
 from storage.settings import Settings
@@ -62,7 +63,7 @@ class StoredSlide:
     """A slide and where it lies: `instances` are those of `slide.instances`, `icc` the digests of their profiles.
 
     `name` is the version as URLs carry it; `checked` holds when it was last known to be the current one, by the clock
-    of the event loop. `weight`: bytes in memory, about.
+    of the event loop. `weight`: bytes in memory, about. `fingerprint`: of the tiled instances that are stored.
     """
 
     study: str
@@ -74,6 +75,7 @@ class StoredSlide:
     name: str
     checked: list[float]
     weight: int
+    fingerprint: bytes
 
 
 class SlideIndex:
@@ -197,6 +199,9 @@ class SlideIndex:
             if described is not None:
                 found.append((instance, described, (row["table_size"] or 0) // RECORD_SIZE))
         stored = await asyncio.to_thread(_assembled, rows[0]["study_uid"], series, rows[0]["parent_version"], found)
+        derived = await self._db.fetch_row("derived_object", tenant, series, stored.fingerprint)
+        if derived is not None:
+            stored = _derived(stored, derived["object_key"], derived["object_size"])
         self._slides.put((tenant, series), stored, stored.weight)
         return stored
 
@@ -286,5 +291,20 @@ def _assembled(
     instances = tuple(instance for instance, _ in kept)
     slide = assemble(tiled, problems)
     return StoredSlide(
-        study, series, version, slide, instances, digests, f"{version:x}", [-math.inf], weight + slide.weight
+        study,
+        series,
+        version,
+        slide,
+        instances,
+        digests,
+        f"{version:x}",
+        [-math.inf],
+        weight + slide.weight,
+        fingerprint(instances),
     )
+
+
+def _derived(stored: StoredSlide, key: str, size: int) -> StoredSlide:
+    slide, instances = with_object(stored.slide, stored.instances, key, size, stored.fingerprint)
+    more = slide.weight - stored.slide.weight
+    return replace(stored, slide=slide, instances=instances, weight=stored.weight + more)

@@ -28,6 +28,9 @@ _SIDE_OBJECT = ".json"
 _AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
 _MAX_FAILED = 64
 
+# Seconds between two rounds, a name for the log, and what is done in a round.
+Step = tuple[float, str, Callable[[], Awaitable[object]]]
+
 
 async def number_changes(archive: Archive) -> int:
     """Give all changes that are due their public numbers; how many."""
@@ -94,18 +97,22 @@ async def _every(seconds: float, what: str, step: Callable[[], Awaitable[object]
         await asyncio.sleep(seconds)
 
 
-async def run_worker(archive: Archive, stop: asyncio.Event) -> None:
-    """Run until `stop` is set. Any number of workers may run: each step takes its own locks."""
+async def run_worker(archive: Archive, stop: asyncio.Event, *more: Step) -> None:
+    """Run until `stop` is set. Any number of workers may run: each step takes its own locks.
+
+    `more`: steps of the layers above.
+    """
     try:
         await archive.worklist.announce_restart()
     except ArchiveError as error:
         log.warning("announce_restart failed: %s", error.message)
-    steps: list[tuple[float, str, Callable[[], Awaitable[object]]]] = [
+    steps: list[Step] = [
         (_NUMBERING_SECONDS, "number_changes", partial(number_changes, archive)),
         (_ANALYZE_SECONDS, "analyze_young", partial(analyze_young, archive)),
         (_SWEEP_SECONDS, "sweep", partial(sweep, archive)),
         (_EXPIRE_SECONDS, "expire_workitems", archive.worklist.expire),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
+        *more,
     ]
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_every(*step)) for step in steps]

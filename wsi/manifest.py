@@ -77,7 +77,7 @@ def _hexadecimal(colour: Rgb) -> str:
 
 
 def orthanc_pyramid(stored: StoredSlide, identifier: str) -> dict[str, Any]:
-    """The answer of Orthanc's `/wsi/pyramids/{series}`: stored levels only, the finest first."""
+    """The answer of Orthanc's `/wsi/pyramids/{series}`: levels that are stored or were derived, from the finest."""
     slide = stored.slide
     answer: dict[str, Any] = {
         "ID": identifier,
@@ -111,7 +111,8 @@ def _level(slide: Slide, index: int, rung: Rung) -> dict[str, Any]:
         "rows": rung.down,
         "downsample": slide.base.width / rung.width,
         "mpp": mpp_of(slide, rung),
-        "stored": rung.factor == 1,
+        "stored": rung.factor == 1 and not slide.levels[rung.level].derived,
+        "derived": slide.levels[rung.level].derived,
     }
 
 

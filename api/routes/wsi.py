@@ -182,13 +182,14 @@ async def orthanc_pyramids(http: Exchange) -> None:
 
 
 async def orthanc_tile(http: Exchange) -> None:
-    """A tile of a stored level: as it is stored where that is JPEG, else PNG, or what Accept asks for."""
+    """A tile of the pyramid: as it is stored where that is JPEG, else PNG, or what Accept asks for."""
     z, x, y = place_of(http, "z", "x", "y")
     query = tile_query(http.scope["query_string"])
     stored = await _orthanc_slide(http, query.version)
     rung = rung_at(tuple(rung for rung in stored.slide.rungs if rung.factor == 1), z)
-    sample = stored.instances[stored.slide.levels[rung.level].sample]
-    types = (JPEG, PNG) if sample.transfer_syntax in JPEG_SYNTAXES else (PNG, JPEG)
+    level = stored.slide.levels[rung.level]
+    place = next(iter(level.maps.values())).instances[0]
+    types = (JPEG, PNG) if stored.instances[place].transfer_syntax in JPEG_SYNTAXES else (PNG, JPEG)
     plan = plan_rendered(parse_accept(http.header(b"accept"), None), types)
     media_type: MediaType = "image/png" if plan.media_type == PNG else "image/jpeg"
     found = http.services.tiles.tile(stored, rung, x, y, query.channel, media_type)
@@ -198,7 +199,7 @@ async def orthanc_tile(http: Exchange) -> None:
 _SERIES = "1.2.826.0.1.3680043.8.498.1"
 _LEVEL = {
     "level": 0, "width": 6000, "height": 5000, "tile_width": 256, "tile_height": 256, "columns": 24, "rows": 20,
-    "downsample": 1.0, "mpp": [0.25, 0.25], "stored": True,
+    "downsample": 1.0, "mpp": [0.25, 0.25], "stored": True, "derived": False,
 }  # fmt: skip
 _MANIFEST = {
     "series": _SERIES,
@@ -329,7 +330,7 @@ OPERATIONS = (
     described(
         "/wsi/pyramids/{orthanc}",
         "Describe a slide as Orthanc does",
-        "The series is named by its Orthanc identifier. Only stored levels are listed.",
+        "The series is named by its Orthanc identifier. Levels that are stored, or were derived, are listed.",
         orthanc_pyramids,
         Answer(200, "The pyramid.", (Content("application/json", _PYRAMID),)),
         orthanc=True,
@@ -340,8 +341,8 @@ OPERATIONS = (
         "dicom.read",
         "Slides",
         "Retrieve a tile as Orthanc does",
-        "The series is named by its Orthanc identifier; z counts stored levels, 0 is the finest. JPEG frames leave as "
-        "they are stored, others as PNG, unless Accept asks for one of the two.",
+        "The series is named by its Orthanc identifier; z counts the levels of the pyramid, 0 is the finest. "
+        "JPEG frames leave as they are stored, others as PNG, unless Accept asks for one of the two.",
         orthanc_tile,
         PICTURE_ANSWERS,
         (Parameter("Accept", "header", "image/jpeg or image/png", "image/png"), *CHANNEL),
