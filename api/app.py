@@ -33,6 +33,7 @@ from api.routes import (
     wado_uri,
     wsi,
     wsi_dialects,
+    wsi_frames,
 )
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
@@ -53,6 +54,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *ups.OPERATIONS,
     *wsi.OPERATIONS,
     *wsi_dialects.OPERATIONS,
+    *wsi_frames.OPERATIONS,
     *orthanc.OPERATIONS,
     *health.OPERATIONS,
     *pages.OPERATIONS,

@@ -131,11 +131,7 @@ class SlideIndex:
         known = self._orthanc.get(key)
         if known is not None:
             return known  # an identifier is a hash of the UIDs: it never comes to mean another series
-        digits = orthanc_id.replace("-", "")
-        try:
-            digest = bytes.fromhex(digits)
-        except ValueError:
-            raise NotFound("no such series") from None
+        digest = _digest(orthanc_id)
         found: str | None = await self._db.fetch_value("series_of_orthanc", access.tenant, digest)
         if found is None:
             raise NotFound("no such series")
@@ -143,6 +139,14 @@ class SlideIndex:
         if len(self._orthanc) > _ORTHANC_IDS:
             self._orthanc.popitem(last=False)
         return found
+
+    async def instance_of(self, access: Access, orthanc_id: str) -> tuple[str, str, str]:
+        """Study, Series and SOP Instance UID for an Orthanc identifier. Raises NotFound."""
+        access.require("dicom.read")
+        row = await self._db.fetch_row("instance_of_orthanc", access.tenant, _digest(orthanc_id))
+        if row is None:
+            raise NotFound("no such instance")
+        return row["study_uid"], row["series_uid"], row["sop_uid"]
 
     async def _version(self, tenant: int, series: str) -> int | None:
         """The version of a series, read after this call: who comes while a statement runs shares the next one."""
@@ -254,6 +258,13 @@ class SlideIndex:
             if inline:
                 return hashlib.sha256(inline).digest()
         return None
+
+
+def _digest(orthanc_id: str) -> bytes:
+    try:
+        return bytes.fromhex(orthanc_id.replace("-", ""))
+    except ValueError:
+        raise NotFound("there is no such Orthanc identifier") from None
 
 
 def _described(metadata: DeflatedJson) -> tuple[Description | None, Item]:
