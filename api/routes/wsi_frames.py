@@ -17,7 +17,7 @@ from wsi.tiles import MediaType
 
 async def _pyramid(http: Exchange) -> FramePyramid:
     (frame,) = place_of(http, "frame")
-    return await http.services.tiles.frames.pyramid(http.access, http.path["orthanc"], frame)
+    return await http.services.tiles.frames.pyramid(http.access, http.path["orthanc_instance"], frame)
 
 
 async def frame_pyramid(http: Exchange) -> None:
@@ -62,7 +62,7 @@ _ERRORS = (BadPixels, NotFound, Unavailable)
 OPERATIONS = (
     Operation(
         "GET",
-        "/wsi/frames-pyramids/{orthanc}/{frame}",
+        "/wsi/frames-pyramids/{orthanc_instance}/{frame}",
         "dicom.read",
         "Slides",
         "Describe a frame as a pyramid, as Orthanc does",
@@ -77,7 +77,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
-        "/wsi/frames-tiles/{orthanc}/{frame}/{z}/{x}/{y}",
+        "/wsi/frames-tiles/{orthanc_instance}/{frame}/{z}/{x}/{y}",
         "dicom.read",
         "Slides",
         "Retrieve a tile of a frame as Orthanc does",
