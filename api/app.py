@@ -35,6 +35,7 @@ from api.routes import (
     wado_uri,
     wsi,
     wsi_dialects,
+    wsi_frames,
 )
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
@@ -56,6 +57,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *wsi.OPERATIONS,
     *wsi_dialects.OPERATIONS,
     *imports.OPERATIONS,
+    *wsi_frames.OPERATIONS,
     *orthanc.OPERATIONS,
     *downloads.OPERATIONS,
     *health.OPERATIONS,

@@ -205,6 +205,15 @@ class Settings:
             "Pixels", "Tiles of slides that were made and are kept under the data directory.", unit="bytes", minimum=0
         ),
     )
+    derive_levels_after_s: int = field(
+        default=60,
+        metadata=_about(
+            "Pixels",
+            "How long a slide is left alone before its missing coarse levels are made; 0 makes none.",
+            unit="seconds",
+            minimum=0,
+        ),
+    )
 
     slide_folder: Path | None = field(
         default=None,

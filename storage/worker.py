@@ -18,9 +18,6 @@ from storage.stored_syntax import StoredSyntax
 
 log = logging.getLogger(__name__)
 
-# Seconds between two times, a name for the log, and what is done.
-Step = tuple[float, str, Callable[[], Awaitable[object]]]
-
 _BATCH = 500
 _NUMBERING_SECONDS = 1.0
 _ANALYZE_SECONDS = 2.0
@@ -31,6 +28,9 @@ _TRANSCODE_SECONDS = 1.0
 _SIDE_OBJECT = ".json"
 _AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
 _MAX_FAILED = 64
+
+# Seconds between two rounds, a name for the log, and what is done in a round.
+Step = tuple[float, str, Callable[[], Awaitable[object]]]
 
 
 async def number_changes(archive: Archive) -> int:

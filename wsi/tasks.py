@@ -17,6 +17,7 @@ from storage.access import LOCAL, SCOPES, Access
 from storage.archive import Archive
 from storage.jobs import Claimed, Handler, JobFailed, Progress
 from storage.worker import Step
+from wsi.coarse import CoarseLevels
 from wsi.convert.options import Options
 from wsi.convert.run import ConversionFailed, convert
 from wsi.convert.store import store_files
@@ -45,9 +46,12 @@ def handlers(archive: Archive) -> Mapping[str, Handler]:
 
 
 def steps(archive: Archive) -> Sequence[Step]:
-    """What is to be done again and again: nothing, unless a folder is watched."""
+    """What is to be done again and again."""
+    found = [CoarseLevels(archive).step]
     folder = archive.settings.slide_folder
-    return [] if folder is None else [(_LOOK_SECONDS, "slide_folder", WatchedFolder(archive, folder).step)]
+    if folder is not None:
+        found.append((_LOOK_SECONDS, "slide_folder", WatchedFolder(archive, folder).step))
+    return found
 
 
 def job_content(name: str, options: Options, *, path: Path | None = None) -> dict[str, Any]:
