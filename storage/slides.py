@@ -205,7 +205,7 @@ class SlideIndex:
         stored = await asyncio.to_thread(_assembled, rows[0]["study_uid"], series, rows[0]["parent_version"], found)
         derived = await self._db.fetch_row("derived_object", tenant, series, stored.fingerprint)
         if derived is not None:
-            stored = _derived(stored, derived["object_key"], derived["object_size"])
+            stored = await asyncio.to_thread(_derived, stored, derived["object_key"], derived["object_size"])
         self._slides.put((tenant, series), stored, stored.weight)
         return stored
 

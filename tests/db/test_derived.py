@@ -22,6 +22,7 @@ from storage.settings import Settings
 from storage.slides import StoredSlide
 from storage.worker import sweep
 from tests.wsi.variants import JPEG, JPEG_LS, NATIVE, Matrix, Place, Series, file, instance, jpeg, matrix, tiles_of
+from wsi.blending import Component
 from wsi.coarse import CoarseLevels
 from wsi.manifest import manifest, orthanc_pyramid
 from wsi.tiles import DEFAULT, Channel, TileService
@@ -160,6 +161,10 @@ async def test_paths_planes_holes_and_frames_off_the_grid(archive: Archive) -> N
     for (path, depth), array in arrays.items():
         channel = Channel(path, after.slide.depths.index(depth))
         near(await level_of(archive, after, 2, channel), quartered(array, 2), 2, 12)
+    window = Window(127.5, 255, "LINEAR_EXACT")
+    blend = Channel(focal=1, blend=(Component("A", window, (255, 0, 0)), Component("B", window, (0, 255, 255))))
+    red, cyan = (quartered(arrays[path, 2.0], 2) for path in ("A", "B"))
+    near(await level_of(archive, after, 2, blend), np.stack([red, cyan, cyan], axis=-1), 2, 12)
 
     lone = matrix(40, 40, colour=False)
     sparse = instance(Series(), [lone, lone[::-1]], SIZE, places=[Place(8, 4), Place(810, 430)], syntax=NATIVE)
@@ -296,6 +301,18 @@ async def test_only_the_one_that_holds_the_lease_publishes(archive: Archive) -> 
     assert (await archive.slides.slide(READER, series)).name == after.name
     await sweep(archive)
     assert len(await objects(archive)) == 1
+
+
+async def test_levels_that_were_lost_are_made_anew(archive: Archive) -> None:
+    series = await store(archive, slide(matrix(*SIZE)))
+    await made(archive, series)
+    (key,) = await objects(archive)
+    await archive.objects.delete(key)
+    await archive.db.fetch_sql("UPDATE derived SET due = now(), fingerprint = NULL")
+    await archive.db.fetch_sql("UPDATE series SET version = nextval('version')")
+    after = await made(archive, series)
+    near(await level_of(archive, after, 2), quartered(matrix(*SIZE), 2), 3, 24)
+    assert await findings(archive) == []
 
 
 async def test_the_check_misses_levels_that_are_gone(archive: Archive) -> None:
