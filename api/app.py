@@ -29,6 +29,7 @@ from api.routes import (
     rendered,
     stow,
     ups,
+    viewer,
     wado,
     wado_uri,
     wsi,
@@ -56,6 +57,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *orthanc.OPERATIONS,
     *health.OPERATIONS,
     *pages.OPERATIONS,
+    *viewer.OPERATIONS,
     *ohif.OPERATIONS,
 )
 # Uploads of one process may hold this many times `spool_memory`; beyond it they are spooled to disk.

@@ -211,6 +211,7 @@ _MANIFEST = {
     "levels": [_LEVEL],
     "tiles": f"https://archive.example/wsi/slides/{_SERIES}/tiles/{{level}}/{{x}}/{{y}}?v=2a",
     "optical_paths": [{"identifier": "1", "description": "Brightfield", "wavelength_nm": None, "icc_profile": True}],
+    "shades": None,
     "focal_planes": {"z_um": [0.0], "default": 0},
     "images": {},
     "icc": ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
