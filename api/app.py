@@ -33,6 +33,7 @@ from api.routes import (
     wado,
     wado_uri,
     wsi,
+    wsi_annotations,
     wsi_dialects,
 )
 from api.routing import Operation, RouteTree
@@ -41,6 +42,7 @@ from api.websocket import Sockets
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
+from wsi.annotations import AnnotationService
 from wsi.tiles import TileService
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -53,6 +55,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *delete.OPERATIONS,
     *ups.OPERATIONS,
     *wsi.OPERATIONS,
+    *wsi_annotations.OPERATIONS,
     *wsi_dialects.OPERATIONS,
     *orthanc.OPERATIONS,
     *health.OPERATIONS,
@@ -97,6 +100,7 @@ class Anor(FastAPI):
             described,
             self.sockets,
             TileService(archive),
+            AnnotationService(archive),
         )
         self.front = FrontDoor(RouteTree(OPERATIONS, settings.dicomweb_root), services, super().__call__)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from api.uploads import MemoryBudget
     from api.websocket import Sockets
     from storage.archive import Archive
+    from wsi.annotations import AnnotationService
     from wsi.tiles import TileService
 
 MAX_PARAMETERS = 1000
@@ -52,6 +53,7 @@ class Services:
     document: Callable[[], dict[str, Any]]
     sockets: "Sockets"
     tiles: "TileService"
+    annotations: "AnnotationService"
 
 
 class Exchange:

@@ -20,6 +20,7 @@ from storage.search import SearchService
 from storage.settings import Settings
 from storage.slides import SlideIndex
 from storage.spool import Spool
+from storage.study_objects import StudyObjects
 from storage.transcoding import TranscodeService
 from storage.worklist import WorklistService
 
@@ -49,6 +50,7 @@ class Archive:
     transcode: TranscodeService
     rendering: RenderingService
     slides: SlideIndex
+    study_objects: StudyObjects
     frames: FrameBlocks
     decoders: DecoderPool
     lifecycle: LifecycleService
@@ -122,6 +124,7 @@ async def open_archive(settings: Settings) -> Archive:
         transcode=TranscodeService(settings, retrieve, pixels, decoders),
         rendering=RenderingService(settings, retrieve, pixels),
         slides=slides,
+        study_objects=StudyObjects(db, objects),
         frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
         decoders=decoders,
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.async_api import Page
+from pydicom import dcmread
 
 from tests.browser.conftest import Watched
 from tests.files import ct, new_uid
 from tests.http.bodies import store
 from tests.support import RunningServer, running_server
+from tests.wsi.annotations import bulk, circles
 from tests.wsi.make_slide import Slide, make_slide
 from tests.wsi.variants import Matrix, Series, file, instance, matrix, tiles_of
 from wsi.openlayers import installed
@@ -330,4 +332,89 @@ async def test_slide_is_linked_from_the_studies(watched: Watched, server: Runnin
     await page.click("text=Open slide")
     await page.wait_for_selector("body[data-ready]")
     assert json.loads(json.dumps(await page.evaluate("viewer.slide.width"))) == WIDTH
+    watched.clean()
+
+
+async def test_measurements_are_saved_and_seen_again(watched: Watched, server: RunningServer, slide: Slide) -> None:
+    page = watched.page
+    await opened(page, server.url, slide.series, "#x=700&y=500&downsample=1")
+    await page.wait_for_selector("body[data-annotated]")
+    box = await page.locator("#map").bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    await page.focus("#map")
+    await page.keyboard.press("l")
+    assert await page.get_attribute("#measure-length", "aria-pressed") == "true"
+    await page.mouse.click(x - 100, y)
+    await page.mouse.dblclick(x + 100, y, delay=20)
+    listed = page.locator("#measurements li")
+    await listed.first.wait_for()
+    assert (await listed.first.inner_text()).startswith("Length 1: 100 µm")
+    await page.click("#measure-area")
+    for dx, dy in ((-50, 50), (50, 50), (50, 100)):
+        await page.mouse.click(x + dx, y + dy)
+        await page.wait_for_timeout(300)  # or it would be a double click
+    await page.mouse.dblclick(x - 50, y + 100, delay=20)
+    await page.keyboard.press("Escape")
+    await page.wait_for_function("() => document.querySelectorAll('#measurements li').length === 2")
+    assert (await listed.nth(1).inner_text()).startswith("Area 1: 1,250 µm²")
+    # They outlive a reload, though not yet stored.
+    await page.reload()
+    await page.wait_for_selector("body[data-annotated]")
+    assert await listed.count() == 2
+    assert await page.locator("#measurements .remove").count() == 2
+    await page.click("#measure-save")
+    await page.wait_for_function("() => document.getElementById('status').textContent === '2 measurements are saved.'")
+    assert await page.locator("#measurements .remove").count() == 0
+    assert await page.is_disabled("#measure-save")
+    # Somebody else sees them.
+    await page.evaluate("sessionStorage.clear()")
+    await page.goto("about:blank")
+    await opened(page, server.url, slide.series, "#x=700&y=500&downsample=1")
+    await page.wait_for_selector("body[data-annotated]")
+    assert sorted([text.split(":")[0] for text in await listed.all_inner_texts()]) == ["Area 1", "Length 1"]
+    await drawn(page)
+    shot = np.asarray(Image.open(BytesIO(await page.screenshot())).convert("RGB")).astype(int)
+    assert np.abs(shot[int(y), int(x) - 80] - (0x37, 0xC2, 0xF0)).max() < 40
+    async with httpx.AsyncClient(base_url=server.url) as web:
+        found = await web.get(f"/dicom-web/studies/{slide.study}/series", params={"Modality": "SR"})
+    assert len(found.json()) == 1
+    watched.clean()
+
+
+async def test_a_hundred_thousand_annotations_stay_fluid(watched: Watched, server: RunningServer) -> None:
+    page = watched.page
+    made = make_slide(3000, 2200, levels=4)
+    shapes = circles(100_000, 3000, 2200, radius=2.5)
+    field = np.float32([[1000, 800], [1400, 800], [1400, 1100], [1000, 1100]])
+    image = dcmread(BytesIO(made.files[0]))
+    with httpx.Client(base_url=server.url, timeout=60) as web:
+        files = bulk(image, "POLYGON", shapes), bulk(image, "POLYGON", [field], label="Field")
+        assert store(web, *made.files, *files).status_code == 200
+    bodies: list[int] = []
+    page.on(
+        "response",
+        lambda answer: bodies.append(int(answer.headers["content-length"])) if "bbox=" in answer.url else None,
+    )
+    await opened(page, server.url, made.series)
+    await page.wait_for_selector("body[data-annotated]")
+    await drawn(page)
+    assert "Nuclei (100,000)" in await page.inner_text("#panel")
+    # Of the whole slide no shape is drawn: the answers stay small.
+    assert sum(bodies) < 400_000
+    # Zoom into the field, whose outline is where it was put.
+    bodies.clear()
+    await page.evaluate("location.hash = '#x=1000&y=800&downsample=0.5'")
+    await drawn(page)
+    assert 0 < sum(bodies) < 4_000_000
+    await page.get_by_role("checkbox", name="Nuclei").uncheck()
+    await drawn(page)
+    box = await page.locator("#map").bounding_box()
+    assert box
+    shot = np.asarray(Image.open(BytesIO(await page.screenshot())).convert("RGB")).astype(int)
+    x, y = int(box["x"] + box["width"] / 2), int(box["y"] + box["height"] / 2)
+    inside, edge, outside = (shot[y + 40, x + dx] for dx in (60, 0, -60))
+    assert edge[0] - outside[0] > 60  # red, over the dark slide
+    assert 5 < inside[0] - outside[0] < 60
+    assert await page.evaluate("document.querySelectorAll('#panel .problem').length") == 0
     watched.clean()

@@ -2,14 +2,20 @@
 import { bind, makeView, overview, showAddressed } from './view.js';
 import { facts, images } from './panel.js';
 import { Channels } from './channels.js';
+import { Measurements } from './measure.js';
 import { Slide } from './slide.js';
+import { annotations } from './annotations.js';
 
 const status = document.getElementById('status');
 const series = new URLSearchParams(location.search).get('series');
 
-function fail(text) {
+function tell(text, problem = false) {
   status.textContent = text;
-  status.classList.add('problem');
+  status.classList.toggle('problem', problem);
+}
+
+function fail(text) {
+  tell(text, true);
 }
 
 function page() {
@@ -49,15 +55,26 @@ async function start() {
   });
   document.getElementById('map').style.background = slide.manifest.background;
   const channels = new Channels(map, slide, fail);
-  panel.append(facts(slide), ...channels.controls());
+  const measurements = new Measurements(map, slide, tell);
+  panel.append(facts(slide), ...channels.controls(), measurements.controls());
   if (identifiers) panel.append(...(await images(slide)));
-  bind(map, slide, { ',': () => channels.focus(-1), '.': () => channels.focus(1) });
+  bind(map, slide, {
+    ',': () => channels.focus(-1),
+    '.': () => channels.focus(1),
+    l: () => measurements.toggle('LineString'),
+    a: () => measurements.toggle('Polygon'),
+    escape: () => measurements.end(),
+  });
   overview(map, slide);
   showAddressed(map, slide);
   map.once('rendercomplete', () => document.body.setAttribute('data-ready', 'true'));
-  window.viewer = { map, slide, channels };
-  const problems = slide.manifest.problems.length;
-  status.textContent = problems ? `Parts of this slide cannot be shown: ${slide.manifest.problems.map((each) => each.detail).join('; ')}` : '';
+  window.viewer = { map, slide, channels, measurements };
+  const { problems } = slide.manifest;
+  tell(problems.length ? `Parts of this slide cannot be shown: ${problems.map((each) => each.detail).join('; ')}` : '');
+  const stored = await measurements.read();
+  measurements.show(stored.measurements);
+  panel.append(...annotations(map, slide, stored.groups, tell));
+  document.body.setAttribute('data-annotated', 'true');
 }
 
 start().catch((error) => fail(error.message));

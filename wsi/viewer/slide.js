@@ -49,7 +49,7 @@ export class Slide {
 
   /** A resource of this slide in the version that the manifest describes. */
   url(path, parameters = {}) {
-    return resource(`wsi/slides/${this.manifest.series}/${path}`, { ...parameters, v: this.manifest.version });
+    return resource(`wsi/slides/${this.manifest.series}/${path}`, { v: this.manifest.version, ...parameters });
   }
 
   /** A source of the tiles of one picture: `path`, `focal` and `window` as the server takes them. */

@@ -91,7 +91,7 @@ function read(map, slide) {
   const view = map.getView();
   const resolution = view.getResolution();
   $('upright').hidden = !view.getRotation();
-  $('upright').style.transform = `rotate(${view.getRotation()}rad)`;
+  $('upright').firstElementChild.style.transform = `rotate(${view.getRotation()}rad)`;
   const microns = slide.mpp?.[0];
   const unit = (microns ?? 1) * resolution;
   const bar = round125(BAR * unit);
