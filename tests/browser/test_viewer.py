@@ -38,7 +38,7 @@ def slide(server: RunningServer) -> Slide:
     label = instance(
         Series(made.study, made.series), [np.full((60, 80, 3), 200, np.uint8)], (80, 60),
         ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"], PatientName="Slide^Sample", PatientID="SLIDE-1",
-        BurnedInAnnotation="YES",
+        BurnedInAnnotation="YES", SeriesDescription="Place as colour",
     )  # fmt: skip
     with httpx.Client(base_url=server.url, timeout=60) as web:
         assert store(web, *made.files, file(label)).status_code == 200
