@@ -8,21 +8,26 @@ from api.routing import Operation, Parameter, split_path
 
 WADL: Final = "application/vnd.sun.wadl+xml"
 
+_BESIDE: Final = "WADO-URI"
 _NAMESPACE: Final = "http://wadl.dev.java.net/2009/02"
 
 
 def describe(operations: Iterable[Operation], root: str, base: str) -> bytes:
-    """Every operation under the DICOMweb root; `base` is its absolute URL."""
+    """Every operation under the DICOMweb root, whose absolute URL is `base`, and WADO-URI, which lies beside it."""
     ET.register_namespace("", _NAMESPACE)
     application = ET.Element(_tag("application"))
-    resources = ET.SubElement(application, _tag("resources"), base=base.rstrip("/") + "/")
-    nodes: dict[tuple[str, ...], ET.Element] = {(): resources}
     prefix = split_path(root)
+    under, beside = [], []
     for operation in operations:
         segments = split_path(operation.at(root))
-        if segments[: len(prefix)] != prefix:
-            continue
-        _method(_resource(nodes, tuple(segments[len(prefix) :])), operation)
+        if segments[: len(prefix)] == prefix:
+            under.append((tuple(segments[len(prefix) :]), operation))
+        elif operation.tag == _BESIDE:
+            beside.append((tuple(segments), operation))
+    for url, found in ((base.rstrip("/"), under), (base.rstrip("/").removesuffix(root), beside)):
+        nodes: dict[tuple[str, ...], ET.Element] = {(): ET.SubElement(application, _tag("resources"), base=url + "/")}
+        for place, operation in found:
+            _method(_resource(nodes, place), operation)
     return bytes(ET.tostring(application, encoding="utf-8", xml_declaration=True))
 
 
@@ -46,7 +51,7 @@ def _method(resource: ET.Element, operation: Operation) -> None:
     name = "".join(word.capitalize() for word in operation.summary.replace(",", " ").split())
     method = ET.SubElement(resource, _tag("method"), name=operation.method, id=name)
     request = ET.SubElement(method, _tag("request"))
-    for parameter in operation.parameters:
+    for parameter in operation.all_parameters:
         _parameter(request, parameter)
     for content in operation.body:
         ET.SubElement(request, _tag("representation"), mediaType=content.media_type)

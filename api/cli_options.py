@@ -59,7 +59,8 @@ def settings_from(config: Path | None, **flags: object) -> tuple[Settings, dict[
     if toml is not None and secrets and toml.stat().st_mode & 0o077:
         print(f"anor: {toml} holds {', '.join(secrets)}, and others can read it: chmod 600 {toml}", file=sys.stderr)
     for name, meant in unknown_variables(os.environ).items():
-        print(f"anor: {name} is not a setting and is ignored; is {meant} meant?", file=sys.stderr)
+        question = f"; is {meant} meant?" if meant else ""
+        print(f"anor: {name} is not a setting and is ignored{question}", file=sys.stderr)
     return settings, origins
 
 

@@ -6,8 +6,15 @@ from typing import Any
 
 from api.errors import row_of
 from api.examples import IDENTIFIERS
-from api.routing import PUBLIC, Answer, Content, Operation, split_path
-from dicomweb.errors import ArchiveError, Forbidden
+from api.routing import PUBLIC, Answer, Content, Operation, Parameter, split_path
+from dicomweb.errors import (
+    ArchiveError,
+    Forbidden,
+    RangeNotSatisfiable,
+    Unavailable,
+    WorkitemConflict,
+    WorkitemRefused,
+)
 
 _PROBLEM = "application/problem+json"
 _TEXTS = {
@@ -36,6 +43,26 @@ _TEXTS = {
     "size": "size of the picture",
     "rotation": "degrees clockwise",
     "picture": "quality and format",
+}
+
+# What headers say, and an example of each.
+_HEADERS = {
+    "Cache-Control": ("immutable for a URL with the right `v`, else to be asked again", "private, no-cache"),
+    "Content-Location": ("URL of the WebSocket", "ws://127.0.0.1:8042/dicom-web/subscribers/ANOR"),
+    "Content-Range": ("the range that is sent, and the size of the whole", "bytes 0-65535/524288"),
+    "ETag": ("version of this representation, for If-None-Match", '"4f1c2a9be07d3388"'),
+    "Location": ("URL of what was created", f"http://127.0.0.1:8042/dicom-web/workitems/{IDENTIFIERS['workitem']}"),
+    "Retry-After": ("seconds", "2"),
+    "Warning": (
+        "what was done otherwise than asked, or left out; code 299",
+        "299 http://127.0.0.1:8042/dicom-web: There are additional results that can be requested.",
+    ),
+}
+_ERROR_HEADERS: dict[type[ArchiveError], tuple[str, ...]] = {
+    RangeNotSatisfiable: ("Content-Range",),
+    Unavailable: ("Retry-After",),
+    WorkitemConflict: ("Warning",),
+    WorkitemRefused: ("Warning",),
 }
 
 
@@ -80,7 +107,7 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
         "x-scope": operation.scope,
         "parameters": [
             *_path_parameters(path),
-            *(_parameter(operation, index) for index in range(len(operation.parameters))),
+            *map(_parameter, operation.all_parameters),
         ],
         "responses": _responses(operation),
     }
@@ -104,15 +131,19 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
     ]
 
 
-def _parameter(operation: Operation, index: int) -> dict[str, Any]:
-    parameter = operation.parameters[index]
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    example: object = parameter.example
+    if parameter.kind == "integer":
+        example = int(parameter.example)
+    elif parameter.kind == "boolean":
+        example = parameter.example == "true"
     return {
         "name": parameter.name,
         "in": parameter.where,
         "required": parameter.required,
         "description": parameter.summary,
-        "schema": {"type": "string"},
-        "example": parameter.example,
+        "schema": {"type": parameter.kind},
+        "example": example,
     }
 
 
@@ -129,7 +160,7 @@ def _schema(content: Content) -> dict[str, Any]:
 def _responses(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for answer in operation.answers:
-        responses[str(answer.status)] = _answer(answer)
+        responses[str(answer.status)] = _answer(answer, operation.headers_of(answer))
     errors: tuple[type[ArchiveError], ...] = (
         operation.errors if operation.scope is PUBLIC else (*operation.errors, Forbidden)
     )
@@ -142,15 +173,27 @@ def _responses(operation: Operation) -> dict[str, Any]:
         kind = "application/json" if operation.orthanc else _PROBLEM
         schema = {"type": "object"} if operation.orthanc else {"$ref": "#/components/schemas/Problem"}
         problem["content"] = {kind: {"schema": schema}}
+        if named := _headers(_ERROR_HEADERS.get(error, ())):
+            problem["headers"] = named
         responses[status] = problem
     return responses
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: Answer, headers: Iterable[str]) -> dict[str, Any]:
     result: dict[str, Any] = {"description": answer.summary}
+    if named := _headers(headers):
+        result["headers"] = named
     if answer.contents:
         result["content"] = _contents(answer.contents)
     return result
+
+
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    return {
+        name: {"description": text, "schema": {"type": "string"}, "example": example}
+        for name in names
+        for text, example in (_HEADERS[name],)
+    }
 
 
 def _problem_schema() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from api.errors import Problem, orthanc_json, problem_json
 from api.exchange import Exchange
 from api.logs import log_cut
 from dicomweb.qido import warning_header
-from dicomweb.wado import content_range, parse_range, range_applies
+from dicomweb.wado import content_range, etag_matches, parse_range, range_applies
 
 Header = tuple[bytes, bytes]
 Body = bytes | Sequence[bytes]
@@ -40,14 +40,30 @@ def warning(root: str, text: str) -> Header:
     return (b"warning", warning_header(root, text).encode("latin-1", "replace"))
 
 
+def versioned(http: Exchange, tag: str, version: str) -> list[Header]:
+    """The headers of what is one thing in each type that Accept may name, of an instance in `version`."""
+    return [(b"etag", tag.encode()), (b"vary", b"Accept"), cache_control(http.query_value("v"), version)]
+
+
+async def client_has(http: Exchange, headers: Sequence[Header]) -> bool:
+    """Answer 304 where the client has what the ETag among `headers` names; whether that was so."""
+    if not etag_matches(http.header(b"if-none-match"), _tag_of(headers)):
+        return False
+    await send_not_modified(http, headers)
+    return True
+
+
+def _tag_of(headers: Sequence[Header]) -> str:
+    return next((value for name, value in headers if name == b"etag"), b"").decode()
+
+
 def ranged(http: Exchange, headers: list[Header], size: int) -> tuple[int, int, int]:
     """Status, offset and length of what a GET asks of `size` bytes by Range and If-Range; adds the headers for it.
 
     `headers` hold the ETag. Raises RangeNotSatisfiable.
     """
-    tag = next((value for name, value in headers if name == b"etag"), b"").decode()
     headers.append(_ACCEPT_RANGES)
-    if http.method != "GET" or not range_applies(http.header(b"if-range"), tag):
+    if http.method != "GET" or not range_applies(http.header(b"if-range"), _tag_of(headers)):
         return 200, 0, size
     wanted = parse_range(http.header(b"range"), size)
     if wanted is None:

@@ -29,6 +29,7 @@ class Parameter:
     summary: str
     example: str
     required: bool = False
+    kind: Literal["string", "integer", "boolean"] = "string"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,15 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One status that an operation gives when it succeeds, or when its answer says what failed."""
+    """One status that an operation gives when it succeeds, or when its answer says what failed.
+
+    `headers`: the names of those that it may carry besides what `Operation.headers_of` knows by itself.
+    """
 
     status: int
     summary: str
     contents: tuple[Content, ...] = ()
+    headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,22 @@ class Operation:
     hot: bool = True
     orthanc: bool = False
     websocket: bool = False
+
+    @property
+    def all_parameters(self) -> tuple[Parameter, ...]:
+        """The declared ones, and the `accept` query parameter that stands for an Accept header (PS3.18 8.3.3.1)."""
+        header = next((each for each in self.parameters if each.name == "Accept"), None)
+        if header is None or any(each.name == "accept" for each in self.parameters):
+            return self.parameters
+        query = Parameter("accept", "query", "the same, for who cannot set a header", header.example)
+        return (*self.parameters, query)
+
+    def headers_of(self, answer: Answer) -> tuple[str, ...]:
+        """The headers that an answer may carry: who takes If-None-Match gives an ETag, a 206 says which range it is."""
+        found = answer.headers
+        if answer.status in (200, 206, 304) and any(each.name == "If-None-Match" for each in self.parameters):
+            found = ("ETag", "Cache-Control", *found)
+        return (*found, "Content-Range") if answer.status == 206 else found
 
     def at(self, root: str) -> str:
         """The path with the DICOMweb root filled in: the template that documents, logs and metrics show."""

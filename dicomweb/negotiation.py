@@ -33,7 +33,7 @@ from dicomweb.media import (
     parse_media_type,
     parse_media_types,
 )
-from dicomweb.pixels.syntaxes import LOSSY, SYNTAXES, can_decode
+from dicomweb.pixels.syntaxes import LOSSY, REVISION, SYNTAXES, can_decode
 
 Reencode = Literal["none", "explicit-le", "transcode"]
 
@@ -71,6 +71,11 @@ class RetrievePlan:
         if not self.transfer_syntax:
             return self.media_type
         return f"{self.media_type}; transfer-syntax={self.transfer_syntax}"
+
+    @property
+    def identity(self) -> str:
+        """What decides the bytes beside the instance, for entity tags: also how rewriting is done nowadays."""
+        return f"{self.multipart} {self.part_type}" + ("" if self.reencode == "none" else f" {REVISION}")
 
 
 ANYTHING = (MediaRange(MediaType("*", "*"), multipart=False, q=1.0),)

@@ -188,6 +188,7 @@ def _described(walk: ElementWalk, meta: FileMeta, fallback: str | None, *, defla
     elif notice := refuse_if_cut(sop_class, elements):
         warnings.append(notice)
     metadata = walk.builder.finish()
+    elements.pop(f"{AVAILABLE:08X}", None)  # what the data set says of it counts nowhere
     if fallback is not None:
         for tag in FUNCTIONAL_GROUPS:
             elements.pop(f"{tag:08X}", None)

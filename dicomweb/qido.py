@@ -1,6 +1,7 @@
 """QIDO-RS parameters (PS3.18 8.3.4, 10.6.1) -> Query.
 
-PS3.18 8.3 would have unknown parameters ignored. Here a name that is neither a parameter nor an attribute is
+PS3.18 8.3.2 would have unknown parameters ignored, and 10.6.1.2 allows attributes of the searched level and above only.
+Here a name that is neither a parameter nor an attribute, and an attribute that the level cannot be matched by, is
 BadQuery: a misspelt `PatientID` that is ignored answers with everybody's studies.
 """
 
@@ -73,7 +74,7 @@ def parse(
         offset=_count(settings, "offset", 0, MAX_OFFSET),
         warnings=tuple(warnings),
     )
-    options = Options(commas=True, every_value=_flag(settings, "multiplevaluematching"))
+    options = Options(commas=True, every_value=_flag(settings, "multiplevaluematching"), strict=True)
     return assemble(base, keys.values(), fields=fields, options=options)
 
 

@@ -91,10 +91,14 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How keys are read. `commas`: a comma separates list values (QIDO-RS); `every_value`: Multiple Value Matching."""
+    """How keys are read. `commas`: a comma separates list values (QIDO-RS); `every_value`: Multiple Value Matching.
+
+    `strict`: a key that the level cannot be matched by is BadQuery, not left out with a warning.
+    """
 
     commas: bool = False
     every_value: bool = False
+    strict: bool = False
 
 
 def parse_path(name: str) -> Path | None:
@@ -214,7 +218,7 @@ def _canonical_values(key: Key, vr: str, values: Iterable[str]) -> tuple[str, ..
             raise _bad(key, f"has a value longer than {MAX_VALUE_LENGTH} characters")
         text = _canonical(vr, value)
         if text is None:
-            raise _bad(key, f"has a value that is not a {vr}")
+            raise _bad(key, f"has a value that does not fit its VR, {vr}")
         if text:
             canonical[text] = None
     return tuple(canonical)
@@ -225,7 +229,7 @@ def _temporal(key: Key, vr: str, texts: Sequence[str]) -> tuple[tuple[Match, ...
         raise _bad(key, "is given more than once")
     found = period(vr, texts[0])
     if found is None:
-        raise _bad(key, f"is not a {vr} or a range of two in order (a, a-b, a- or -b)")
+        raise _bad(key, f"is neither a value of VR {vr} nor a range of two in order (a, a-b, a- or -b)")
     if not found.low and not found.high:
         match = Match(key.path, vr, "universal", ())
     elif vr == "DA" and found.low == found.high:
@@ -256,6 +260,11 @@ _COMPUTED_LEVELS = {
 _MATCHABLE_COMPUTED = frozenset(("00080061", "00080062"))
 # Viewers ask studies for the modality of their series; the study's own attribute for it is another one.
 _STUDY_LEVEL_OF = {"00080060": "00080061", "00080016": "00080062"}
+# Studies and series are found by what lies in them, too: each has an index.
+_UIDS_BELOW: dict[Level, frozenset[Path]] = {
+    Level.STUDY: frozenset({("0020000E",), ("00080018",)}),
+    Level.SERIES: frozenset({("00080018",)}),
+}
 _CHARACTER_SET, _TIMEZONE = "00080005", "00080201"
 
 
@@ -271,6 +280,11 @@ def _at_level(level: Level, path: Path) -> Path | None:
     if level is Level.STUDY and len(path) == 1 and path[0] in _STUDY_LEVEL_OF:
         return (_STUDY_LEVEL_OF[path[0]],)
     return None
+
+
+def is_below(level: Level, path: Path) -> bool:
+    """Whether the path is the UID of a lower level, by which `level` is searched as what holds such a one."""
+    return path in _UIDS_BELOW.get(level, ())
 
 
 @dataclass(slots=True)
@@ -294,17 +308,24 @@ class _Builder:
         if path == (_TIMEZONE,):
             self.warnings[TIMEZONE_UNSUPPORTED] = None
             return
+        if is_below(self.level, key.path):
+            path = key.path
         tag = key.path[0]
         unknown = tag[:4] in ("0000", "0002") or (tag in _COMPUTED_LEVELS and tag not in _MATCHABLE_COMPUTED)
         if path is None or unknown:
-            # Like an unsupported optional key of C-FIND (PS3.4 C.4.1.1.4, 0xFF01): answered without it, and said so.
-            text = f"The match parameter {key.name} is not supported for this search. It has been ignored."
-            self.warnings[text] = None
+            self._unsupported(key)
             return
         if offset:
             self.warnings[TIMEZONE_UNSUPPORTED] = None
         for match in wanted:
             self.matches[Match(path, match.vr, match.kind, match.values)] = None
+
+    def _unsupported(self, key: Key) -> None:
+        """An unsupported optional key of C-FIND (PS3.4 C.4.1.1.4, 0xFF01) is answered without it, and said so."""
+        if self.options.strict:
+            raise _bad(key, "is no attribute that this search can be matched by")
+        text = f"The match parameter {key.name} is not supported for this search. It has been ignored."
+        self.warnings[text] = None
 
     def add_field(self, path: Path) -> None:
         # "Instance Level Attributes contained in includefield parameters shall not be returned" (PS3.18 10.6.3.3).
@@ -316,9 +337,9 @@ class _Builder:
 def assemble(base: Query, keys: Iterable[Key], *, fields: Iterable[Path] = (), options: Options = Options()) -> Query:
     """`base` with the matches and fields that the keys and `fields` stand for at its level.
 
-    Keys of upper levels are relational matches. Keys of lower levels, and computed ones that cannot be searched, are
-    left out with a warning; Modality and SOPClassUID of a study mean ModalitiesInStudy and SOPClassesInStudy.
-    BadQuery and BadRequest name what is wrong.
+    Keys of upper levels are relational matches, and so are the UIDs of lower ones. Other keys of lower levels, and
+    computed ones that cannot be searched, are left out with a warning, or refused (`strict`); Modality and SOPClassUID
+    of a study mean ModalitiesInStudy and SOPClassesInStudy. BadQuery and BadRequest name what is wrong.
     """
     if base.study is not None:
         checked_uid(base.study, "StudyInstanceUID")

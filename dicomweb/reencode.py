@@ -10,8 +10,11 @@ from array import array
 from io import BytesIO
 
 from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from dicomweb.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 _SWAP_TYPE = {2: "H", 4: "I", 8: "Q"}
 _WORDS = frozenset(("OW", "OF", "OL", "OD", "OV"))
@@ -24,9 +27,16 @@ def header_as_explicit(head: bytes) -> bytes:
     if not dataset.original_encoding[1]:
         swap_words(dataset)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    name_writer(dataset.file_meta)
     out = BytesIO()
     dcmwrite(out, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
     return out.getvalue()
+
+
+def name_writer(meta: FileMetaDataset) -> None:
+    """Say in the file meta information that this software wrote the file (PS3.10 7.1)."""
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
 
 
 def swap_words(dataset: Dataset) -> None:

@@ -3,12 +3,13 @@
 import re
 from hashlib import blake2b
 
-from dicomweb.errors import BadRequest, RangeNotSatisfiable, TooLarge
+from dicomweb.errors import BadRequest, NotFound, RangeNotSatisfiable, TooLarge
 
 MAX_FRAMES = 1000
 MAX_RANGES = 8
 
-_FRAME = re.compile(r"\d{1,10}", re.ASCII)
+_FRAME = re.compile(r"\d+", re.ASCII)
+_FRAME_DIGITS = 10
 _BULK_PATH = re.compile(r"(?:[0-9A-Fa-f]{8}/\d{1,9}/){0,32}[0-9A-Fa-f]{8}", re.ASCII)
 _RANGE = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
 _ETAG = re.compile(r'(?:W/)?("[^"]*")')
@@ -17,8 +18,8 @@ _ETAG = re.compile(r'(?:W/)?("[^"]*")')
 def parse_frame_list(text: str, limit: int = MAX_FRAMES) -> tuple[int, ...]:
     """Frame numbers from 1, in the order asked for, repeats kept: "1,3,2".
 
-    BadRequest when one is no frame number, TooLarge for more than `limit`. Whether the frames exist is the caller's
-    matter.
+    BadRequest when one is no frame number, NotFound when it is beyond what Number of Frames (IS) can say, TooLarge for
+    more than `limit`. Whether the frames exist is the caller's matter.
     """
     members = text.split(",", limit + 1)
     if len(members) > limit:
@@ -26,8 +27,10 @@ def parse_frame_list(text: str, limit: int = MAX_FRAMES) -> tuple[int, ...]:
     numbers: list[int] = []
     for member in members:
         number = member.strip()
-        if not _FRAME.fullmatch(number) or not 0 < int(number) < 2**31:
+        if not _FRAME.fullmatch(number) or not number.strip("0"):
             raise BadRequest("a frame list is numbers from 1, separated by commas", attribute="frames")
+        if len(number) > _FRAME_DIGITS or int(number) >= 2**31:
+            raise NotFound("no instance has a frame of so high a number")
         numbers.append(int(number))
     return tuple(numbers)
 

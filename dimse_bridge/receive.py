@@ -20,6 +20,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
 
 from dicomweb.errors import ArchiveError, BadDicom, IdentityMismatch
+from dicomweb.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dicomweb.uids import MAX_UID_LENGTH, is_uid
 from dimse_bridge.identity import HEAD_SIZE, check_identity
 from dimse_bridge.limits import Limits
@@ -28,10 +29,6 @@ from dimse_bridge.loop import Crossing
 from dimse_bridge.upper_layer import UpperLayer
 from storage.archive import Archive
 from storage.spool import Spool, Spooled
-
-# A UUID-derived UID (PS3.5 B.2), made once: the software that wrote the file meta group.
-IMPLEMENTATION_CLASS_UID: Final = "2.25.267187264372815911634470301424389520413"
-IMPLEMENTATION_VERSION: Final = "ANOR_0.1"
 
 _COMMAND, _LAST = 0x01, 0x02  # bits of the message control header (PS3.8 E.2)
 _PENDING: Final = (0xFF00, 0xFF01)

@@ -28,11 +28,12 @@ from pynetdicom.dimse_primitives import C_FIND, C_STORE, DimseServiceType
 from pynetdicom.transport import AddressInformation, AssociationServer
 
 from dicomweb.errors import ArchiveError, Unavailable
+from dicomweb.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dimse_bridge import contexts, identifiers, status
 from dimse_bridge.limits import Limits, Peers
 from dimse_bridge.logs import log_crash, log_event
 from dimse_bridge.loop import Crossing
-from dimse_bridge.receive import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Receiver
+from dimse_bridge.receive import Receiver
 from dimse_bridge.upper_layer import BoundedSocket, UpperLayer
 from storage.access import DEFAULT_TENANT, Access
 from storage.archive import Archive, open_archive

@@ -18,12 +18,12 @@ class Batcher(Generic[T, R]):
 
     While one flush runs, later items wait. An item alone is flushed at once, so that an idle archive adds no delay;
     while `expected` says that more are on their way, it lingers for them. Items with the same `key` never share a
-    group. `flush` answers one result per item, an exception among them is raised to that item's caller only.
+    group. `flush` answers one result per item; what it raises, every caller of the group gets.
     """
 
     def __init__(
         self,
-        flush: Callable[[Sequence[T]], Awaitable[Sequence[R | BaseException]]],
+        flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
         *,
         limit: int,
         key: Callable[[T], Hashable],
@@ -71,16 +71,16 @@ class Batcher(Generic[T, R]):
             await self._linger()
             while self._waiting:
                 group = self._take()
+                # A caller that was cancelled has a future that is done.
                 try:
                     results = await self._flush([item for item, _ in group])
                 except BaseException as error:  # noqa: BLE001 - the error belongs to the callers, who wait for exactly this
-                    results = [error] * len(group)
-                for (_, future), result in zip(group, results, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(result, BaseException):
-                        future.set_exception(result)
-                    else:
-                        future.set_result(result)
+                    for _, future in group:
+                        if not future.done():
+                            future.set_exception(error)
+                else:
+                    for (_, future), result in zip(group, results, strict=True):
+                        if not future.done():
+                            future.set_result(result)
         finally:
             self._runner = None

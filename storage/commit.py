@@ -17,7 +17,6 @@ from storage.rows import FLAG_DEFLATED, Prepared, Shared, hex_id, metadata_cuts
 from storage.settings import Settings
 
 _SHARED_CACHE = 1_024
-_VERDICT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class Committer:
         self._tenant = tenant
         self._policy = settings.duplicates
         self._grace = timedelta(seconds=settings.tomb_grace_s)
+        self._verdict_s = settings.database_timeout
         self._shared: OrderedDict[str, Shared] = OrderedDict()
         self.intents = Intents(settings, db, tenant, active)
         self._commits: Batcher[Prepared, Outcome] = Batcher(
@@ -52,16 +52,20 @@ class Committer:
 
     async def commit(self, prepared: Prepared) -> Outcome:
         """Make a durable object visible. Raises Retry when nothing happened, Unavailable when that is not known."""
-        return await self._commits.submit(prepared)
+        try:
+            return await self._commits.submit(prepared)
+        except ConnectionLost:
+            return await self._verdict(prepared)  # here, so that the groups behind do not wait for it
 
     async def restore(self, prepared: Prepared) -> bool:
         """Give an instance whose object was lost the same file again, which is durable under its new key.
 
         False when the instance is not what it was: deleted, or replaced by other bytes. Raises as `commit`.
         """
-        (outcome,) = await self._flush_commits([prepared], "restore")
-        if isinstance(outcome, BaseException):
-            raise outcome
+        try:
+            (outcome,) = await self._flush_commits([prepared], "restore")
+        except ConnectionLost:
+            outcome = await self._verdict(prepared)
         return outcome.name in ("stored", "astray", "replaced")
 
     async def exchange(
@@ -107,22 +111,19 @@ class Committer:
         """The cache describes another series row than the database."""
         self._shared.pop(series_uid, None)
 
-    async def _flush_commits(self, items: Sequence[Prepared], policy: str = "") -> Sequence[Outcome | BaseException]:
+    async def _flush_commits(self, items: Sequence[Prepared], policy: str = "") -> Sequence[Outcome]:
         shared, first = await self._shared_of(items)
         studies = {p.scan.study_uid: p for p in reversed(items) if p.scan.series_uid in first}
         arguments = commit_arguments(items, shared)
-        try:
-            rows = await self._db.fetch(
-                "ingest_commit",
-                self._tenant,
-                policy or self._policy,
-                self._grace,
-                orjson.dumps([studies[uid].study_proposal() for uid in sorted(studies)]).decode(),
-                orjson.dumps([first[uid].series_proposal(shared[uid]) for uid in sorted(first)]).decode(),
-                *arguments,
-            )
-        except ConnectionLost:
-            return await self._verdict(items)
+        rows = await self._db.fetch(
+            "ingest_commit",
+            self._tenant,
+            policy or self._policy,
+            self._grace,
+            orjson.dumps([studies[uid].study_proposal() for uid in sorted(studies)]).decode(),
+            orjson.dumps([first[uid].series_proposal(shared[uid]) for uid in sorted(first)]).decode(),
+            *arguments,
+        )
         outcomes = {row["sop_uid"]: Outcome(row["outcome"], row["stored_key"]) for row in rows}
         if any(outcome.name == "fenced" for outcome in outcomes.values()):
             outcomes |= await self._stored_after_all(items, outcomes)
@@ -145,19 +146,22 @@ class Committer:
         )
         return {row["object_key"] for row in rows}
 
-    async def _verdict(self, items: Sequence[Prepared]) -> Sequence[Outcome | BaseException]:
-        """The answer to a COMMIT was lost: the intents tell what happened, never a blind retry."""
-        end = time.monotonic() + _VERDICT_SECONDS
+    async def _verdict(self, item: Prepared) -> Outcome:
+        """The answer to a COMMIT was lost: the intent tells what happened, never a blind retry."""
+        end = time.monotonic() + self._verdict_s
         while True:
             try:
-                still_open = {row["key"] for row in await self._db.fetch("ingest_open_intents", [p.key for p in items])}
-                stored = await self._stored_keys(items)
+                still_open = await self._db.fetch("ingest_open_intents", [item.key])
+                if await self._stored_keys([item]):
+                    return Outcome("stored")
             except Unavailable:
                 if time.monotonic() > end:
                     raise
                 await asyncio.sleep(0.2)
             else:
-                return _verdicts(items, stored, still_open)
+                if still_open:
+                    raise Retry("the commit did not happen")
+                raise Unavailable("the outcome of the commit is unknown; send the instance again")
 
     async def _shared_of(self, items: Sequence[Prepared]) -> tuple[dict[str, Shared], dict[str, Prepared]]:
         """The shared attributes per Series UID, and the first instances of series that nobody knows yet."""
@@ -184,18 +188,6 @@ class Committer:
         self._shared.move_to_end(series_uid)
         while len(self._shared) > _SHARED_CACHE:
             self._shared.popitem(last=False)
-
-
-def _verdicts(items: Sequence[Prepared], stored: set[str], still_open: set[str]) -> list[Outcome | BaseException]:
-    answers: list[Outcome | BaseException] = []
-    for item in items:
-        if item.key in stored:
-            answers.append(Outcome("stored"))
-        elif item.key in still_open:
-            answers.append(Retry("the commit did not happen"))
-        else:
-            answers.append(Unavailable("the outcome of the commit is unknown; send the instance again"))
-    return answers
 
 
 def commit_arguments(items: Sequence[Prepared], shared: dict[str, Shared]) -> tuple[list[object], ...]:

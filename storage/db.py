@@ -123,7 +123,7 @@ class Database:
         raise AssertionError("unreachable")
 
     async def _once(self, call: Callable[[Any], Awaitable[T]]) -> T:
-        connection = await self._connections.take()
+        connection = await self._taken()
         try:
             self.statements += 1
             result = await call(connection)
@@ -132,6 +132,13 @@ class Database:
             raise
         self._connections.give(connection)
         return result
+
+    async def _taken(self) -> Any:
+        """A connection from the pool. Without one nothing ran, so that the error is never a ConnectionLost."""
+        try:
+            return await self._connections.take()
+        except DRIVER_ERRORS as error:
+            raise Unavailable(str(translated(error))) from error
 
     def text(self, name: str) -> str:
         """The statement of that name."""

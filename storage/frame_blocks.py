@@ -1,12 +1,12 @@
 """Where single frames of instances lie, remembered in blocks: viewers ask for neighbours, one request a frame."""
 
-from collections import OrderedDict
 from typing import Final
 
 from dicomweb.errors import NotFound
 from dicomweb.frames import RECORD_SIZE, bit_span, is_fragmented, locate
 from dicomweb.media import EXPLICIT_BE
 from storage.access import Access
+from storage.cache import Cache
 from storage.db import Database
 from storage.retrieve import Instance, Located, RetrieveService
 
@@ -23,9 +23,7 @@ class FrameBlocks:
     def __init__(self, db: Database, retrieve: RetrieveService, limit: int) -> None:
         self._db = db
         self._retrieve = retrieve
-        self._limit = limit
-        self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._held = 0
+        self._blocks: Cache[tuple[str, int], bytes] = Cache(limit, kept=1)
 
     async def frame(self, access: Access, instance: Instance, frame: int) -> Located:
         """The extents of one frame (from 0). Raises NotFound for one that is not there."""
@@ -37,14 +35,12 @@ class FrameBlocks:
         block = self._blocks.get(key)
         if block is None:
             block = await self._read(key, instance)
-        else:
-            self._blocks.move_to_end(key)
         record = block[RECORD_SIZE * place : RECORD_SIZE * place + RECORD_SIZE]
         if not record:
             raise NotFound("the instance has no such frame")
         overflow = b""
         if is_fragmented(record):
-            overflow = await self._db.fetch_value("frame_extents", instance.tenant, instance.sop, instance.key) or b""
+            overflow = await self._db.fetch_value("frame_overflow", instance.tenant, instance.sop, instance.key) or b""
         return Located(instance, (locate(record, overflow),), (bit_span(record),))
 
     async def _read(self, key: tuple[str, int], instance: Instance) -> bytes:
@@ -53,8 +49,5 @@ class FrameBlocks:
         block: bytes | None = await self._db.fetch_value("frame_records", *place, size, 1 + key[1] * size)
         if block is None:
             raise NotFound("the instance was removed or replaced")
-        self._held += len(block) - len(self._blocks.pop(key, b""))
-        self._blocks[key] = block
-        while self._held > self._limit and len(self._blocks) > 1:
-            self._held -= len(self._blocks.popitem(last=False)[1])
+        self._blocks.put(key, block, len(block))
         return block

@@ -9,7 +9,7 @@ the object, and the sweeper forgets a key after it removed the object, so one la
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 from dicomweb.errors import CorruptObject, ObjectMissing
 from storage.archive import Archive
 from storage.embedded import database_url
+from storage.parallel import side_by_side
 from storage.session import Session, open_session
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ class Check:
 
     async def _rows(self, session: Session) -> None:
         async for page in _pages(session.cursor("fsck_rows", PAGE)):
-            await _side_by_side(self._row, page)
+            await side_by_side(self._row, page, PARALLEL)
 
     async def _row(self, row: Any) -> None:
         key = row["object_key"]
@@ -136,7 +137,7 @@ class Check:
 
     async def _unexplained(self, session: Session) -> None:
         async for page in _pages(session.cursor("fsck_unexplained", PAGE)):
-            await _side_by_side(self._unexplained_object, page)
+            await side_by_side(self._unexplained_object, page, PARALLEL)
 
     async def _unexplained_object(self, row: Any) -> None:
         try:
@@ -155,7 +156,7 @@ class Check:
     async def _contents(self) -> None:
         after: tuple[int, str] = (0, "")
         while page := await self._archive.db.fetch("fsck_page", *after, PAGE):
-            await _side_by_side(self._content, page)
+            await side_by_side(self._content, page, PARALLEL)
             after = (page[-1]["tenant"], page[-1]["sop_uid"])
             self._progress("reading", self._report.read)
 
@@ -209,19 +210,3 @@ async def _pages(rows: AsyncIterator[T]) -> AsyncIterator[list[T]]:
             page = []
     if page:
         yield page
-
-
-async def _side_by_side(work: Callable[[Any], Awaitable[None]], rows: Sequence[Any]) -> None:
-    """Run `work` for each row, PARALLEL at once; the first error ends all."""
-    queue = iter(rows)
-
-    async def take() -> None:
-        for row in queue:
-            await work(row)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(PARALLEL, len(rows))):
-                group.create_task(take())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None

@@ -222,15 +222,12 @@ class IngestService:
 
     async def _identical(self, access: Access, prepared: Prepared, spooled: Spooled, stored_key: str) -> Status:
         """The same file is stored already: success, unless its object was lost, which these bytes then repair."""
-        sop = prepared.scan.sop_instance_uid
         if await self._is_there(access, prepared, stored_key):
             return "identical"
         log.error("a stored object was missing and is being restored from a repeated upload")
         committer = self._committer(access.tenant)
         again = replace(prepared, key=committer.intents.new_key())
-        # An empty digest matches no row, so that the key is announced although the file is known.
-        await committer.intents.announce(Intent(again.key, sop, b"", spooled.size))
-        await self._put(again, spooled)
+        await self._put_beside(committer, again, spooled)
         try:
             restored = await committer.restore(again)
         except Retry:
@@ -239,6 +236,12 @@ class IngestService:
             committer.forget(prepared.scan.series_uid)
             raise Unavailable("the instance changed while its lost object was being restored; send it again")
         return "identical"
+
+    async def _put_beside(self, committer: Committer, prepared: Prepared, spooled: Spooled) -> None:
+        """Announce and put another object of an instance that is stored."""
+        # An empty digest matches no row, so that the key is announced although the file may be known.
+        await committer.intents.announce(Intent(prepared.key, prepared.scan.sop_instance_uid, b"", spooled.size))
+        await self._put(prepared, spooled)
 
     async def _is_there(self, access: Access, prepared: Prepared, stored_key: str) -> bool:
         """Whether the object is as long as what was sent, or, being in another transfer syntax, as its row says."""
@@ -280,8 +283,7 @@ class IngestService:
                 source="",
                 inline_max=self._settings.metadata_inline_max,
             )
-            await committer.intents.announce(Intent(prepared.key, stored.sop, b"", spooled.size))
-            await self._put(prepared, spooled)
+            await self._put_beside(committer, prepared, spooled)
         finally:
             spooled.release()
         done = False

@@ -1,7 +1,7 @@
 """Decoded pixels of stored instances, with the attributes that tell what they mean."""
 
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from dicomweb.pixels.image import ImagePixel, Pixels
 from dicomweb.pixels.native import native_pixels
 from dicomweb.pixels.syntaxes import can_decode, targets
 from storage.access import Access
+from storage.cache import Cache
 from storage.decoders import DecoderPool
 from storage.retrieve import Instance, Located, RetrieveService
 
@@ -20,8 +21,6 @@ Dataset = dict[str, Any]
 
 # Parsed attributes that are kept, by the length of their JSON.
 _DATASETS = 16 << 20
-# Frames that one read brings into memory.
-_WINDOW = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,7 @@ class PixelService:
     def __init__(self, retrieve: RetrieveService, decoders: DecoderPool) -> None:
         self._retrieve = retrieve
         self._decoders = decoders
-        self._datasets: OrderedDict[tuple[int, str, str], tuple[Dataset, int]] = OrderedDict()
-        self._held = 0
+        self._datasets: Cache[tuple[int, str, str], Dataset] = Cache(_DATASETS)
 
     async def image(self, access: Access, study: str, series: str, sop: str, frames: Sequence[int]) -> Image:
         """Frames (1-based) of an instance. Raises NotFound, also for a frame that is not there; BadPixels."""
@@ -66,19 +64,14 @@ class PixelService:
         key = (instance.tenant, instance.sop, instance.version)
         found = self._datasets.get(key)
         if found is not None:
-            self._datasets.move_to_end(key)
-            return found[0]
+            return found
         reader = access.with_scope("dicom.metadata")
         answer = await self._retrieve.metadata(reader, instance.study, instance.series, instance.sop, gzip=False)
         if answer.body is None:
             raise NotFound("no such instance")
         text = b"".join(answer.body)
         dataset: Dataset = orjson.loads(text)[0]
-        self._datasets[key] = (dataset, len(text))
-        self._held += len(text)
-        while self._held > _DATASETS:
-            _, (_, freed) = self._datasets.popitem(last=False)
-            self._held -= freed
+        self._datasets.put(key, dataset, len(text))
         return dataset
 
     async def targets(self, access: Access, instance: Instance) -> frozenset[str]:
@@ -91,15 +84,9 @@ class PixelService:
 
     async def stored(self, image: Image) -> AsyncGenerator[bytes, None]:
         """The frames of `image` as they are stored, in little endian, a window of them in memory."""
-        located, start = image.located, 0
-        while start < len(image.frames):
-            end, size = start + 1, located.size(start)
-            while end < len(image.frames) and size + located.size(end) <= _WINDOW:
-                size += located.size(end)
-                end += 1
-            for value in await self._retrieve.read_all(located.part(start, end)):
+        async with aclosing(self._retrieve.values(image.located)) as values:
+            async for value in values:
                 yield value
-            start = end
 
     async def decoded(self, image: Image) -> AsyncIterator[Pixels]:
         """The frames of `image` in its order. Raises BadPixels."""

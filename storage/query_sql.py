@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from dicomweb.errors import BadQuery
 from dicomweb.fold import fold, fold_name, trigrams_of_pattern, wildcard_to_like
-from dicomweb.query import Match, Query
+from dicomweb.query import Match, Query, is_below
 from dicomweb.tags import Level, level_of
 
 Kind = Literal["text", "folded", "date", "time", "number", "array"]
@@ -111,9 +111,26 @@ def where(query: Query, tenant: int, arguments: Arguments) -> str:
     if query.level in (Level.SERIES, Level.INSTANCE) and by_study:
         # The planner cannot know that a study's rows share its tenant: with both, it starts from the unique index.
         terms.append(f"t.tenant = {arguments(tenant, 'integer')}")
+    below = [match for match in query.matches if is_below(query.level, match.path)]
+    terms += [_holds(query.level, match, tenant, arguments) for match in below]
+    query = replace(query, matches=tuple(match for match in query.matches if match not in below))
     columns = PATIENT_COLUMNS if query.level is Level.PATIENT else COLUMNS
     terms += conditions(query, columns, lambda tag: element(tag, query.level), arguments)
     return " AND ".join(f"({term})" for term in terms)
+
+
+def _holds(level: Level, match: Match, tenant: int, arguments: Arguments) -> str:
+    """Whether a study or series holds a series or an instance with one of the UIDs."""
+    uids = arguments(list(match.values), "text[]")
+    own = arguments(tenant, "integer")
+    if match.path == ("0020000E",):
+        return (
+            f"EXISTS (SELECT FROM series r WHERE r.study = t.id AND r.tenant = {own} AND r.series_uid = ANY ({uids}))"
+        )
+    instance = f"j.tenant = {own} AND j.sop_uid = ANY ({uids})"
+    if level is Level.SERIES:
+        return f"EXISTS (SELECT FROM instance j WHERE j.series = s.id AND {instance})"
+    return f"EXISTS (SELECT FROM instance j JOIN series r ON r.id = j.series WHERE r.study = t.id AND {instance})"
 
 
 def conditions(

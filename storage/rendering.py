@@ -7,19 +7,30 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
-from dicomweb.errors import BadPixels, NotAcceptable, NotFound, TooLarge
+from dicomweb.errors import BadPixels, NotFound, TooLarge
 from dicomweb.media import FRAME_MEDIA_TYPE_OF
-from dicomweb.pixelinfo import is_image_class
 from dicomweb.rendered.attributes import binary, references
 from dicomweb.rendered.document import document_length, document_type, documents_of_class
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES, check_animation, encode_gif, frame_time_of
 from dicomweb.rendered.image import REVISION, Source, picture, render_image
 from dicomweb.rendered.parameters import Rendering
-from dicomweb.rendered.report import HTML, is_report_class, report_html
+from dicomweb.rendered.report import (
+    LONGEST_TEXT,
+    MAX_TEXTS,
+    PLAIN,
+    REPORT_TYPES,
+    is_report_class,
+    long_texts,
+    report_html,
+    report_text,
+    text_of,
+)
 from dicomweb.wado import bulk_path_of
 from storage.access import Access
+from storage.cache import Cache
+from storage.fonts import Fonts
 from storage.pixels import Dataset, Image, PixelService
-from storage.retrieve import Instance, Located, RetrieveService
+from storage.retrieve import PIXEL_DATA, Instance, Located, RetrieveService
 from storage.settings import Settings
 from storage.thumbnails import ThumbnailStore
 
@@ -31,8 +42,11 @@ _LARGE: Final = 64 << 20
 # Look-up tables, profiles and overlays that are kept, and the largest one that is taken.
 _BULK: Final = 16 << 20
 _LARGEST_BULK: Final = 16 << 20
-# Studies and series whose representative instance is remembered.
+# Studies and series whose representative instances are remembered, and how many images are tried where some are broken:
+# of the series in the middle, and of the others.
 _REPRESENTATIVES: Final = 4096
+_MATES: Final = 3
+_OTHERS: Final = 2
 _DOCUMENT: Final = "00420011"
 _SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 
@@ -66,13 +80,17 @@ class Subject:
 
 
 def types_of(instance: Instance) -> tuple[str, ...]:
-    """The media types that an instance can probably become, from its class and transfer syntax alone."""
-    stored = FRAME_MEDIA_TYPE_OF.get(instance.transfer_syntax, "")
-    if stored.startswith("video/"):
-        return (stored,)
-    if is_image_class(instance.sop_class):
-        return IMAGE_TYPES
-    return (HTML,) if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
+    """The media types that an instance can probably become: from its frames, without any from its class."""
+    if instance.has_frames:
+        stored = FRAME_MEDIA_TYPE_OF.get(instance.transfer_syntax, "")
+        return (stored,) if stored.startswith("video/") else IMAGE_TYPES
+    return REPORT_TYPES if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
+
+
+def _outwards(images: Sequence[Instance], count: int) -> list[Instance]:
+    """The middle one and those around it, nearest first, `count` at most."""
+    middle = len(images) // 2
+    return [images[place] for place in sorted(range(len(images)), key=lambda place: abs(place - middle))[:count]]
 
 
 def _only(image: Image, place: int) -> Image:
@@ -87,13 +105,13 @@ class RenderingService:
         self._retrieve = retrieve
         self._pixels = pixels
         self._max_frames = settings.max_frames_per_request
+        self._fonts = Fonts(settings.annotation_font)
         self.thumbnails = ThumbnailStore(settings.data / "thumbnails", settings.thumbnail_bytes)
         # Frames that are worked on at a time: memory, and fairness to requests that need no thread.
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
         self._large = asyncio.Lock()
-        self._representatives: OrderedDict[tuple[int, str, str | None], tuple[int, Instance]] = OrderedDict()
-        self._bulk: OrderedDict[tuple[int, str], bytes] = OrderedDict()
-        self._held = 0
+        self._shown: OrderedDict[tuple[int, str, str | None], tuple[int, tuple[Instance, ...]]] = OrderedDict()
+        self._bulk: Cache[tuple[int, str], bytes] = Cache(_BULK)
 
     # -- what there is
 
@@ -102,7 +120,7 @@ class RenderingService:
     ) -> Subject:
         """What an instance, or the named frames of it (from 1), is rendered from.
 
-        Raises NotFound; BadPixels for an image without readable frames; NotAcceptable for what has no rendered form.
+        Raises NotFound, also for what has no rendered form; BadPixels for pixel data without readable frames.
         """
         try:
             image = await self._pixels.image(access, study, series, sop, frames or (1,))
@@ -114,7 +132,7 @@ class RenderingService:
         if not stored.startswith("video/"):
             return Subject("image", IMAGE_TYPES, image.instance, image.dataset, image)
         if frames is not None:
-            raise NotAcceptable("frames of a video are not rendered; available: the video as a whole")
+            raise NotFound("frames of a video are not rendered, only the video as a whole")
         return Subject("video", (stored,), image.instance, image.dataset, image, image.located)
 
     async def _without_frames(self, access: Access, study: str, series: str, sop: str) -> Subject:
@@ -122,50 +140,60 @@ class RenderingService:
         dataset = await self._pixels.dataset(access, instance)
         element = dataset.get(_DOCUMENT)
         if element is not None:
-            types = (document_type(dataset),)
+            types = (document_type(dataset, instance.sop_class),)
             if "BulkDataURI" not in element:
                 return Subject("document", types, instance, dataset, inline=binary(element, {}) or b"")
             located = await self._retrieve.bulk(access, study, instance.series, sop, _DOCUMENT)
             return Subject("document", types, instance, dataset, located=located)
         if "0040A730" in dataset or is_report_class(instance.sop_class):
-            return Subject("report", (HTML,), instance, dataset)
-        if is_image_class(instance.sop_class):
+            return Subject("report", REPORT_TYPES, instance, dataset)
+        if any(dataset.get(tag, {}).keys() & {"BulkDataURI", "InlineBinary"} for tag in PIXEL_DATA):
             raise BadPixels("the image has no frame that can be read", attribute="PixelData")
-        raise NotAcceptable("instances of this class have no rendered form; available: application/dicom")
+        raise NotFound("the instance has no rendered form: it holds no pixel data, report or document")
 
     async def instances(self, access: Access, study: str, series: str | None) -> tuple[int, list[Instance]]:
         """The version of a study or series and its instances in reading order. Raises NotFound."""
         return await self._retrieve.instances(access, study, series)
 
-    async def representative(
+    async def representatives(
         self, access: Access, study: str, series: str | None = None, sop: str | None = None
-    ) -> Instance:
-        """The instance that stands for a study or series: the middle image of (the middle image's) series.
+    ) -> tuple[Instance, ...]:
+        """What stands for a study, series or instance: the first one that can be decoded.
 
-        Reports, key objects and presentation states are no images; segmentations count where there is nothing else.
-        Remembered until the study or series changes. Raises NotFound.
+        The middle image of (the middle image's) series leads, a few around it follow. Without frames an instance is
+        no image; segmentations count where there is nothing else. Remembered until the study or series changes.
+        Raises NotFound where nothing can be shown; BadPixels for an instance whose frames cannot be read.
         """
         access.require("dicom.read")
         if sop is not None:
-            return await self._retrieve.instance(access, study, series, sop)
+            instance = await self._retrieve.instance(access, study, series, sop)
+            if types_of(instance) != IMAGE_TYPES:
+                await self.subject(access, study, instance.series, sop)
+                raise NotFound("nothing of this instance can be shown as a thumbnail")
+            return (instance,)
         key = (access.tenant, study, series)
         version = await self._retrieve.version(access, study, series)
-        known = self._representatives.get(key)
+        known = self._shown.get(key)
         if known is not None and known[0] == version:
-            self._representatives.move_to_end(key)
+            self._shown.move_to_end(key)
             return known[1]
         version, every = await self._retrieve.instances(access, study, series)
         images = [instance for instance in every if types_of(instance) == IMAGE_TYPES]
         images = [instance for instance in images if instance.sop_class != _SEGMENTATION] or images
         if not images:
             raise NotFound("nothing in it can be shown as a thumbnail")
-        middle = images[len(images) // 2]
-        mates = [instance for instance in images if instance.series == middle.series]
-        chosen = mates[len(mates) // 2]
-        self._representatives[key] = (version, chosen)
-        if len(self._representatives) > _REPRESENTATIVES:
-            self._representatives.popitem(last=False)
+        middle = images[len(images) // 2].series
+        mates = [instance for instance in images if instance.series == middle]
+        others = [instance for instance in images if instance.series != middle]
+        chosen = (*_outwards(mates, _MATES), *_outwards(others, _OTHERS))
+        self._shown[key] = (version, chosen)
+        if len(self._shown) > _REPRESENTATIVES:
+            self._shown.popitem(last=False)
         return chosen
+
+    def look(self, wanted: Rendering) -> str:
+        """What decides the bytes of a picture beside the instance, for entity tags and caches."""
+        return f"{REVISION} {wanted!r}" + (f" {self._fonts.name}" if wanted.annotation else "")
 
     # -- pictures
 
@@ -226,22 +254,30 @@ class RenderingService:
             yield made
 
     async def thumbnail(
-        self, access: Access, instance: Instance, frame: int | None, wanted: Rendering, media_type: str
+        self, access: Access, shown: Sequence[Instance], frame: int | None, wanted: Rendering, media_type: str
     ) -> bytes:
-        """A small picture of a frame (from 1; None: the middle one), from the cache where it was made before.
+        """A small picture of the first instance that can be decoded, from the cache where it was made before.
 
-        Raises NotFound, BadPixels, BadQuery, NotAcceptable.
+        `frame` (from 1; None: the middle one). Raises NotFound, BadQuery; BadPixels (of the first) when none can be.
         """
         access.require("dicom.read")
-        key = (REVISION, instance.tenant, instance.sop, instance.version, frame, wanted, media_type)
+        refused: BadPixels | None = None
+        for instance in shown:
+            try:
+                return await self._thumbnail(access, instance, frame, wanted, media_type)
+            except BadPixels as error:
+                refused = refused or error
+        raise refused or NotFound("nothing in it can be shown as a thumbnail")
+
+    async def _thumbnail(
+        self, access: Access, instance: Instance, frame: int | None, wanted: Rendering, media_type: str
+    ) -> bytes:
+        key = (instance.tenant, instance.sop, instance.version, frame, self.look(wanted), media_type)
         held = await self.thumbnails.get(key)
         if held is not None:
             return held
         place = instance.study, instance.series, instance.sop
-        subject = await self.subject(access, *place, frames=None if frame is None else (frame,))
-        if subject.kind != "image":
-            raise NotAcceptable("nothing of this instance can be shown as a thumbnail")
-        image = subject.picture
+        image = await self._pixels.image(access, *place, (frame or 1,))
         middle = 1 if frame is not None else await self._frame_count(access, image) // 2 + 1
         if middle != 1:
             image = await self._pixels.image(access, *place, (middle,))
@@ -251,10 +287,26 @@ class RenderingService:
 
     # -- documents
 
-    async def report(self, subject: Subject, wanted: Rendering) -> bytes:
-        """A structured report as HTML."""
+    async def report(self, access: Access, subject: Subject, wanted: Rendering, media_type: str) -> bytes:
+        """A structured report as HTML or plain text, with the first 4 MiB of its long texts."""
+        texts = await self._long_texts(access, subject)
+        made = report_text if media_type == PLAIN else report_html
         async with self._slots:
-            return await asyncio.to_thread(report_html, subject.dataset, wanted.annotation)
+            return await asyncio.to_thread(made, subject.dataset, wanted.annotation, texts)
+
+    async def _long_texts(self, access: Access, subject: Subject) -> dict[str, str]:
+        instance, texts, room = subject.instance, dict[str, str](), MAX_TEXTS
+        for uri, codecs in long_texts(subject.dataset):
+            path = bulk_path_of(uri)
+            located = await self._retrieve.bulk(access, instance.study, instance.series, instance.sop, path)
+            [(offset, length)] = located.extents[0]
+            size = min(length, LONGEST_TEXT, room)
+            if size == 0:
+                break
+            value = await self._retrieve.read(instance, [(offset, size)])
+            texts[uri] = text_of(value, codecs, cut=size < length)
+            room -= size
+        return texts
 
     async def document(self, subject: Subject, offset: int, length: int) -> AsyncIterator[bytes]:
         """`length` bytes at `offset` of a document or video, as stored, in bounded chunks."""
@@ -280,7 +332,7 @@ class RenderingService:
     async def _sources(self, image: Image, bulk: dict[str, bytes]) -> AsyncIterator[Source]:
         position = 0
         async for pixels in self._pixels.decoded(image):
-            yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk)
+            yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk, self._fonts.faces)
             position += 1
 
     async def referenced(self, access: Access, image: Image) -> dict[str, bytes]:
@@ -291,17 +343,9 @@ class RenderingService:
             value = self._bulk.get(key)
             if value is None:
                 value = await self._read_bulk(access, image.instance, uri)
-                self._keep(key, value)
-            else:
-                self._bulk.move_to_end(key)
+                self._bulk.put(key, value, len(value))
             found[uri] = value
         return found
-
-    def _keep(self, key: tuple[int, str], value: bytes) -> None:
-        self._held += len(value) - len(self._bulk.pop(key, b""))
-        self._bulk[key] = value
-        while self._held > _BULK:
-            self._held -= len(self._bulk.popitem(last=False)[1])
 
     async def _read_bulk(self, access: Access, instance: Instance, uri: str) -> bytes:
         path = bulk_path_of(uri)

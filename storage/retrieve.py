@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +22,13 @@ from storage.settings import Settings
 Extent = tuple[int, int]
 
 _VERSION_BYTES = 8
-_PIXEL_DATA = ("7FE00010", "7FE00008", "7FE00009")
+PIXEL_DATA = ("7FE00010", "7FE00008", "7FE00009")
 # Metadata of more instances than this is sent as it is read, and not cached.
 _METADATA_PAGE = 500
 _CURSOR_ROWS = 100
 _UNLIMITED = 2**40
+# Frames that one read brings into memory.
+_WINDOW = 8 << 20
 # Whole objects of a series that are read ahead, and how large one may be to be read at once.
 _READ_AHEAD = 4
 _WHOLE_OBJECT = 4 << 20
@@ -37,6 +39,7 @@ class Instance:
     """Where an instance lies.
 
     `version` changes with its bytes; offsets of extents count from the start of the file, or of the inflated dataset.
+    `has_frames`: pixel data in which frames (or one video stream) were found.
     """
 
     tenant: int
@@ -52,6 +55,7 @@ class Instance:
     meta_size: int
     deflated: bool
     bits_allocated: int | None
+    has_frames: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +244,12 @@ class RetrieveService:
         count = (row["table_size"] or 0) // RECORD_SIZE
         for frame in frames:
             if not 1 <= frame <= count:
-                raise NotFound(f"the instance has {count} frames that can be served, not a frame {frame}")
+                raise NotFound(f"there is no frame {frame}; frames of the instance that can be served: {count}")
         joined = row["records"]
         records = [joined[i : i + RECORD_SIZE] for i in range(0, len(joined), RECORD_SIZE)]
         overflow = b""
         if any(is_fragmented(record) for record in records):
-            overflow = await self._db.fetch_value("frame_overflow", access.tenant, sop, row["file_sha256"]) or b""
+            overflow = await self._db.fetch_value("frame_overflow", access.tenant, sop, row["object_key"]) or b""
         located = Located(
             instance_of(access.tenant, study, row),
             tuple(locate(record, overflow) for record in records),
@@ -256,7 +260,7 @@ class RetrieveService:
     async def _in_words(self, located: Located) -> Located:
         """Frames of big endian pixel data, read in whole words: 8-bit samples in OW may begin within one."""
         instance = located.instance
-        pixel = next(filter(None, map((await self.bulk_table(instance)).lookup, _PIXEL_DATA)), None)
+        pixel = next(filter(None, map((await self.bulk_table(instance)).lookup, PIXEL_DATA)), None)
         if pixel is None:
             return located
         bits = instance.bits_allocated or 8
@@ -287,7 +291,7 @@ class RetrieveService:
         instance = instance_of(access.tenant, study, row)
         word = 1
         if instance.transfer_syntax == EXPLICIT_BE:
-            word = pixel_word(entry.vr, instance.bits_allocated or 8) if path in _PIXEL_DATA else word_size(entry.vr)
+            word = pixel_word(entry.vr, instance.bits_allocated or 8) if path in PIXEL_DATA else word_size(entry.vr)
         return Located(
             instance, (((entry.offset, entry.length),),), vr=entry.vr, encapsulated=entry.encapsulated, word=word
         )
@@ -325,6 +329,18 @@ class RetrieveService:
         if any(located.bits):
             values = [realign(v, *span) if span else v for v, span in zip(values, located.bits, strict=True)]
         return values
+
+    async def values(self, located: Located) -> AsyncGenerator[bytes, None]:
+        """The values of `located` as `read_all` gives them, a window of bounded size in memory."""
+        start, count = 0, len(located.extents)
+        while start < count:
+            end, size = start + 1, located.size(start)
+            while end < count and size + located.size(end) <= _WINDOW:
+                size += located.size(end)
+                end += 1
+            for value in await self.read_all(located.part(start, end)):
+                yield value
+            start = end
 
     def stream(self, instance: Instance, extent: Extent) -> AsyncIterator[bytes]:
         """An extent of the stored file in bounded chunks, as it is."""
@@ -371,4 +387,5 @@ def instance_of(tenant: int, study: str, row: Any) -> Instance:
         meta_size=row["meta_size"],
         deflated=bool(row["flags"] & FLAG_DEFLATED),
         bits_allocated=row["bits_allocated"],
+        has_frames=row["has_frames"],
     )

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from dicomweb.rules import parse_rules
@@ -63,8 +64,18 @@ def check_text(rule: str, text: str) -> str:
             return "" if right else "`*` or a comma-separated list of origins such as https://viewer.example.org"
         case "rules":
             return _check_rules(text)
+        case "font":
+            return "" if _is_font(Path(text).expanduser()) else "a file with a TrueType or OpenType font"
         case _:
             return ""
+
+
+def _is_font(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in {b"\0\1\0\0", b"OTTO", b"ttcf", b"true"}
+    except OSError:
+        return False
 
 
 def _check_rules(text: str) -> str:
@@ -77,7 +88,11 @@ def _check_rules(text: str) -> str:
 
 def _check_objects(text: str) -> str:
     if text.startswith("s3://"):
-        return "" if re.match(r"s3://[a-z0-9][a-z0-9.-]{1,62}(/|$)", text) else "s3://bucket/prefix with a bucket name"
+        return (
+            ""
+            if re.match(r"s3://[a-z0-9][a-z0-9.-]{2,62}(/|$)", text)
+            else "s3://bucket/prefix with a bucket name of 3 to 63 characters"
+        )
     return "a directory or s3://bucket/prefix" if "://" in text or not text.strip() else ""
 
 

@@ -4,6 +4,7 @@ A `Settings` value is frozen and passed on; the environment is read only where a
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,9 @@ __all__ = [
 
 CONFIG_VARIABLE: Final = "ANOR_CONFIG"
 DEFAULT_FILE: Final = "anor.toml"
+
+
+_OF_A_SERVICE = re.compile(r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 def find_toml(flag: Path | None, env: Mapping[str, str]) -> Path | None:
@@ -72,6 +76,8 @@ def load_settings(
 def _absolute(values: dict[str, Any]) -> dict[str, Any]:
     """Paths relative to where the command was given; a child may run elsewhere."""
     values["data"] = values["data"].absolute()
+    if values["annotation_font"] is not None:
+        values["annotation_font"] = values["annotation_font"].absolute()
     if values["objects"] is not None and "://" not in values["objects"]:
         values["objects"] = str(Path(values["objects"]).expanduser().absolute())
     return values
@@ -98,11 +104,14 @@ def _from_toml(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def unknown_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """Variables with our prefix that look like a misspelt setting -> the setting that may be meant."""
+    """Variables with our prefix that are no settings -> the setting that may be meant, "" where none is like it.
+
+    Those that Kubernetes makes for a service of our name are left out, unless they look like a misspelt setting.
+    """
     known = [variable(setting.name) for setting in table()]
     strange = (name for name in env if name.startswith(PREFIX) and name not in known and name != CONFIG_VARIABLE)
-    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.8) for name in strange}
-    return {name: matches[0] for name, matches in near.items() if matches}
+    near = {name: next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "") for name in strange}
+    return {name: meant for name, meant in near.items() if meant or not _OF_A_SERVICE.fullmatch(name)}
 
 
 def _convert(setting: Setting, raw: object, origin: str) -> object:

@@ -187,6 +187,12 @@ class Settings:
         default=GIB // 4,
         metadata=_about("Pixels", "Thumbnails that are kept under the data directory.", unit="bytes", minimum=0),
     )
+    annotation_font: Path | None = field(
+        default=None,
+        metadata=_about(
+            "Pixels", "TrueType or OpenType font for annotations, before those that are installed.", check="font"
+        ),
+    )
 
     slide_cache_bytes: int = field(
         default=64 * MIB,

@@ -25,6 +25,7 @@ from dicomweb.slides.places import Places, read_places, split_metadata
 from dicomweb.slides.pyramid import Slide, assemble
 from dicomweb.slides.tiled import MATRIX_COLUMNS, WHOLE_SLIDE, NotTiled, Problem, Tiled, is_tiled
 from storage.access import Access
+from storage.cache import Cache
 from storage.db import Database
 from storage.objects import ObjectStore
 from storage.retrieve import Instance, instance_of
@@ -81,9 +82,7 @@ class SlideIndex:
     def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
         self._db = db
         self._objects = objects
-        self._limit = settings.slide_cache_bytes
-        self._slides: OrderedDict[tuple[int, str], StoredSlide] = OrderedDict()
-        self._held = 0
+        self._slides: Cache[tuple[int, str], StoredSlide] = Cache(settings.slide_cache_bytes, kept=1)
         self._loading: dict[tuple[int, str, int], asyncio.Task[StoredSlide]] = {}
         self._asked: dict[tuple[int, str], asyncio.Future[int | None]] = {}
         self._asking = False
@@ -102,16 +101,14 @@ class SlideIndex:
         held = self._slides.get(key)
         now = asyncio.get_running_loop().time()
         if held is not None and wanted == held.name and now - held.checked[0] < _TRUSTED:
-            self._slides.move_to_end(key)
             return held
         version = await self._version(*key)
         held = self._slides.get(key)
         if held is not None and held.version == version:
             held.checked[0] = now
-            self._slides.move_to_end(key)
             return held
         if version is None:
-            self._drop(key)
+            self._slides.drop(key)
             raise NotFound("no such series")
         loading = (*key, version)
         task = self._loading.get(loading)
@@ -200,20 +197,8 @@ class SlideIndex:
             if described is not None:
                 found.append((instance, described, (row["table_size"] or 0) // RECORD_SIZE))
         stored = await asyncio.to_thread(_assembled, rows[0]["study_uid"], series, rows[0]["parent_version"], found)
-        self._keep((tenant, series), stored)
+        self._slides.put((tenant, series), stored, stored.weight)
         return stored
-
-    def _keep(self, key: tuple[int, str], stored: StoredSlide) -> None:
-        self._drop(key)
-        self._slides[key] = stored
-        self._held += stored.weight
-        while self._held > self._limit and len(self._slides) > 1:
-            self._drop(next(iter(self._slides)))
-
-    def _drop(self, key: tuple[int, str]) -> None:
-        gone = self._slides.pop(key, None)
-        if gone is not None:
-            self._held -= gone.weight
 
     # -- describing
 

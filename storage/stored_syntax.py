@@ -25,6 +25,7 @@ from dicomweb.wado import bulk_path_of
 from storage.access import Access
 from storage.archive import Archive
 from storage.leases import renewed
+from storage.parallel import side_by_side
 from storage.pixels import Dataset, Image
 from storage.retrieve import Instance, Located
 from storage.rows import Prepared
@@ -127,7 +128,8 @@ class StoredSyntax:
             totals.failed += 1
         else:
             try:
-                await self._all(rows, totals)
+                # As many at once as there are decoders; the first that finds a service down ends all.
+                await side_by_side(lambda row: self._one(row, totals), rows, self._archive.decoders.size)
             except Unavailable:
                 await self._db.execute("reader_pause", _READER, self._worker)
                 raise
@@ -136,21 +138,6 @@ class StoredSyntax:
             "reader_advance", _READER, self._worker, seq, rows[-1]["seq"], *counts
         )
         return moved is not None
-
-    async def _all(self, rows: Sequence[Any], totals: _Totals) -> None:
-        """As many at once as there are decoders; the first that finds a service down ends all."""
-        queue = iter(rows)
-
-        async def take() -> None:
-            for row in queue:
-                await self._one(row, totals)
-
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(self._archive.decoders.size):
-                    tasks.create_task(take())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
 
     async def _one(self, row: Any, totals: _Totals) -> None:
         if row["sop_uid"] is None or not row["has_frames"]:

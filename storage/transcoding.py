@@ -61,7 +61,7 @@ class TranscodeService:
         self._cache.put(key, 0, (frame,))
         return frame
 
-    async def frames(self, image: Image, target: str) -> AsyncIterator[bytes]:
+    async def frames(self, image: Image, target: str) -> AsyncGenerator[bytes, None]:
         """The frames of `image` in its order; a few are worked on at a time. Raises BadPixels."""
         ahead: deque[asyncio.Task[bytes]] = deque()
         try:
@@ -119,15 +119,26 @@ class TranscodeService:
                     yield _item(frame)
                 yield ENCAPSULATED_TAIL
                 return
-            string, sent, native_frame = BitString(_frame_bits(form)), 0, opening
-            while native_frame:
-                data = string.add(native_frame)
-                sent += len(data)
-                yield data
-                native_frame = await anext(frames, b"")
-            yield string.end().ljust(native - sent, b"\0")
+            async for piece in _joined(opening, frames, form, native):
+                yield piece
         finally:
             await frames.aclose()  # its tasks end with the answer
+
+    async def pixel_data(self, access: Access, instance: Instance) -> AsyncGenerator[bytes, None]:
+        """All frames of a compressed instance one behind the other, as native pixel data have them.
+
+        Raises NotAcceptable for what would be too long for one value, BadPixels for what cannot be decoded.
+        """
+        count = await self._retrieve.frame_count(access, instance)
+        first = await self._page(access, instance, 1, count)
+        form = encoded_form(first.pixel, instance.transfer_syntax, EXPLICIT_LE)
+        native = _native_size(form, count)
+        frames = self._all_frames(access, instance, first, count, EXPLICIT_LE)
+        try:
+            async for piece in _joined(await anext(frames), frames, form, native):
+                yield piece
+        finally:
+            await frames.aclose()
 
     async def _page(self, access: Access, instance: Instance, start: int, count: int) -> Image:
         numbers = range(start, min(start + _PAGE, count + 1))
@@ -151,6 +162,19 @@ class TranscodeService:
         if instance.transfer_syntax in NATIVE:
             return as_explicit(self._retrieve, instance)
         return self.instance(access, instance, EXPLICIT_LE)
+
+
+async def _joined(
+    opening: bytes, frames: AsyncIterator[bytes], form: ImagePixel, native: int
+) -> AsyncGenerator[bytes, None]:
+    """Native frames as one value of `native` bytes; `opening` is the first, `frames` gives the others."""
+    string, sent, frame = BitString(_frame_bits(form)), 0, opening
+    while frame:
+        data = string.add(frame)
+        sent += len(data)
+        yield data
+        frame = await anext(frames, b"")
+    yield string.end().ljust(native - sent, b"\0")
 
 
 def _item(frame: bytes) -> bytes:

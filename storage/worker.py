@@ -12,6 +12,7 @@ from functools import partial
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.archive import Archive
+from storage.parallel import side_by_side
 from storage.stored_syntax import StoredSyntax
 
 log = logging.getLogger(__name__)
@@ -63,27 +64,21 @@ async def sweep(archive: Archive) -> int:
 
 async def _delete(archive: Archive, keys: Sequence[str], forget: str, failed: list[str]) -> int:
     """Delete objects, some at once, and forget those that are gone; the others are added to `failed`."""
-    queue = iter(keys)
     gone: list[str] = []
 
-    async def take() -> None:
-        for key in queue:
-            try:
-                await archive.objects.delete(key)
-                await archive.objects.delete(key + _SIDE_OBJECT)
-            except (ArchiveError, ValueError) as error:  # ValueError: not a key that this program has made
-                failed.append(key)
-                if len(failed) >= _MAX_FAILED:
-                    raise Unavailable("the object store does not delete") from error
-            else:
-                gone.append(key)
+    async def delete(key: str) -> None:
+        try:
+            await archive.objects.delete(key)
+            await archive.objects.delete(key + _SIDE_OBJECT)
+        except (ArchiveError, ValueError) as error:  # ValueError: not a key that this program has made
+            failed.append(key)
+            if len(failed) >= _MAX_FAILED:
+                raise Unavailable("the object store does not delete") from error
+        else:
+            gone.append(key)
 
     try:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(_AT_ONCE, len(keys))):
-                tasks.create_task(take())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        await side_by_side(delete, keys, _AT_ONCE)
     finally:
         if gone:
             await archive.db.execute(forget, gone)

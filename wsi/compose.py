@@ -20,7 +20,8 @@ from dicomweb.errors import NotFound, TooLarge
 from dicomweb.pixels.image import MONOCHROME, ImagePixel, Pixels
 from dicomweb.rendered.grayscale import Grayscale
 from dicomweb.rendered.image import Source, picture
-from dicomweb.rendered.parameters import Rendering, Window
+from dicomweb.rendered.parameters import Profile, Rendering, Window
+from dicomweb.rendered.profiles import profile_of, standard_profile
 from dicomweb.slides.jpeg import JPEG_SYNTAXES, real_size
 from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.tilemap import FrameRef, Placed, TileMap
@@ -49,7 +50,7 @@ class View:
     """A part of a stored level, in its pixels, and the size (`columns` x `rows`) of the picture to make of it.
 
     The part lies within the level. `path` and `depth`: Optical Path Identifier, and Z offset of the focal plane in µm.
-    `window`: of shades.
+    `wanted`: window and colour profile.
     """
 
     level: int
@@ -61,7 +62,7 @@ class View:
     height: float
     columns: int
     rows: int
-    window: Window | None = None
+    wanted: Rendering
 
 
 def map_of(slide: Slide, level: int, path: str, depth: float) -> TileMap:
@@ -89,16 +90,14 @@ class Composer:
         self._frames = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     async def frame(
-        self, access: Access, stored: StoredSlide, ref: FrameRef, window: Window | None, factor: int = 1
+        self, access: Access, stored: StoredSlide, ref: FrameRef, wanted: Rendering, factor: int = 1
     ) -> Shown:
         """One frame as shades or RGB, (rows, columns) or (rows, columns, 3), each side divided by `factor`."""
         image = stored.slide.instances[ref.instance].image
         async with self._frames if image.rows * image.columns > _LARGE else nullcontext():
-            return await self._frame(access, stored, ref, window, factor)
+            return await self._frame(access, stored, ref, wanted, factor)
 
-    async def _frame(
-        self, access: Access, stored: StoredSlide, ref: FrameRef, window: Window | None, factor: int
-    ) -> Shown:
+    async def _frame(self, access: Access, stored: StoredSlide, ref: FrameRef, wanted: Rendering, factor: int) -> Shown:
         tiled, instance = stored.slide.instances[ref.instance], stored.instances[ref.instance]
         located = await self._archive.frames.frame(access, instance, ref.frame)
         value = await self.stored_frame(located)
@@ -110,8 +109,8 @@ class Composer:
             image = replace(image, pixel=replace(tiled.image, rows=size[0], columns=size[1]))
         if jpeg and factor > 1 and not cut:
             pixels = await self._archive.decoders.reduce(value, tiled.image, factor)
-            return await self._picture(access, image, pixels, window)
-        shown = await self._picture(access, image, await self._archive.pixels.decode(image, value), window)
+            return await self._picture(access, image, pixels, wanted)
+        shown = await self._picture(access, image, await self._archive.pixels.decode(image, value), wanted)
         if cut:
             shown = padded(shown, (tiled.rows, tiled.columns), stored.slide.background)
         return reduced(shown, factor)
@@ -123,11 +122,23 @@ class Composer:
         (value,) = await self._archive.retrieve.read_all(located)
         return value
 
-    async def _picture(self, access: Access, image: Image, pixels: Pixels, window: Window | None) -> Shown:
+    async def profile(self, access: Access, stored: StoredSlide, level: int, wanted: Profile) -> bytes | None:
+        """The ICC profile to embed into pictures of a level: its own, or the one that was asked for; of colour only."""
+        place = stored.slide.levels[level].sample
+        tiled = stored.slide.instances[place]
+        if wanted == "no" or tiled.image.photometric in MONOCHROME:
+            return None
+        if wanted != "yes":
+            return standard_profile(wanted)
+        image = Image(Located(stored.instances[place], ()), (), tiled.dataset, tiled.image)
+        bulk = await self._archive.rendering.referenced(access, image)
+        return profile_of(tiled.dataset, bulk) or standard_profile("srgb")
+
+    async def _picture(self, access: Access, image: Image, pixels: Pixels, wanted: Rendering) -> Shown:
         bulk = await self._archive.rendering.referenced(access, image)
         source = Source(pixels, image.pixel, image.dataset, image.frames[0], bulk)
         async with self._slots:
-            return await asyncio.to_thread(_shown, source, window)
+            return await asyncio.to_thread(_shown, source, wanted)
 
     async def view(self, access: Access, stored: StoredSlide, view: View, limit: int = MAX_FRAMES) -> Shown:
         """The picture of a view, (rows, columns) or (rows, columns, 3), made of `limit` frames at most.
@@ -152,7 +163,7 @@ class Composer:
         box = tuple((value - edge) / factor for value, edge in edges)
         async with self._canvases if width * height > _LARGE else nullcontext():
             canvas = blank((height, width), slide.background, gray=image.photometric in MONOCHROME)
-            await self._paste(access, stored, canvas, placed, (left, top), factor, view.window)
+            await self._paste(access, stored, canvas, placed, (left, top), factor, view.wanted)
             async with self._slots:
                 return await asyncio.to_thread(_scaled, canvas, box, (view.columns, view.rows))
 
@@ -164,7 +175,7 @@ class Composer:
         placed: Sequence[Placed],
         origin: tuple[int, int],
         factor: int,
-        window: Window | None,
+        wanted: Rendering,
     ) -> None:
         """Decode some frames at once, and put them down in their order: later ones cover earlier ones.
 
@@ -175,7 +186,7 @@ class Composer:
 
         async def decoded(ref: FrameRef) -> Shown:
             await slots.acquire()
-            return await self.frame(access, stored, ref, window, factor)
+            return await self.frame(access, stored, ref, wanted, factor)
 
         tasks = [asyncio.create_task(decoded(ref)) for ref, _, _ in placed]
         try:
@@ -213,13 +224,13 @@ def _factor(view: View, columns: int, rows: int) -> int:
     return next(fitting, 1)
 
 
-def _shown(source: Source, window: Window | None) -> Shown:
+def _shown(source: Source, wanted: Rendering) -> Shown:
     """The picture of a frame; of more than 8 bits without a window the whole range, so that all tiles are alike."""
     image = source.image
-    if image.photometric in MONOCHROME and window is None and image.kind == "integer":
+    if image.photometric in MONOCHROME and wanted.window is None and image.kind == "integer":
         gray = Grayscale.of(source.dataset, source.number, image, source.bulk, None)
-        window = None if gray.voi is not None else _full_range(image, gray)
-    return picture(source, Rendering(window=window))[0]
+        wanted = wanted if gray.voi is not None else replace(wanted, window=_full_range(image, gray))
+    return picture(source, wanted)[0]
 
 
 def _full_range(image: ImagePixel, gray: Grayscale) -> Window:

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from dicomweb.errors import NotFound
-from dicomweb.rendered.encode import JPEG, encode_image
-from dicomweb.rendered.parameters import DEFAULT_QUALITY, Window
+from dicomweb.rendered.encode import JPEG, encode_image, with_icc_profile
+from dicomweb.rendered.parameters import DEFAULT_QUALITY, Profile, Rendering, Window
 from dicomweb.slides.jpeg import JPEG_SYNTAXES, jpeg_frames
 from dicomweb.slides.levels import Rung
 from dicomweb.slides.pyramid import Slide
@@ -34,11 +34,20 @@ MediaType = Literal["image/jpeg", "image/png"]
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """Which picture of a place: `path` None is the first optical path, `focal` None the middle focal plane."""
+    """Which picture of a place: `path` None is the first optical path, `focal` None the middle focal plane.
+
+    `profile`: what becomes of the colours, as for rendered images (PS3.18 8.3.5.1.5).
+    """
 
     path: str | None = None
     focal: int | None = None
     window: Window | None = None
+    profile: Profile = "no"
+
+    @property
+    def wanted(self) -> Rendering:
+        """The same as parameters of rendering."""
+        return Rendering(window=self.window, iccprofile=self.profile)
 
 
 DEFAULT: Final = Channel()
@@ -89,9 +98,11 @@ class TileService:
         path, depth = _key(slide, channel)
         tile_map = map_of(slide, rung.level, path, depth)
         media: MediaType = media_type or JPEG
-        form = f"{REVISION}.{media[6:]}{_named(channel.window)}"
+        # The profile that is embedded may be that of another instance of the level.
+        profile = f"{channel.profile}{stored.name}" if channel.profile == "yes" else channel.profile
+        form = f"{REVISION}.{media[6:]}.{profile}{_named(channel.window)}"
         if rung.factor > 1 or not tile_map.aligned:
-            view = _view_of_tile(slide, rung, x, y, View(rung.level, path, depth, 0, 0, 0, 0, 0, 0, channel.window))
+            view = _view_of_tile(slide, rung, x, y, View(rung.level, path, depth, 0, 0, 0, 0, 0, 0, channel.wanted))
             tag = f"{stored.name}-{rung.level}.{rung.factor}-{x}-{y}-{path!r}-{depth}-{form}"
             return Tile(stored, rung, media, channel, tag, view=view)
         frame = tile_map.at(x, y)
@@ -105,10 +116,12 @@ class TileService:
         access.require("dicom.read")
         if tile.frame is None and tile.view is None:
             return self._hole(tile)
-        if tile.frame is not None and tile.media_type == JPEG and tile.channel.window is None:
+        channel = tile.channel
+        if tile.frame and tile.media_type == JPEG and channel.window is None and channel.profile in {"no", "yes"}:
             sent = await self._as_stored(access, tile.stored, tile.frame)
             if sent is not None:
-                return sent
+                profile = await self._composer.profile(access, tile.stored, tile.rung.level, channel.profile)
+                return sent if profile is None else with_icc_profile(sent, profile)
         key = f"{access.tenant} {tile.stored.series} {tile.tag}"
         return await self._kept(key, lambda: self._make(access, tile))
 
@@ -121,12 +134,13 @@ class TileService:
 
     async def _make(self, access: Access, tile: Tile) -> bytes:
         if tile.frame is not None:
-            shown = await self._composer.frame(access, tile.stored, tile.frame, tile.channel.window)
+            shown = await self._composer.frame(access, tile.stored, tile.frame, tile.channel.wanted)
         else:
             assert tile.view is not None
             shown = await self._composer.view(access, tile.stored, tile.view)
             shown = padded(shown, (tile.rung.rows, tile.rung.columns), tile.stored.slide.background)
-        return await asyncio.to_thread(encode_image, shown, tile.media_type, DEFAULT_QUALITY, None)
+        profile = await self._composer.profile(access, tile.stored, tile.rung.level, tile.channel.profile)
+        return await asyncio.to_thread(encode_image, shown, tile.media_type, DEFAULT_QUALITY, profile)
 
     def _hole(self, tile: Tile) -> bytes:
         return _blank_tile(tile.rung.rows, tile.rung.columns, tile.stored.slide.background, tile.media_type)
@@ -146,13 +160,14 @@ class TileService:
         path, depth = _key(slide, channel)
         across, down = slide.levels[level].width / slide.base.width, slide.levels[level].height / slide.base.height
         place = asked.left * across, asked.top * down, asked.width * across, asked.height * down
-        view = View(level, path, depth, *place, asked.columns, asked.rows, channel.window)
+        view = View(level, path, depth, *place, asked.columns, asked.rows, channel.wanted)
         if (same := self._as_tile(stored, view, asked, channel)) is not None:
             return await self.body(access, same)
 
         async def make() -> bytes:
             shown = await self._composer.view(access, stored, view, limit)
-            return await asyncio.to_thread(_finished, shown, asked)
+            profile = await self._composer.profile(access, stored, level, channel.profile)
+            return await asyncio.to_thread(_finished, shown, asked, profile)
 
         key = f"{access.tenant} {stored.series} {stored.name} {REVISION} {asked} {channel}"
         return await self._kept(key, make)
@@ -206,23 +221,23 @@ def _view_of_tile(slide: Slide, rung: Rung, x: int, y: int, view: View) -> View:
     left, top = x * rung.columns * factor, y * rung.rows * factor
     width, height = min(rung.columns * factor, level.width - left), min(rung.rows * factor, level.height - top)
     place = (float(left), float(top), float(width), float(height))
-    return View(view.level, view.path, view.depth, *place, -(-width // factor), -(-height // factor), view.window)
+    return View(view.level, view.path, view.depth, *place, -(-width // factor), -(-height // factor), view.wanted)
 
 
 def _named(window: Window | None) -> str:
     return "" if window is None else f".{window.center}.{window.width}.{window.function}"
 
 
-def _finished(shown: Shown, asked: Asked) -> bytes:
+def _finished(shown: Shown, asked: Asked, profile: bytes | None) -> bytes:
     """Mirrored, turned, reduced to shades, and encoded: in this order (IIIF Image API 3.0, 4)."""
     if asked.mirrored:
         shown = np.fliplr(shown)
     shown = np.rot90(shown, -asked.rotation // 90)
     if asked.quality != "color" and shown.ndim == 3:
-        shown = np.asarray(Image.fromarray(np.ascontiguousarray(shown)).convert("L"))
+        shown, profile = np.asarray(Image.fromarray(np.ascontiguousarray(shown)).convert("L")), None
     if asked.quality == "bitonal":
         shown = np.where(shown < 128, 0, 255).astype(np.uint8)
-    return encode_image(shown, asked.media_type, DEFAULT_QUALITY, None)
+    return encode_image(shown, asked.media_type, DEFAULT_QUALITY, profile)
 
 
 @lru_cache(maxsize=256)

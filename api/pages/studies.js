@@ -104,7 +104,7 @@ function thumbnail(path, modalities) {
   const image = dicom.element('img', { alt: '', loading: 'lazy', width: 64, height: 64 });
   image.addEventListener('error', () => image.remove());
   frame.append(image);
-  dicom.root().then((root) => image.setAttribute('src', `${root}${path}/thumbnail`));
+  dicom.root().then((root) => image.setAttribute('src', `${root}${path}/thumbnail?missing=empty`));
   return frame;
 }
 

@@ -1,21 +1,27 @@
 """WADO-RS: frames and bulk data, each one range read (PS3.18 10.4.1.1.5 and 10.4.1.1.6)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 
 from api.exchange import Exchange
-from api.responses import Header, cache_control, ranged, send_bytes, send_not_modified, send_stream
+from api.responses import (
+    Header,
+    client_has,
+    ranged,
+    send_bytes,
+    send_stream,
+    versioned,
+)
 from api.routes.wado import IF_NONE_MATCH, WHOLE, planned, uids_of
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
-from dicomweb.media import EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE
+from dicomweb.media import EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE, OCTET_STREAM
 from dicomweb.multipart import Writer, content_length, part_headers
-from dicomweb.negotiation import RetrievePlan, parse_accept, plan_bulk, plan_frames
-from dicomweb.wado import etag, etag_matches, parse_bulk_path, parse_frame_list
+from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_bulk, plan_frames
+from dicomweb.pixels.syntaxes import REVISION
+from dicomweb.wado import etag, parse_bulk_path, parse_frame_list
 from storage.pixels import Image
 from storage.retrieve import Instance, Located
-
-# Frames that one read brings into memory.
-_WINDOW = 8 << 20
 
 
 async def retrieve_frames(http: Exchange) -> None:
@@ -27,29 +33,53 @@ async def retrieve_frames(http: Exchange) -> None:
     await _send_frames(http, study, series, sop, numbers)
 
 
-async def _send_frames(http: Exchange, study: str, series: str, sop: str, numbers: tuple[int, ...]) -> None:
+async def _send_frames(
+    http: Exchange, study: str, series: str, sop: str, numbers: tuple[int, ...], *, whole: bool = False
+) -> None:
+    """`whole`: the frames are all there are, and may leave as one native value where multipart is not accepted."""
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
     located = await http.archive.retrieve.frames(http.access, study, series, sop, numbers)
     instance = located.instance
     several = len(numbers) > 1
-    plan = await planned(
-        http, instance, lambda **more: plan_frames(ranges, instance.transfer_syntax, several=several, **more)
-    )
-    tag = etag(instance.version, str(numbers), str(plan.multipart), plan.part_type)
-    headers: list[Header] = [
-        (b"etag", tag.encode()),
-        (b"vary", b"Accept"),
-        cache_control(http.query_value("v"), instance.version),
-    ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-    elif plan.reencode == "transcode":
+    try:
+        plan = await planned(
+            http, instance, lambda **more: plan_frames(ranges, instance.transfer_syntax, several=several, **more)
+        )
+    except NotAcceptable:
+        if whole and several and await _takes_native(http, instance, ranges):
+            await _send_native(http, instance)
+            return
+        # Where attributes that contradict each other are the reason, BadPixels says so.
+        await http.archive.pixels.described(http.access, located, numbers)
+        raise
+    tag = etag(instance.version, str(numbers), plan.identity)
+    headers = versioned(http, tag, instance.version)
+    if await client_has(http, headers):
+        return
+    if plan.reencode == "transcode":
         image = await http.archive.pixels.described(http.access, located, numbers)
         await _send_transcoded(http, headers, plan, image)
     elif not plan.multipart:
         await send_single(http, headers, plan, located)
     else:
         await _send_parts(http, headers, plan, located, numbers)
+
+
+async def _takes_native(http: Exchange, instance: Instance, ranges: tuple[MediaRange, ...]) -> bool:
+    with suppress(NotAcceptable):
+        wanted = not plan_bulk(ranges).multipart
+        return wanted and EXPLICIT_LE in await http.archive.pixels.targets(http.access, instance)
+    return False
+
+
+async def _send_native(http: Exchange, instance: Instance) -> None:
+    """Compressed pixel data as the one value that they are when they are not compressed."""
+    tag = etag(instance.version, "native", str(REVISION))
+    headers = versioned(http, tag, instance.version)
+    if await client_has(http, headers):
+        return
+    headers.append((b"content-type", f"{OCTET_STREAM}; transfer-syntax={EXPLICIT_LE}".encode()))
+    await send_stream(http, 200, headers, None, http.archive.transcode.pixel_data(http.access, instance))
 
 
 def _part_headers(http: Exchange, plan: RetrievePlan, instance: Instance, number: int) -> tuple[tuple[str, str], ...]:
@@ -70,7 +100,7 @@ async def _send_parts(
         await send_bytes(http, 200, headers, (writer.part_head(parts[0]), value, writer.tail()))
         return
     length = content_length(writer.boundary, ((part, located.size(i)) for i, part in enumerate(parts)))
-    await send_stream(http, 200, headers, length, _frame_parts(http, located, parts, writer))
+    await send_stream(http, 200, headers, length, _frame_parts(http.archive.retrieve.values(located), parts, writer))
 
 
 async def _send_transcoded(http: Exchange, headers: list[Header], plan: RetrievePlan, image: Image) -> None:
@@ -88,17 +118,7 @@ async def _send_transcoded(http: Exchange, headers: list[Header], plan: Retrieve
         await send_bytes(http, 200, headers, (writer.part_head(parts[0]), value, writer.tail()))
         return
     frames = transcode.frames(image, plan.transfer_syntax)
-    await send_stream(http, 200, headers, None, _transcoded_parts(frames, parts, writer))
-
-
-async def _transcoded_parts(
-    frames: AsyncIterator[bytes], parts: list[tuple[tuple[str, str], ...]], writer: Writer
-) -> AsyncIterator[bytes]:
-    position = 0
-    async for frame in frames:
-        yield writer.part_head(parts[position]) + frame
-        position += 1
-    yield writer.tail()
+    await send_stream(http, 200, headers, None, _frame_parts(frames, parts, writer))
 
 
 async def _send_part_of(http: Exchange, headers: list[Header], value: bytes) -> None:
@@ -113,20 +133,15 @@ async def _value(http: Exchange, located: Located) -> bytes:
 
 
 async def _frame_parts(
-    http: Exchange, located: Located, parts: list[tuple[tuple[str, str], ...]], writer: Writer
+    frames: AsyncGenerator[bytes, None], parts: list[tuple[tuple[str, str], ...]], writer: Writer
 ) -> AsyncIterator[bytes]:
-    """The multipart body, read in windows of bounded size."""
-    start = 0
-    while start < len(parts):
-        end, size = start + 1, located.size(start)
-        while end < len(parts) and size + located.size(end) <= _WINDOW:
-            size += located.size(end)
-            end += 1
-        values = await http.archive.retrieve.read_all(located.part(start, end))
-        for part, value in zip(parts[start:end], values, strict=True):
-            yield writer.part_head(part)
-            yield value
-        start = end
+    """The multipart body."""
+    position = 0
+    async with aclosing(frames):
+        async for frame in frames:
+            yield writer.part_head(parts[position])
+            yield frame
+            position += 1
     yield writer.tail()
 
 
@@ -162,18 +177,13 @@ async def retrieve_bulk(http: Exchange) -> None:
         count = await retrieve.frame_count(http.access, instance)
         if not 0 < count <= http.settings.max_frames_per_request:
             raise TooLarge(f"the pixel data have {count} frames: ask for them by /frames")
-        await _send_frames(http, study, instance.series, sop, tuple(range(1, count + 1)))
+        await _send_frames(http, study, instance.series, sop, tuple(range(1, count + 1)), whole=True)
         return
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
     plan = plan_bulk(ranges, instance.transfer_syntax if instance.transfer_syntax in NATIVE else EXPLICIT_LE)
-    tag = etag(instance.version, path, str(plan.multipart), plan.part_type)
-    headers: list[Header] = [
-        (b"etag", tag.encode()),
-        (b"vary", b"Accept"),
-        cache_control(http.query_value("v"), instance.version),
-    ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    tag = etag(instance.version, path, plan.identity)
+    headers = versioned(http, tag, instance.version)
+    if await client_has(http, headers):
         return
     if not plan.multipart:
         await send_single(http, headers, plan, located)
@@ -230,7 +240,7 @@ _SERIES = _STUDY + "/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
 _BULK_TEXT = (
     "A value that the metadata name by BulkDataURI, also inside sequences. Native values leave in little endian; "
-    "encapsulated pixel data leave frame by frame."
+    "encapsulated pixel data leave frame by frame, or decompressed as one value where only a single part is accepted."
 )
 
 

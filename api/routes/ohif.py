@@ -10,11 +10,10 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from api.exchange import Exchange
-from api.responses import Header, send_bytes, send_not_modified, send_stream
+from api.responses import Header, client_has, send_bytes, send_stream
 from api.routes.wado import accepts_gzip
 from api.routing import PUBLIC, Answer, Content, Operation
 from dicomweb.errors import NotFound
-from dicomweb.wado import etag_matches
 from wsi.ohif import MEDIA_TYPES, Viewer, load
 
 BASE: Final = "/ohif"
@@ -81,8 +80,7 @@ async def file(http: Exchange) -> None:
     packed = asset.packed_size > 0 and accepts_gzip(http.header(b"accept-encoding"))
     tag = f'"{asset.digest}{"-gzip" if packed else ""}"'
     headers = _file_headers(name, tag, current=http.path["build"] == viewer.build)
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     if packed:
         headers.append((b"content-encoding", b"gzip"))

@@ -82,9 +82,9 @@ _PARAMETERS = (
     Parameter(
         "includefield", "query", "attributes to return: repeated or comma-separated; `all`", "00081030,PatientSex"
     ),
-    Parameter("limit", "query", "number of results at most", "25"),
-    Parameter("offset", "query", "number of results to skip", "50"),
-    Parameter("fuzzymatching", "query", "`true` asks for fuzzy matching of names", "false"),
+    Parameter("limit", "query", "number of results at most", "25", kind="integer"),
+    Parameter("offset", "query", "number of results to skip", "50", kind="integer"),
+    Parameter("fuzzymatching", "query", "`true` asks for fuzzy matching of names", "false", kind="boolean"),
     JSON_ACCEPT,
 )
 
@@ -99,8 +99,8 @@ def _operation(path: str, level: Level, what: str) -> Operation:
         _DESCRIPTION,
         _searcher(level),
         (
-            Answer(200, "Matches.", json_body([STUDY_ROW])),
-            Answer(204, "Nothing matches."),
+            Answer(200, "Matches.", json_body([STUDY_ROW]), ("Warning",)),
+            Answer(204, "Nothing matches.", headers=("Warning",)),
         ),
         _PARAMETERS,
         errors=(BadQuery, NotAcceptable, Unavailable),

@@ -8,10 +8,12 @@ from api.responses import (
     CACHE_REVALIDATE,
     Header,
     cache_control,
+    client_has,
     ranged,
     send_bytes,
-    send_not_modified,
     send_stream,
+    versioned,
+    warning,
 )
 from api.routes.wado import IF_NONE_MATCH, uids_of
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
@@ -30,10 +32,9 @@ from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_rendered
 from dicomweb.rendered.document import PDF
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES
-from dicomweb.rendered.image import REVISION
 from dicomweb.rendered.parameters import Rendering, parse_rendering
-from dicomweb.rendered.report import HTML
-from dicomweb.wado import etag, etag_matches, parse_frame_list
+from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES
+from dicomweb.wado import etag, parse_frame_list
 from storage.rendering import Subject, types_of
 from storage.retrieve import Instance
 
@@ -63,15 +64,17 @@ async def send_rendered(
     # An animation is one picture of many frames; every other type has one frame in a part.
     plan = plan_rendered(ranges, subject.types, several=len(frames) > 1 and not _wants_gif(ranges, subject.types))
     version = subject.instance.version
-    tag = etag(version, "all" if whole else str(frames), str(plan.multipart), plan.media_type, _look(wanted))
-    headers: list[Header] = [
-        (b"etag", tag.encode()),
-        (b"vary", b"Accept"),
-        cache_control(http.query_value("v"), version),
-    ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-    elif plan.multipart:
+    tag = etag(
+        version,
+        "all" if whole else str(frames),
+        str(plan.multipart),
+        plan.media_type,
+        http.archive.rendering.look(wanted),
+    )
+    headers = versioned(http, tag, version)
+    if await client_has(http, headers):
+        return
+    if plan.multipart:
         writer = Writer(f"anor-{version}")
         headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
         await send_stream(http, 200, headers, None, _frame_parts(http, subject, plan, wanted, writer, whole=whole))
@@ -88,25 +91,20 @@ def _ranges(http: Exchange) -> tuple[MediaRange, ...]:
     return parse_accept(http.header(b"accept"), http.query_value("accept"))
 
 
-def _look(wanted: Rendering) -> str:
-    """What decides the bytes of a picture beside the instance, for its entity tag."""
-    return f"{REVISION} {wanted!r}"
-
-
 def _wants_gif(ranges: tuple[MediaRange, ...], available: tuple[str, ...]) -> bool:
     plan = plan_rendered(ranges, available)
     return plan.media_type == GIF and not plan.multipart
 
 
 def _content_type(media_type: str) -> bytes:
-    return f"{media_type}; charset=utf-8".encode() if media_type == HTML else media_type.encode()
+    return f"{media_type}; charset=utf-8".encode() if media_type in REPORT_TYPES else media_type.encode()
 
 
 async def _body(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering, *, whole: bool) -> bytes:
     """The one picture or page of a subject."""
     rendering = http.archive.rendering
     if subject.kind == "report":
-        return await rendering.report(subject, wanted)
+        return await rendering.report(http.access, subject, wanted, plan.media_type)
     image = subject.picture
     if whole and plan.media_type == GIF:
         image = await rendering.whole(http.access, image)
@@ -166,16 +164,21 @@ async def rendered_instances(http: Exchange) -> None:
     chosen = [(instance, plan) for instance, plan in plans if plan is not None]
     if not chosen:
         available = sorted({media_type for instance in every for media_type in types_of(instance)})
-        raise NotAcceptable(f"nothing here has an accepted rendered form; available: {', '.join(available) or 'none'}")
+        if not available:
+            raise NotFound("nothing here has a rendered form")
+        raise NotAcceptable(f"nothing here has an accepted rendered form; available: {', '.join(available)}")
     limit = http.settings.max_frames_per_request
     if len(chosen) > limit:
         raise TooLarge(f"one answer has {limit} rendered instances at most, not {len(chosen)}: ask by series")
     types = {plan.media_type for _, plan in chosen}
-    tag = etag(f"{version:x}", ",".join(sorted(types)), _look(wanted))
+    tag = etag(f"{version:x}", ",".join(sorted(types)), http.archive.rendering.look(wanted))
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), CACHE_REVALIDATE]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
+    if left_out := len(every) - len(chosen):
+        headers.append(
+            warning(http.root_url, f"{left_out} of {len(every)} instances have no accepted rendered form. Left out.")
+        )
     writer = Writer(f"anor-{version:x}")
     headers.append((b"content-type", writer.content_type(chosen[0][1].media_type).encode()))
     await send_stream(http, 200, headers, None, _instance_parts(http, chosen, wanted, writer))
@@ -220,21 +223,34 @@ async def thumbnail(http: Exchange) -> None:
     """A small picture that stands for a study, series, instance or frame."""
     study, series, sop = uids_of(http)
     wanted = parse_rendering(http.query(), thumbnail=True)
-    plan = plan_rendered(_ranges(http), IMAGE_TYPES)
+    missing = http.query_value("missing")
+    if missing not in (None, "empty"):
+        raise BadQuery("the only value is empty", attribute="missing")
     frame = None
     if "frames" in http.path:
         numbers = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
         frame = numbers[len(numbers) // 2]
-    rendering = http.archive.rendering
-    instance = await rendering.representative(http.access, study, series, sop)
-    tag = etag(instance.sop, instance.version, str(frame), plan.media_type, _look(wanted))
-    cache = CACHE_REVALIDATE if sop is None else cache_control(http.query_value("v"), instance.version)
+    try:
+        shown = await http.archive.rendering.representatives(http.access, study, series, sop)
+        await _send_thumbnail(http, shown, frame, wanted)
+    except (NotFound, BadPixels):
+        if missing is None:
+            raise
+        await send_bytes(http, 204, [CACHE_REVALIDATE])
+
+
+async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int | None, wanted: Rendering) -> None:
+    # Where nothing can be shown no type helps: NotFound comes before NotAcceptable.
+    plan = plan_rendered(_ranges(http), IMAGE_TYPES)
+    versions = " ".join(f"{instance.sop} {instance.version}" for instance in shown)
+    tag = etag(versions, str(frame), plan.media_type, http.archive.rendering.look(wanted))
+    single = "instance" in http.path
+    cache = cache_control(http.query_value("v"), shown[0].version) if single else CACHE_REVALIDATE
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     headers.append((b"content-type", plan.media_type.encode()))
-    body = await rendering.thumbnail(http.access, instance, frame, wanted, plan.media_type)
+    body = await http.archive.rendering.thumbnail(http.access, shown, frame, wanted, plan.media_type)
     await send_bytes(http, 200, headers, body)
 
 
@@ -245,6 +261,7 @@ IMAGE_BODIES: Final = (
 )
 _OTHER_BODIES: Final = (
     Content(HTML, "<!DOCTYPE html>..."),
+    Content(PLAIN, "Chest report\n============\nCompletion: COMPLETE\n\nFinding: clear lungs\n"),
     Content(PDF, "(the bytes of the document)"),
     Content("video/mp4", "(the bytes of the video)"),
 )
@@ -267,6 +284,9 @@ _REGION: Final = Parameter(
     "viewport", "query", "width, height and region: vw,vh or vw,vh,sx,sy,sw,sh; a negative sw or sh mirrors", "512,512"
 )
 _BOX: Final = Parameter("viewport", "query", "width and height to fit into; 256,256 without it", "128,128")
+_MISSING: Final = Parameter(
+    "missing", "query", "`empty`: 204 instead of an error where nothing can be shown, for pages that only try", "empty"
+)
 RENDERED_ERRORS: Final = (BadRequest, BadQuery, NotFound, NotAcceptable, BadPixels, TooLarge, Unavailable)
 _NOT_MODIFIED: Final = Answer(304, "Not modified.")
 
@@ -297,17 +317,21 @@ def _thumbnail(path: str, what: str) -> Operation:
         "Rendered",
         f"Thumbnail of {what}",
         "One small picture: the middle frame of the middle image. Reports and presentation states are passed over. "
-        "Finished thumbnails are kept.",
+        "Finished thumbnails are kept. 404 where nothing can be shown, whatever Accept says.",
         thumbnail,
-        (Answer(200, "A picture.", IMAGE_BODIES), _NOT_MODIFIED),
-        (*_ACCEPT, _BOX, *_LOOK, *_CACHE),
+        (
+            Answer(200, "A picture.", IMAGE_BODIES),
+            Answer(204, "Nothing can be shown, and `missing=empty` was asked."),
+            _NOT_MODIFIED,
+        ),
+        (*_ACCEPT, _BOX, *_LOOK, *_CACHE, _MISSING),
         errors=RENDERED_ERRORS,
     )
 
 
 _INSTANCE_TEXT: Final = (
     "An image as JPEG, PNG or GIF: its first frame, as GIF all of them; with Accept multipart/related every frame in a "
-    "part. A structured report as HTML, an encapsulated PDF or a video as it is stored, with Range."
+    "part. A structured report as HTML or plain text, an encapsulated PDF or a video as it is stored, with Range."
 )
 _FRAMES_TEXT: Final = (
     "Frames by their numbers from 1, comma-separated: one as a single part, several as parts of a multipart."
@@ -319,7 +343,7 @@ _STUDY: Final = "{root}/studies/{study}"
 _SERIES: Final = _STUDY + "/series/{series}"
 _INSTANCE: Final = _SERIES + "/instances/{instance}"
 _FRAMES: Final = _INSTANCE + "/frames/{frames}"
-_PARTS: Final = Answer(200, "The rendered instances.", (_MULTIPART,))
+_PARTS: Final = Answer(200, "The rendered instances.", (_MULTIPART,), ("Warning",))
 OPERATIONS = (
     _rendered(_STUDY, "study", _SEVERAL_TEXT, rendered_instances, _PARTS),
     _rendered(_SERIES, "series", _SEVERAL_TEXT, rendered_instances, _PARTS),

@@ -180,12 +180,14 @@ _SEARCH = (
     ),
     Parameter("ScheduledProcedureStepStartDateTime", "query", "a date and time, or a range", "20260114-20260115"),
     Parameter("includefield", "query", "further attributes to return: repeated or comma-separated; `all`", "all"),
-    Parameter("limit", "query", "number of results at most", "25"),
-    Parameter("offset", "query", "number of results to skip", "50"),
+    Parameter("limit", "query", "number of results at most", "25", kind="integer"),
+    Parameter("offset", "query", "number of results to skip", "50", kind="integer"),
     JSON_ACCEPT,
 )
 _SUBSCRIBE = (
-    Parameter("deletionlock", "query", "`true` keeps finished workitems until the subscription ends", "false"),
+    Parameter(
+        "deletionlock", "query", "`true` keeps finished workitems until the subscription ends", "false", kind="boolean"
+    ),
     Parameter(
         "filter",
         "query",
@@ -250,7 +252,7 @@ OPERATIONS = (
         "The body is one DICOM JSON object, alone or in an array. The UID comes from the query or the dataset; without "
         "one the archive makes it. Missing attributes of type 2 are created empty, with a Warning header.",
         create,
-        (Answer(201, "Created; Location has its URL."),),
+        (Answer(201, "Created; Location has its URL.", headers=("Location", "Warning")),),
         (_UID, _CONTENT_TYPE),
         json_body(WORKITEM),
         (*_BODY_ERRORS, WorkitemConflict, Unavailable),
@@ -264,7 +266,7 @@ OPERATIONS = (
         "Every attribute matches, as in QIDO-RS. Results come in the order of their scheduled start. The answer has "
         "the attributes that PS3.4 returns always, those that were matched, and those of `includefield`.",
         search,
-        (Answer(200, "Matches; an empty array when there are none.", json_body([WORKITEM])),),
+        (Answer(200, "Matches; an empty array when there are none.", json_body([WORKITEM]), ("Warning",)),),
         _SEARCH,
         errors=(BadQuery, NotAcceptable, Unavailable),
     ),
@@ -291,7 +293,7 @@ OPERATIONS = (
         "To IN PROGRESS with a new Transaction UID: the workitem is claimed, by exactly one of those who try. To "
         "COMPLETED or CANCELED with that UID, when the workitem has what the final state needs.",
         change_state,
-        (Answer(200, "Changed, or there already (Warning)."),),
+        (Answer(200, "Changed, or there already (Warning).", headers=("Warning",)),),
         (_CONTENT_TYPE,),
         json_body(CLAIM),
         _WRITE_ERRORS,
@@ -305,7 +307,7 @@ OPERATIONS = (
         "What nobody has claimed is cancelled at once. Of a claimed workitem the subscribers are told; its performer "
         "decides. The body is optional.",
         request_cancel,
-        (Answer(202, "Cancelled, cancelled before (Warning), or the request was passed on."),),
+        (Answer(202, "Cancelled, cancelled before (Warning), or the request was passed on.", headers=("Warning",)),),
         (_CONTENT_TYPE,),
         json_body(CANCEL_REQUEST),
         _WRITE_ERRORS,
@@ -316,7 +318,7 @@ OPERATIONS = (
         "Subscribe",
         "The AE gets event reports on its WebSocket, those of the time before it connects included.",
         subscribe,
-        Answer(201, "Subscribed; Content-Location is the WebSocket."),
+        Answer(201, "Subscribed; Content-Location is the WebSocket.", headers=("Content-Location",)),
     ),
     _subscription(
         "DELETE",

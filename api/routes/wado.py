@@ -10,6 +10,7 @@ from api.responses import (
     CACHE_REVALIDATE,
     Header,
     cache_control,
+    client_has,
     ranged,
     send_bytes,
     send_not_modified,
@@ -138,12 +139,11 @@ async def send_files(
     http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], version: str
 ) -> None:
     """Answer with files, each by its plan; `version` is that of the resource."""
-    signature = zlib.crc32(";".join(f"{p.multipart}{p.part_type}" for p in plans).encode())
+    signature = zlib.crc32(";".join(p.identity for p in plans).encode())
     tag = f'"{version}-{signature:08x}"'
     cache = cache_control(http.query_value("v"), version) if len(instances) == 1 else CACHE_REVALIDATE
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     if not plans[0].multipart:
         headers.append((b"content-type", plans[0].part_type.encode()))

@@ -33,7 +33,7 @@ OPERATIONS = (
         "dicom.read",
         "WADO-URI",
         "Retrieve an object by parameters",
-        "An image as JPEG (default), PNG or GIF, a report as HTML, an encapsulated PDF, or with "
+        "An image as JPEG (default), PNG or GIF, a report as HTML or plain text, an encapsulated PDF, or with "
         "contentType=application/dicom the stored file. anonymize and presentation states are refused.",
         retrieve,
         (
@@ -46,7 +46,7 @@ OPERATIONS = (
             _parameter("seriesUID", "Series Instance UID", SERIES_UID, required=True),
             _parameter("objectUID", "SOP Instance UID", SOP_UID, required=True),
             _parameter("contentType", "media types, comma-separated", "image/png"),
-            _parameter("charset", "of text; UTF-8 is what there is", "utf-8"),
+            _parameter("charset", "passed over: text is UTF-8 always", "utf-8"),
             _parameter("frameNumber", "from 1", "1"),
             _parameter("rows", "height to fit into", "512"),
             _parameter("columns", "width to fit into", "512"),

@@ -6,17 +6,17 @@ from functools import lru_cache
 import orjson
 
 from api.exchange import Exchange, parse_query
-from api.responses import JSON, Header, cache_control, send_bytes, send_not_modified
+from api.responses import JSON, Header, cache_control, client_has, send_bytes
 from api.routes.wado import IF_NONE_MATCH
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, TooLarge, Unavailable
 from dicomweb.negotiation import parse_accept, plan_rendered
 from dicomweb.rendered.encode import JPEG, PNG
-from dicomweb.rendered.parameters import parse_window
+from dicomweb.rendered.parameters import parse_profile, parse_window
 from dicomweb.slides.jpeg import JPEG_SYNTAXES
 from dicomweb.slides.levels import Rung
 from dicomweb.uids import checked_uid
-from dicomweb.wado import etag, etag_matches
+from dicomweb.wado import etag
 from storage.slides import StoredSlide
 from wsi.compose import MAX_FRAMES
 from wsi.dialects import Asked, parse_region
@@ -56,7 +56,8 @@ def _parsed_query(raw: bytes) -> Query:
     if name is not None and name not in _FORMATS:
         raise BadQuery("a format is jpeg or png", attribute="format")
     window = parse_window(given["window"]) if "window" in given else None
-    channel = Channel(given.get("path"), None if focal is None else int(focal), window)
+    profile = parse_profile(given.get("iccprofile", "no"))
+    channel = Channel(given.get("path"), None if focal is None else int(focal), window, profile)
     return Query(channel, None if name is None else _FORMATS[name], given.get("v"))
 
 
@@ -95,9 +96,7 @@ async def send_described(http: Exchange, stored: StoredSlide, answer: object, *p
         (b"etag", tag.encode()),
         cache_control(http.query_value("v"), stored.name),
     ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-    else:
+    if not await client_has(http, headers):
         await send_bytes(http, 200, headers, orjson.dumps(answer))
 
 
@@ -120,9 +119,7 @@ async def send_tile(http: Exchange, found: Tile, version: str | None, *more: Hea
         cache_control(version, found.stored.name),
         *more,
     ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-    else:
+    if not await client_has(http, headers):
         await send_bytes(http, 200, headers, await http.services.tiles.body(http.access, found))
 
 
@@ -159,8 +156,7 @@ async def send_picture(
         cache_control(query.version, stored.name),
         *more,
     ]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     body = await http.services.tiles.picture(http.access, stored, asked, query.channel, limit)
     await send_bytes(http, 200, headers, body)
@@ -237,6 +233,7 @@ CHANNEL = (
     Parameter("path", "query", "Optical Path Identifier; the first one without it", "1"),
     Parameter("focal", "query", "focal plane by its place in the manifest; the middle one without it", "0"),
     Parameter("window", "query", "center,width,function of shades, as of rendered images", "2048,4096,linear"),
+    Parameter("iccprofile", "query", "no, yes (embedded), srgb, adobergb or rommrgb (converted)", "srgb"),
     VERSION,
     IF_NONE_MATCH,
 )

@@ -3,12 +3,12 @@
 import orjson
 
 from api.exchange import Exchange
-from api.responses import CACHE_REVALIDATE, Header, send_bytes, send_not_modified
+from api.responses import CACHE_REVALIDATE, Header, client_has, send_bytes
 from api.routes.wsi import CHANNEL, ERRORS, PICTURE_ANSWERS, described, send_picture, slide_of, tile_query
 from api.routing import Answer, Content, Operation
 from dicomweb.errors import NotFound, TooLarge
 from dicomweb.uids import checked_uid
-from dicomweb.wado import etag, etag_matches
+from dicomweb.wado import etag
 from storage.slides import StoredSlide
 from wsi.dialects import (
     DEEPZOOM_SUFFIX,
@@ -53,9 +53,7 @@ async def deepzoom(http: Exchange) -> None:
 async def _send_document(http: Exchange, stored: StoredSlide, headers: list[Header], body: bytes) -> None:
     tag = etag(stored.name, body.decode())
     headers = [*headers, (b"etag", tag.encode()), CACHE_REVALIDATE]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-    else:
+    if not await client_has(http, headers):
         await send_bytes(http, 200, headers, body)
 
 

@@ -19,7 +19,7 @@ from dicomweb.media import EXPLICIT_BE, IMPLICIT_LE
 from dicomweb.meta import read_file_meta
 from dicomweb.pixels.image import ImagePixel
 from dicomweb.pixels.syntaxes import SYNTAXES
-from dicomweb.reencode import swap_words
+from dicomweb.reencode import name_writer, swap_words
 
 # Encapsulated pixel data begin with an item for the offset table, empty here: frames are sent as they are made.
 ENCAPSULATED_HEAD: Final = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + struct.pack(
@@ -77,9 +77,10 @@ def transcoded_head(head: Dataset, target: str, form: ImagePixel, lossy: Lossy |
 
 
 def with_transfer_syntax(meta: bytes, target: str) -> bytes:
-    """The preamble and file meta information `meta`, naming another transfer syntax."""
+    """The preamble and file meta information `meta`, naming another transfer syntax and us as who wrote the file."""
     found = FileMetaDataset(dcmread(BytesIO(meta), force=True).file_meta)
     found.TransferSyntaxUID = UID(target)
+    name_writer(found)
     out = DicomBytesIO()
     write_file_meta_info(out, found)
     return meta[:132] + out.getvalue()

@@ -9,6 +9,9 @@ from dicomweb.pixels.image import MONOCHROME, ImagePixel
 
 Family = Literal["rle", "deflate", "jpeg", "jpeg-lossless", "jpeg-ls", "jpeg2000", "htj2k", "jpeg-xl"]
 
+# Changes whenever transcoding or rewriting gives other bytes than before: a part of entity tags.
+REVISION: Final = 2
+
 RLE: Final = "1.2.840.10008.1.2.5"
 DEFLATED_FRAMES: Final = "1.2.840.10008.1.2.8.1"
 JPEG_BASELINE: Final = "1.2.840.10008.1.2.4.50"

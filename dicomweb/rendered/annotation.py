@@ -1,16 +1,15 @@
 """What is drawn on an image when it is asked for: overlay planes and text (PS3.18 8.3.5.1.1, PS3.3 C.9.2)."""
 
-from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dicomweb.errors import BadPixels
 from dicomweb.pixels.image import ImagePixel
 from dicomweb.rendered.attributes import Bulk, Item, binary, number, numbers, text
+from dicomweb.rendered.lettering import Face, Lettering
 
 Shown = NDArray[np.uint8]
 
@@ -83,10 +82,11 @@ def _paint(shown: Shown, plane: NDArray[np.uint8], origin: list[float]) -> None:
     target[source != 0] = 255
 
 
-def draw_text(shown: Shown, dataset: Item, wanted: tuple[str, ...]) -> Shown:
+def draw_text(shown: Shown, dataset: Item, wanted: tuple[str, ...], faces: tuple[Face, ...] = ()) -> Shown:
     """The image with text in its upper corners: `patient` on the left, `technique` on the right.
 
-    Nothing of a patient is drawn unless `patient` is among `wanted`.
+    Nothing of a patient is drawn unless `patient` is among `wanted`. Where both have no place side by side, the
+    technique stands below the patient. Lines that are too wide are cut, those below the image left out.
     """
     height, width = shown.shape[:2]
     if min(height, width) < _SMALLEST:
@@ -94,25 +94,24 @@ def draw_text(shown: Shown, dataset: Item, wanted: tuple[str, ...]) -> Shown:
     image = Image.fromarray(shown)
     draw = ImageDraw.Draw(image)
     size = max(10, min(height, width) // 40)
-    font, edge = _font(size), max(2, size // 3)
-    if "patient" in wanted:
-        lines = "\n".join(_lines(dataset, _PATIENT))
-        draw.multiline_text((edge, edge), lines, 255, font, stroke_width=1, stroke_fill=0)
-    if "technique" in wanted:
-        lines = "\n".join(_lines(dataset, _TECHNIQUE))
-        draw.multiline_text(
-            (width - edge, edge), lines, 255, font, anchor="ra", align="right", stroke_width=1, stroke_fill=0
-        )
+    letters, edge = Lettering(faces, size), max(2, size // 3)
+    rows = (height - 2 * edge) // letters.height
+    room = width - 2 * edge
+    patient = _lines(dataset, _PATIENT, letters, room) if "patient" in wanted else []
+    technique = _lines(dataset, _TECHNIQUE, letters, room) if "technique" in wanted else []
+    beside = room - max(map(letters.width, patient), default=0) - size
+    below = 0 if max(map(letters.width, technique), default=0) <= beside else len(patient)
+    for row, line in enumerate(patient[:rows]):
+        letters.draw(draw, edge, edge + row * letters.height, line)
+    for row, line in enumerate(technique[: max(0, rows - below)], below):
+        letters.draw(draw, width - edge - letters.width(line), edge + row * letters.height, line)
     return np.asarray(image)
 
 
-def _lines(dataset: Item, fields: tuple[tuple[str, str], ...]) -> Iterator[str]:
+def _lines(dataset: Item, fields: tuple[tuple[str, str], ...], letters: Lettering, room: float) -> list[str]:
+    lines = []
     for label, tag in fields:
-        value = text(dataset, tag)
+        value = "".join(c if c.isprintable() else " " for c in text(dataset, tag)[:_LINE])
         if value:
-            yield (label + "".join(c if c.isprintable() else " " for c in value))[:_LINE]
-
-
-@lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+            lines.append(letters.fitted(letters.drawable(label + value), room))
+    return lines

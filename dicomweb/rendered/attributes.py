@@ -50,10 +50,15 @@ def number(item: Item, tag: str) -> float | None:
 
 
 def text(item: Item, tag: str) -> str:
-    """The values of an attribute as one line; of a person name the alphabetic form; "" when there is none."""
+    """The values of an attribute as one line; of a person name its first form that there is; "" when there is none."""
     values = item.get(tag, {}).get("Value") or ()
-    shown = (value.get("Alphabetic", "") if isinstance(value, dict) else value for value in values if value is not None)
+    shown = (_name(value) if isinstance(value, dict) else value for value in values if value is not None)
     return ", ".join(str(value).replace("^", " ").strip() for value in shown)
+
+
+def _name(value: Mapping[str, Any]) -> str:
+    """A person name as it is read: alphabetic, else ideographic, else phonetic (PS3.18 F.2.2)."""
+    return next((str(value[form]) for form in ("Alphabetic", "Ideographic", "Phonetic") if value.get(form)), "")
 
 
 def keyword(item: Item, tag: str) -> str:

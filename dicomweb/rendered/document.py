@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dicomweb.errors import BadRequest, NotAcceptable
+from dicomweb.errors import BadRequest, NotFound
 from dicomweb.media import parse_media_type
 from dicomweb.rendered.attributes import Item, number, text
 
@@ -13,14 +13,20 @@ DOCUMENT_TYPES: Final = frozenset(
 )
 
 
-def document_type(dataset: Item) -> str:
-    """MIME Type of Encapsulated Document, which must be of the list. Raises NotAcceptable for another one."""
+def document_type(dataset: Item, sop_class: str) -> str:
+    """MIME Type of Encapsulated Document, else the type that the class is for; it must be of the list.
+
+    Raises NotFound for another one: whatever is accepted, there is no rendered form.
+    """
+    stated = text(dataset, "00420012")
+    if not stated and (known := documents_of_class(sop_class)):
+        return known[0]
     try:
-        kind = parse_media_type(text(dataset, "00420012")).essence
+        kind = parse_media_type(stated).essence
     except BadRequest:
         kind = ""
     if kind not in DOCUMENT_TYPES:
-        raise NotAcceptable("documents of this type are not rendered: retrieve the instance or its bulk data")
+        raise NotFound("documents of this type are not rendered: retrieve the instance or its bulk data")
     return kind
 
 

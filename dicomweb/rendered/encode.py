@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import GifImagePlugin, Image
 
 from dicomweb.errors import BadPixels, TooLarge
 from dicomweb.rendered.attributes import Item, number, numbers
@@ -49,8 +49,11 @@ def encode_jpeg(shown: Shown, quality: int, profile: bytes | None) -> bytes:
     else:
         chroma = "444" if quality >= _FULL_COLOUR else "420"
         data = simplejpeg.encode_jpeg(shown, quality=quality, colorspace="RGB", colorsubsampling=chroma, fastdct=False)
-    if profile is None:
-        return data
+    return data if profile is None else with_icc_profile(data, profile)
+
+
+def with_icc_profile(jpeg: bytes, profile: bytes) -> bytes:
+    """A JPEG stream with an ICC profile in its APP2 segments (ICC.1 B.4); the code stream stays as it is."""
     pieces = [profile[at : at + _JPEG_SEGMENT] for at in range(0, len(profile), _JPEG_SEGMENT)]
     if len(pieces) > 255:
         raise BadPixels("the ICC profile is too large for JPEG", attribute="ICCProfile")
@@ -58,9 +61,9 @@ def encode_jpeg(shown: Shown, quality: int, profile: bytes | None) -> bytes:
         b"\xff\xe2" + struct.pack(">H", len(piece) + 16) + _ICC_MARK + bytes((place, len(pieces))) + piece
         for place, piece in enumerate(pieces, 1)
     )
-    # Behind SOI and the JFIF segment (ICC.1 B.4).
-    behind = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
-    return data[:behind] + segments + data[behind:]
+    # Behind SOI and the JFIF segment.
+    behind = 4 + int.from_bytes(jpeg[4:6], "big") if jpeg[2:4] == b"\xff\xe0" else 2
+    return jpeg[:behind] + segments + jpeg[behind:]
 
 
 def encode_png(shown: Shown, profile: bytes | None = None) -> bytes:
@@ -88,18 +91,45 @@ def _chunk(kind: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     return struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
-def encode_gif(frames: Sequence[Shown], frame_time: int) -> bytes:
-    """GIF, repeated for ever; `frame_time` in ms. TooLarge for more than 500 frames or 64 megapixels in all."""
+def encode_gif(frames: Sequence[Shown], frame_time: float) -> bytes:
+    """GIF, repeated for ever; `frame_time` in ms. TooLarge for more than 500 frames or 64 megapixels in all.
+
+    Every frame is kept, equal ones too. GIF counts hundredths of a second: what is rounded is spread over the frames.
+    """
     check_animation(len(frames), sum(frame.shape[0] * frame.shape[1] for frame in frames))
-    images = [Image.fromarray(frame) for frame in frames]
-    # Shades keep their exact values; colours are reduced to 256 for each frame.
-    images = [image if image.mode == "L" else image.quantize(256, Image.Quantize.FASTOCTREE) for image in images]
-    out = BytesIO()
-    if len(images) == 1:
-        images[0].save(out, "GIF")
-    else:
-        images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=frame_time, loop=0)
-    return out.getvalue()
+    if len(frames) == 1:
+        out = BytesIO()
+        _indexed(frames[0]).save(out, "GIF")
+        return out.getvalue()
+    rows, columns = (max(frame.shape[side] for frame in frames) for side in (0, 1))
+    pieces = [b"GIF89a", struct.pack("<HHBBB", columns, rows, 0x70, 0, 0), b"!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0"]
+    ended, previous = 0, None
+    for count, frame in enumerate(frames, 1):
+        end = round(count * frame_time / 10)
+        corner, changed = _changed(previous, frame)
+        image = _indexed(changed)
+        pieces += GifImagePlugin.getdata(image, corner, duration=10 * (end - ended), include_color_table=True)
+        ended, previous = end, frame
+    return b"".join((*pieces, b";"))
+
+
+def _indexed(shown: Shown) -> Image.Image:
+    """Shades keep their exact values; colours are reduced to 256."""
+    image = Image.fromarray(np.ascontiguousarray(shown))
+    return image.convert("P") if image.mode == "L" else image.quantize(256, Image.Quantize.FASTOCTREE)
+
+
+def _changed(previous: Shown | None, frame: Shown) -> tuple[tuple[int, int], Shown]:
+    """The part of a frame that differs from the one before, at least a pixel of it, and its left and upper corner."""
+    if previous is None or previous.shape != frame.shape:
+        return (0, 0), frame
+    different = previous != frame
+    if different.ndim == 3:
+        different = different.any(axis=2)
+    down, across = np.flatnonzero(different.any(axis=1)), np.flatnonzero(different.any(axis=0))
+    if down.size == 0:
+        return (0, 0), frame[:1, :1]
+    return (int(across[0]), int(down[0])), frame[down[0] : down[-1] + 1, across[0] : across[-1] + 1]
 
 
 def check_animation(frames: int, pixels: int) -> None:
@@ -110,9 +140,9 @@ def check_animation(frames: int, pixels: int) -> None:
         raise TooLarge(f"an animation has {MAX_GIF_PIXELS} pixels at most: ask for a smaller viewport")
 
 
-def frame_time_of(dataset: Item) -> int:
+def frame_time_of(dataset: Item) -> float:
     """Milliseconds that a frame is shown: Frame Time (Vector), else Recommended Display Frame Rate or Cine Rate."""
     times = [*numbers(dataset, "00181063")[:1], *numbers(dataset, "00181065")[1:2]]
     rates = [rate for tag in ("00082144", "00180040") if (rate := number(dataset, tag)) and rate > 0]
     found = next((time for time in times if time > 0), 1000 / rates[0] if rates else _DEFAULT_FRAME_TIME)
-    return round(min(10_000, max(20, found)))
+    return min(10_000.0, max(20.0, found))

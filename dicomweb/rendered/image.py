@@ -13,22 +13,27 @@ from dicomweb.rendered.colour import render_colour
 from dicomweb.rendered.encode import encode_image
 from dicomweb.rendered.geometry import aspect_of, fit
 from dicomweb.rendered.grayscale import Grayscale, render_grayscale
+from dicomweb.rendered.lettering import Face
 from dicomweb.rendered.parameters import Rendering
 from dicomweb.rendered.profiles import in_profile, profile_of
 
 # Changes whenever the same request gives other bytes than before: a part of entity tags and of the keys of caches.
-REVISION: Final = 1
+REVISION: Final = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A frame and what is known of it. `number`: of the frame, from 1. `bulk`: the values that it refers to."""
+    """A frame and what is known of it. `number`: of the frame, from 1. `bulk`: the values that it refers to.
+
+    `faces`: the fonts that text is drawn with.
+    """
 
     pixels: Pixels
     image: ImagePixel
     dataset: Item
     number: int
     bulk: Bulk
+    faces: tuple[Face, ...] = ()
 
 
 def picture(source: Source, wanted: Rendering) -> tuple[NDArray[np.uint8], bytes | None]:
@@ -50,7 +55,7 @@ def picture(source: Source, wanted: Rendering) -> tuple[NDArray[np.uint8], bytes
         shown = np.array(shown)  # drawn on: decoded RGB is the stored bytes themselves
         draw_overlays(shown, source.pixels.array, image, dataset, source.number, source.bulk)
     shown = fit(shown, wanted, aspect_of(dataset, source.number))
-    return draw_text(shown, dataset, wanted.annotation) if wanted.annotation else shown, profile
+    return draw_text(shown, dataset, wanted.annotation, source.faces) if wanted.annotation else shown, profile
 
 
 def render_image(source: Source, wanted: Rendering, media_type: str) -> bytes:

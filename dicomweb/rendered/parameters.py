@@ -110,7 +110,7 @@ def parse_rendering(query: Iterable[tuple[str, str]], *, thumbnail: bool = False
         window=parse_window(given["window"]) if "window" in given else None,
         quality=parse_quality(given["quality"], "quality") if "quality" in given else DEFAULT_QUALITY,
         annotation=parse_annotation(given["annotation"]) if "annotation" in given else (),
-        iccprofile=_profile(given["iccprofile"]) if "iccprofile" in given else "no",
+        iccprofile=parse_profile(given["iccprofile"]) if "iccprofile" in given else "no",
     )
 
 
@@ -174,7 +174,8 @@ def parse_annotation(text: str) -> tuple[str, ...]:
     return tuple(sorted(members))
 
 
-def _profile(text: str) -> Profile:
+def parse_profile(text: str) -> Profile:
+    """One of the values of PS3.18 8.3.5.1.5 in any case. BadQuery for another one."""
     found = _PROFILES.get(text.strip().lower())
     if found is None:
         raise BadQuery(f"iccprofile is one of {', '.join(_PROFILES)}", attribute="iccprofile")
@@ -191,5 +192,5 @@ def _side(text: str, name: str) -> int:
 def parse_number(text: str, name: str) -> float:
     """A decimal number. BadQuery names the parameter `name`."""
     if not _NUMBER.fullmatch(text):
-        raise BadQuery("a member is no decimal number", attribute=name)
+        raise BadQuery("a member is no decimal number of at most 16 digits and an exponent of two", attribute=name)
     return float(text)

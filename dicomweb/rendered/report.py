@@ -1,18 +1,28 @@
-"""Structured reports as HTML (PS3.18 8.7.4, PS3.3 C.17.3): the content tree as nested sections, nothing interpreted.
+"""Structured reports as HTML or plain text (PS3.18 8.7.4, PS3.3 C.17.3): the content tree, nothing interpreted.
 
 The page has no script, no style and no reference to anywhere: it may be shown by whoever gets it.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import Final
 
+from pydicom._uid_dict import UID_dictionary
+
+from dicomweb.charset import DEFAULT, Codecs, codecs_for, decode
+from dicomweb.notes import Notes
 from dicomweb.rendered.attributes import Item, items, keyword, text
 
 HTML: Final = "text/html"
+PLAIN: Final = "text/plain"
+REPORT_TYPES: Final = (HTML, PLAIN)
 
 # Items nested deeper are named, not shown.
 MAX_DEPTH: Final = 48
+# Long texts that the metadata refer to: so many bytes of one are shown, and so many of all.
+LONGEST_TEXT: Final = 1 << 20
+MAX_TEXTS: Final = 4 << 20
 _HEADINGS: Final = 6
 _HAS_OBSERVATION_CONTEXT: Final = "HAS OBS CONTEXT"
 _PATIENT: Final = (
@@ -28,6 +38,16 @@ _ABOUT: Final = (
     ("Completion", "0040A491"),
     ("Verification", "0040A493"),
 )
+_TEXT: Final = "0040A160"
+_CONTENT: Final = "0040A730"
+_VERIFYING_OBSERVERS: Final = "0040A073"
+_MOMENT: Final = re.compile(
+    r"(?P<year>\d{4})(?P<month>\d\d)(?:(?P<day>\d\d)(?P<time>\d{2,6}(?:\.\d{1,6})?)?)?(?P<zone>[+-]\d{4})?", re.ASCII
+)
+_TIME: Final = re.compile(r"(\d\d)(\d\d)?(\d\d)?(?:\.\d{1,6})?", re.ASCII)
+
+# Texts by the URI that stands in their place in the metadata (PS3.18 F.2.2).
+Texts = Mapping[str, str]
 
 
 def is_report_class(sop_class: str) -> bool:
@@ -35,29 +55,74 @@ def is_report_class(sop_class: str) -> bool:
     return sop_class.startswith("1.2.840.10008.5.1.4.1.1.88.")
 
 
-def report_html(dataset: Item, annotation: tuple[str, ...] = ()) -> bytes:
+def long_texts(dataset: Item) -> Iterator[tuple[str, Codecs]]:
+    """The URIs of texts that the metadata only refer to, in reading order, and the character sets they are in."""
+    return _long_texts(dataset, DEFAULT, 0)
+
+
+def _long_texts(item: Item, codecs: Codecs, depth: int) -> Iterator[tuple[str, Codecs]]:
+    if "00080005" in item:
+        terms = "\\".join(str(term or "") for term in item["00080005"].get("Value") or ())
+        codecs = codecs_for(terms.encode("latin-1", "replace"), Notes())
+    if "BulkDataURI" in item.get(_TEXT, {}):
+        yield item[_TEXT]["BulkDataURI"], codecs
+    if depth <= MAX_DEPTH:
+        for child in items(item, _CONTENT):
+            yield from _long_texts(child, codecs, depth + 1)
+
+
+def text_of(value: bytes, codecs: Codecs, *, cut: bool) -> str:
+    """The text of a bulk value; `cut`: it goes on behind these bytes, which may end within a character."""
+    found = decode(value.rstrip(b"\0 "), codecs, Notes())
+    return found.rstrip("\ufffd") + " … (the rest is left out)" if cut else found
+
+
+def report_html(dataset: Item, annotation: tuple[str, ...] = (), texts: Texts | None = None) -> bytes:
     """The report as a whole HTML page in UTF-8; the patient is named only where `patient` is in `annotation`.
 
-    Linear in the content; every value is escaped.
+    Linear in the content; every value is escaped. `texts` are those of `long_texts`.
     """
-    title = _concept(dataset) or "Structured report"
+    title = escape(_title(dataset))
     out = [
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
         f"<title>{title}</title></head><body>\n<h1>{title}</h1>\n",
         "<dl>",
     ]
-    for label, tag in (*(_PATIENT if "patient" in annotation else ()), *_ABOUT):
-        value = text(dataset, tag)
-        if value:
-            out.append(f"<dt>{label}</dt><dd>{escape(value)}</dd>")
+    out += [f"<dt>{label}</dt><dd>{escape(value)}</dd>" for label, value in _about(dataset, annotation)]
     out.append("</dl>\n")
-    _children(dataset, 1, out)
+    _sections(dataset, 1, out, texts or {})
     out.append("</body></html>\n")
     return "".join(out).encode("utf-8", "replace")
 
 
-def _children(item: Item, depth: int, out: list[str]) -> None:
-    children = items(item, "0040A730")
+def report_text(dataset: Item, annotation: tuple[str, ...] = (), texts: Texts | None = None) -> bytes:
+    """The same as plain text in UTF-8, what is nested indented by two blanks."""
+    title = _title(dataset)
+    out = [title, "=" * min(len(title), 80), *(f"{label}: {value}" for label, value in _about(dataset, annotation)), ""]
+    _lines(dataset, 0, out, texts or {})
+    return "\n".join((*out, "")).encode("utf-8", "replace")
+
+
+def _title(dataset: Item) -> str:
+    return _code(dataset, "0040A043") or "Structured report"
+
+
+def _about(dataset: Item, annotation: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for label, tag in (*(_PATIENT if "patient" in annotation else ()), *_ABOUT):
+        if value := _readable(dataset, tag):
+            yield label, value
+    for observer in items(dataset, _VERIFYING_OBSERVERS):
+        name = text(observer, "0040A075") or _code(observer, "0040A088")
+        who = ", ".join(filter(None, (name, text(observer, "0040A027"), _readable(observer, "0040A030"))))
+        if who:
+            yield "Verified by", who
+
+
+# -- the content tree
+
+
+def _sections(item: Item, depth: int, out: list[str], texts: Texts) -> None:
+    children = items(item, _CONTENT)
     if not children:
         return
     if depth > MAX_DEPTH:
@@ -71,75 +136,118 @@ def _children(item: Item, depth: int, out: list[str]) -> None:
             listed = not listed
         if section:
             level = min(depth + 1, _HEADINGS)
-            out.append(f"<section><h{level}>{_concept(child) or 'Section'}</h{level}>\n")
-            _children(child, depth + 1, out)
+            out.append(f"<section><h{level}>{escape(_code(child, '0040A043') or 'Section')}</h{level}>\n")
+            _sections(child, depth + 1, out, texts)
             out.append("</section>\n")
         else:
-            out.append(f"<li>{_line(child)}")
-            _children(child, depth + 1, out)
+            out.append(f"<li>{_html_line(child, texts)}")
+            _sections(child, depth + 1, out, texts)
             out.append("</li>\n")
     if listed:
         out.append("</ul>\n")
 
 
-def _line(item: Item) -> str:
+def _html_line(item: Item, texts: Texts) -> str:
     """Concept name and value of one content item."""
-    name, value = _concept(item), _VALUES.get(keyword(item, "0040A040"), _unknown)(item)
+    name, value = escape(_code(item, "0040A043")), escape(_value(item, texts)).replace("\n", "<br>")
     if keyword(item, "0040A010") == _HAS_OBSERVATION_CONTEXT:
         value = f"<em>{value}</em>"
     return f"<b>{name}</b>: {value}" if name else value
 
 
+def _lines(item: Item, depth: int, out: list[str], texts: Texts) -> None:
+    children = items(item, _CONTENT)
+    indent = "  " * depth
+    if children and depth >= MAX_DEPTH:
+        out.append(f"{indent}(Content that is nested deeper is left out.)")
+        return
+    for child in children:
+        name = _code(child, "0040A043")
+        if keyword(child, "0040A040") == "CONTAINER":
+            line = name or "Section"
+        else:
+            value = _value(child, texts)
+            line = f"{name}: {value}" if name else value
+        out.append(indent + line.replace("\n", f"\n{indent}  "))
+        _lines(child, depth + 1, out, texts)
+
+
+# -- values
+
+
+def _value(item: Item, texts: Texts) -> str:
+    kind = keyword(item, "0040A040")
+    if kind == "TEXT":
+        return _text(item, texts).replace("\r\n", "\n").replace("\r", "\n")
+    return _VALUES.get(kind, _unknown)(item)
+
+
 def _code(item: Item, tag: str) -> str:
     """Code Meaning, else the code value, of the first item of a code sequence."""
     for code in items(item, tag)[:1]:
-        return escape(next((found for key in ("00080104", "00080100", "00080119") if (found := text(code, key))), ""))
+        return next((found for key in ("00080104", "00080100", "00080119") if (found := text(code, key))), "")
     return ""
 
 
-def _concept(item: Item) -> str:
-    return _code(item, "0040A043")
+def _text(item: Item, texts: Texts) -> str:
+    uri = item.get(_TEXT, {}).get("BulkDataURI")
+    if uri is None:
+        return text(item, _TEXT)
+    return texts.get(uri, "(a long text, which the metadata refer to)")
 
 
-def _text(item: Item) -> str:
-    if "BulkDataURI" in item.get("0040A160", {}):
-        return "(a long text, which the metadata refer to)"
-    return escape(text(item, "0040A160")).replace("\r\n", "\n").replace("\r", "\n").replace("\n", "<br>")
+def _readable(item: Item, tag: str) -> str:
+    """A date, time or both with separators, in the order of ISO 8601; what is none of them as it stands."""
+    value = text(item, tag)
+    vr = item.get(tag, {}).get("vr")
+    if vr == "TM":
+        return _clock(value)
+    moment = _MOMENT.fullmatch(value) if vr in ("DA", "DT") else None
+    if moment is None:
+        return value
+    zone = moment["zone"] or ""
+    date = "-".join(filter(None, moment.group("year", "month", "day")))
+    return " ".join(filter(None, (date, _clock(moment["time"] or ""), zone and f"{zone[:3]}:{zone[3:]}")))
+
+
+def _clock(value: str) -> str:
+    found = _TIME.fullmatch(value)
+    return ":".join(filter(None, found.groups())) if found else value
 
 
 def _number(item: Item) -> str:
     for measured in items(item, "0040A300")[:1]:
-        return f"{escape(text(measured, '0040A30A'))} {_code(measured, '004008EA')}".strip()
+        return f"{text(measured, '0040A30A')} {_code(measured, '004008EA')}".strip()
     return _code(item, "0040A301") or "(no value)"
 
 
 def _plain(tag: str) -> Callable[[Item], str]:
-    return lambda item: escape(text(item, tag))
+    return lambda item: _readable(item, tag)
 
 
 def _references(item: Item) -> Iterator[str]:
     for reference in items(item, "00081199"):
+        kind = UID_dictionary.get(text(reference, "00081150"), ("instance",))[0].removesuffix(" Storage")
         frames = text(reference, "00081160")
-        yield escape(text(reference, "00081155")) + (f", frames {escape(frames)}" if frames else "")
+        yield f"{kind} {text(reference, '00081155')}" + (f", frames {frames}" if frames else "")
 
 
 def _composite(item: Item) -> str:
-    return "<br>".join(f"instance {reference}" for reference in _references(item)) or "(no reference)"
+    return "\n".join(_references(item)) or "(no reference)"
 
 
 def _coordinates(item: Item) -> str:
     points = item.get("00700022", {}).get("Value") or ()
-    return f"{escape(text(item, '00700023').lower())} of {len(points)} coordinates"
+    return f"{text(item, '00700023').lower()} of {len(points)} coordinates"
 
 
 def _unknown(item: Item) -> str:
     if "0040DB73" in item:
-        return f"see item {escape(text(item, '0040DB73').replace(', ', '.'))}"
-    return escape(f"({keyword(item, '0040A040').lower() or 'no value'})")
+        return f"see item {text(item, '0040DB73').replace(', ', '.')}"
+    return f"({keyword(item, '0040A040').lower() or 'no value'})"
 
 
 _VALUES: Final[dict[str, Callable[[Item], str]]] = {
-    "TEXT": _text,
     "CODE": lambda item: _code(item, "0040A168"),
     "NUM": _number,
     "DATETIME": _plain("0040A120"),
@@ -152,5 +260,5 @@ _VALUES: Final[dict[str, Callable[[Item], str]]] = {
     "WAVEFORM": _composite,
     "SCOORD": _coordinates,
     "SCOORD3D": _coordinates,
-    "TCOORD": lambda item: escape(text(item, "0040A130").lower()),
+    "TCOORD": lambda item: text(item, "0040A130").lower(),
 }

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from dicomweb.errors import BadQuery, NotAcceptable
+from dicomweb.errors import BadQuery
 from dicomweb.media import DICOM
 from dicomweb.rendered.parameters import (
     DEFAULT_QUALITY,
@@ -55,7 +55,7 @@ class UriRequest:
 
 
 def parse_uri_request(query: Iterable[tuple[str, str]]) -> UriRequest:
-    """The request in a decoded query string. Raises BadQuery naming the parameter, BadRequest, NotAcceptable."""
+    """The request in a decoded query string. Raises BadQuery naming the parameter, BadRequest."""
     given: dict[str, str] = {}
     for name, value in query:
         if name in given:
@@ -100,9 +100,6 @@ def _frame(given: dict[str, str]) -> int | None:
     frame = _integer(given, "frameNumber", 1 << 30)
     if given.get("transferSyntax"):
         raise BadQuery("the parameter is for application/dicom, not for rendered images", attribute="transferSyntax")
-    charsets = [part.partition(";")[0].strip().lower() for part in given.get("charset", "").split(",")]
-    if any(charsets) and not {"utf-8", "utf8", "*"}.intersection(charsets):
-        raise NotAcceptable("text is sent in UTF-8")
     return frame
 
 
@@ -130,7 +127,7 @@ def _region(text: str) -> tuple[float, float, float, float]:
         raise BadQuery("a region is xmin,ymin,xmax,ymax", attribute="region")
     left, top, right, bottom = (parse_number(member.strip(), "region") for member in members)
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise BadQuery("a region lies between 0,0 and 1,1", attribute="region")
+        raise BadQuery("xmin < xmax and ymin < ymax lie between 0 and 1", attribute="region")
     return left, top, right, bottom
 
 

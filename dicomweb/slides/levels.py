@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dicomweb.slides.tilemap import TileMap
+from dicomweb.slides.tilemap import Grid, TileMap
 
 # Optical Path Identifier, and Z offset of the focal plane in µm.
 Key = tuple[str, float]
@@ -18,29 +18,15 @@ _APEX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Level:
+class Level(Grid):
     """A stored level: the total pixel matrix, the frames' size, and a map for each (path, Z offset).
 
     `spacing` between rows and columns in mm. `sample`: the place of one of its instances in the slide.
     """
 
-    width: int
-    height: int
-    columns: int
-    rows: int
     spacing: tuple[float, float] | None
     maps: Mapping[Key, TileMap]
     sample: int
-
-    @property
-    def across(self) -> int:
-        """Tiles in a row."""
-        return -(-self.width // self.columns)
-
-    @property
-    def down(self) -> int:
-        """Rows of tiles."""
-        return -(-self.height // self.rows)
 
     def map_of(self, path: str, depth: float) -> TileMap | None:
         """The map of an optical path at the focal plane that is nearest to `depth`; None without the path."""
@@ -52,35 +38,21 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class Rung(Grid):
     """A level as clients see it: `level` stored, or 1 / `factor` of it. Tiles are `columns` x `rows` at all edges."""
 
     level: int
     factor: int
-    width: int
-    height: int
-    columns: int
-    rows: int
-
-    @property
-    def across(self) -> int:
-        """Tiles in a row."""
-        return -(-self.width // self.columns)
-
-    @property
-    def down(self) -> int:
-        """Rows of tiles."""
-        return -(-self.height // self.rows)
 
 
 def ladder(levels: tuple[Level, ...]) -> tuple[Rung, ...]:
     """From the finest level to the coarsest."""
     rungs = []
     for index, level in enumerate(levels):
-        rungs.append(Rung(index, 1, level.width, level.height, level.columns, level.rows))
+        rungs.append(Rung(level.width, level.height, level.columns, level.rows, index, 1))
         last = index + 1 == len(levels)
         wide = max(level.width, level.height) > _APEX if last else level.width > _WIDEST * levels[index + 1].width
         if wide:
             width, height = -(-level.width // FACTOR), -(-level.height // FACTOR)
-            rungs.append(Rung(index, FACTOR, width, height, level.columns, level.rows))
+            rungs.append(Rung(width, height, level.columns, level.rows, index, FACTOR))
     return tuple(rungs)

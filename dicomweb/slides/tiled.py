@@ -7,6 +7,7 @@ from dicomweb.errors import BadPixels
 from dicomweb.pixels.image import ImagePixel
 from dicomweb.rendered.attributes import Item, items, keyword, number, numbers
 from dicomweb.slides.places import Places
+from dicomweb.slides.tilemap import Grid
 
 Flavor = Literal["VOLUME", "LABEL", "OVERVIEW", "THUMBNAIL"]
 
@@ -54,7 +55,7 @@ class OpticalPath:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tiled:
+class Tiled(Grid):
     """A tiled instance as its attributes describe it.
 
     `width`, `height`: total pixel matrix; `columns`, `rows`: one frame. `spacing`: between rows and between columns, in
@@ -66,10 +67,6 @@ class Tiled:
     sop: str
     flavor: Flavor
     resampled: bool
-    width: int
-    height: int
-    columns: int
-    rows: int
     frames: int
     paths: tuple[OpticalPath, ...]
     planes: tuple[float, ...]
@@ -82,16 +79,6 @@ class Tiled:
     places: Places | None
     image: ImagePixel
     dataset: dict[str, Any]
-
-    @property
-    def across(self) -> int:
-        """Tiles in a row of the regular grid."""
-        return -(-self.width // self.columns)
-
-    @property
-    def down(self) -> int:
-        """Rows of tiles of the regular grid."""
-        return -(-self.height // self.rows)
 
     @classmethod
     def of(cls, dataset: dict[str, Any], places: Places | None, *, per_frame: bool, frames: int) -> "Tiled":

@@ -14,6 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """A matrix of `width` x `height` pixels, cut into tiles of `columns` x `rows`."""
+
+    width: int
+    height: int
+    columns: int
+    rows: int
+
+    @property
+    def across(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.columns)
+
+    @property
+    def down(self) -> int:
+        """Rows of tiles."""
+        return -(-self.height // self.rows)
+
+
 @dataclass(frozen=True, slots=True)
 class FrameRef:
     """A frame by the place of its instance in the slide, and its number in the instance from 0."""

@@ -12,6 +12,7 @@ packages=(
   gcc libc6-dev                          # keeps that peer on the loopback interface, tests/orthanc.py
   chromium libatomic1                    # pages and viewers, tests/browser, and what drives it
   postgresql-15                          # the programs alone
+  fonts-dejavu-core                      # text on rendered images in other scripts than Latin
 )
 if ! infra/scripts/debian-install.sh "${packages[@]}"; then
   echo "Or run without them, make test PACKAGES=no: tests that need one are skipped or fail, and say which." >&2

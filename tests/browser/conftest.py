@@ -41,11 +41,11 @@ class Watched:
         page.on("dialog", self._dialog)
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type == "error" and not _has_no_picture(message.location["url"]):
+        if message.type == "error":
             self.errors.append(message.text)
 
     def _response(self, answer: Response) -> None:
-        if answer.status >= 400 and not _has_no_picture(answer.url):
+        if answer.status >= 400:
             self.failed.append(f"{answer.status} {answer.url}")
 
     async def _dialog(self, dialog: object) -> None:
@@ -56,11 +56,6 @@ class Watched:
         assert not self.dialogs
         assert not self.errors
         assert not self.failed
-
-
-def _has_no_picture(url: str) -> bool:
-    """Of what cannot be rendered there is no thumbnail: the pages ask, and show a plain square."""
-    return url.endswith("/thumbnail")
 
 
 @pytest.fixture

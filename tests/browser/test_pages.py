@@ -7,8 +7,9 @@ import pytest
 from playwright.async_api import Route
 
 from tests.browser.conftest import Watched
-from tests.files import ct, new_uid
+from tests.files import compressed, ct, dataset, encoded, new_uid
 from tests.http.bodies import store
+from tests.http.test_rendered import NO_PIXELS
 from tests.support import ROOT, RunningServer
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -121,22 +122,40 @@ async def test_picture_of_a_study(watched: Watched, server: RunningServer, patie
         if len(asked) % 2:
             await route.fulfill(body=picture, content_type="image/svg+xml")
         else:
-            await route.fulfill(status=404)
+            await route.fulfill(status=204)
 
-    await watched.page.route("**/thumbnail", answer)
+    await watched.page.route("**/thumbnail?missing=empty", answer)
     await watched.page.goto(server.url)
     await _search(watched, PatientID=patient, **{"from": "2024-01-05", "to": "2024-01-08"})
     await watched.page.wait_for_function(
         "() => [...document.querySelectorAll('.thumbnail img')].every((image) => image.complete)"
     )
     assert len(asked) >= 4
-    assert re.fullmatch(re.escape(server.dicomweb) + r"/studies/[0-9.]+/thumbnail", asked[0])
+    assert re.fullmatch(re.escape(server.dicomweb) + r"/studies/[0-9.]+/thumbnail\?missing=empty", asked[0])
     # Where there is no picture, a plain square of the same size remains.
     squares = watched.page.locator("#results .thumbnail")
     assert await squares.count() == 4
     assert 0 < await watched.page.locator("#results .thumbnail img").count() < 4
     boxes = [await squares.nth(index).bounding_box() for index in range(4)]
     assert {(box["width"], box["height"]) for box in boxes if box} == {(48, 48)}
+    watched.clean()
+
+
+async def test_studies_without_any_picture(watched: Watched, server: RunningServer) -> None:
+    """A CT without pixel data, one that cannot be decoded and a video: plain squares, and nothing on the console."""
+    patient = f"N-{new_uid()[-10:]}"
+    files = (
+        encoded(dataset(PatientID=patient, **NO_PIXELS)),
+        compressed([b"\xff\xd8\xff\xc3" + bytes(300)], "1.2.840.10008.1.2.4.70", PatientID=patient),
+        compressed([bytes(600)], "1.2.840.10008.1.2.4.102", PatientID=patient, Modality="XC"),
+    )
+    with httpx.Client(base_url=server.url) as web:
+        assert store(web, *files).status_code == 202
+    await watched.page.goto(server.url)
+    assert len(await _search(watched, PatientID=patient)) == 3
+    await watched.page.click("#results tbody button >> nth=0")
+    await watched.page.wait_for_selector("tr.series li")
+    await watched.page.wait_for_function("() => document.querySelectorAll('.thumbnail img').length === 0")
     watched.clean()
 
 

@@ -38,8 +38,8 @@ async def stored(archive: Archive, data: bytes) -> tuple[str, str, str]:
 
 
 async def thumbnail(archive: Archive, access: Access, study: str, series: str | None, sop: str | None) -> bytes:
-    instance = await archive.rendering.representative(access, study, series, sop)
-    return await archive.rendering.thumbnail(access, instance, None, Rendering(), JPEG)
+    shown = await archive.rendering.representatives(access, study, series, sop)
+    return await archive.rendering.thumbnail(access, shown, None, Rendering(), JPEG)
 
 
 async def test_the_right_to_read_is_what_it_takes(archive: Archive) -> None:
@@ -53,7 +53,7 @@ async def test_the_right_to_read_is_what_it_takes(archive: Archive) -> None:
     with pytest.raises(Forbidden):
         await archive.rendering.subject(NO_READER, study, series, sop)
     with pytest.raises(Forbidden):
-        await archive.rendering.thumbnail(NO_READER, subject.instance, None, Rendering(), JPEG)
+        await archive.rendering.thumbnail(NO_READER, (subject.instance,), None, Rendering(), JPEG)
 
 
 async def test_transcoding_takes_the_right_to_read_too(archive: Archive) -> None:

@@ -20,6 +20,7 @@ from tests.files import ct, new_uid
 BASE = "http://archive.test/dicom-web"
 STUDIES = [new_uid() for _ in range(3)]
 SERIES = [new_uid() for _ in range(4)]
+INSTANCE = new_uid()  # of the second study
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ async def filled(archive: Archive) -> Archive:
         archive,
         StudyInstanceUID=STUDIES[1],
         SeriesInstanceUID=SERIES[2],
+        SOPInstanceUID=INSTANCE,
         PatientName="O'Neil%_^Sean",
         PatientID="p_%1",
         StudyDate="20230704",
@@ -130,12 +132,27 @@ STUDY_MATCHES: list[tuple[list[tuple[str, str]], set[int]]] = [
     ([("PatientSex", "M")], set()),
     ([("PatientBirthDate", "19700101-19701231")], {0, 1, 2}),
     ([("00100020", "P-3")], {2}),
+    ([("SeriesInstanceUID", SERIES[1])], {0}),
+    ([("SeriesInstanceUID", f"{SERIES[1]},{SERIES[2]}")], {0, 1}),
+    ([("SeriesInstanceUID", SERIES[1]), ("StudyDate", "20230704")], set()),
+    ([("SeriesInstanceUID", "1.2.3")], set()),
+    ([("SOPInstanceUID", INSTANCE)], {1}),
+    ([("SOPInstanceUID", f"{INSTANCE}\\1.2.3"), ("SeriesInstanceUID", SERIES[2])], {1}),
+    ([("SOPInstanceUID", INSTANCE), ("SeriesInstanceUID", SERIES[0])], set()),
 ]
 
 
 async def test_study_matching(filled: Archive) -> None:
     for parameters, expected in STUDY_MATCHES:
         assert await studies(filled, *parameters) == expected, parameters
+
+
+async def test_series_by_an_instance_of_theirs(filled: Archive) -> None:
+    for study in (None, STUDIES[1]):
+        (row,) = await search(filled, Level.SERIES, ("SOPInstanceUID", INSTANCE), study=study)
+        assert row["0020000E"]["Value"] == [SERIES[2]]
+        assert "00080018" not in row
+    assert await search(filled, Level.SERIES, ("SOPInstanceUID", INSTANCE), study=STUDIES[0]) == []
 
 
 async def test_study_rows_carry_what_the_standard_asks_in_tag_order(filled: Archive) -> None:
@@ -262,6 +279,10 @@ PLANS = [
     (Level.STUDY, [("StudyInstanceUID", "1.2.17")], "study_tenant_study_uid_key"),
     (Level.SERIES, [("SeriesInstanceUID", "1.2.17.1")], "series_tenant_series_uid_key"),
     (Level.INSTANCE, [("SOPInstanceUID", "1.2.17.1.1")], "instance_pkey"),
+    (Level.STUDY, [("SeriesInstanceUID", "1.2.17.1")], "series_tenant_series_uid_key"),
+    (Level.STUDY, [("SeriesInstanceUID", "1.2.17.1,1.2.18.1")], "series_tenant_series_uid_key"),
+    (Level.STUDY, [("SOPInstanceUID", "1.2.17.1.1")], "instance_pkey"),
+    (Level.SERIES, [("SOPInstanceUID", "1.2.17.1.1,1.2.18.1.1")], "instance_pkey"),
 ]
 
 

@@ -33,6 +33,7 @@ def patiently(send: Callable[[], httpx.Response]) -> httpx.Response:
         time.sleep(0.2)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.full)])
 def test_kills_while_objects_are_exchanged_lose_nothing(tmp_path: Path, kills: int) -> None:
     port, dice = free_port(), random.Random(kills)

@@ -12,8 +12,7 @@ W = "{http://wadl.dev.java.net/2009/02}"
 def test_the_service_describes_itself(web: httpx.Client) -> None:
     answer = web.options(f"{ROOT}/")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/vnd.sun.wadl+xml")
-    resources = ET.fromstring(answer.content).find(f"{W}resources")
-    assert resources is not None
+    resources, beside = ET.fromstring(answer.content).findall(f"{W}resources")
     assert resources.attrib["base"].endswith(f"{ROOT}/")
     studies = next(each for each in resources.findall(f"{W}resource") if each.attrib["path"] == "studies")
     assert {method.attrib["name"] for method in studies.findall(f"{W}method")} == {"GET", "POST"}
@@ -22,6 +21,12 @@ def test_the_service_describes_itself(web: httpx.Client) -> None:
     assert "application/dicom+json" in {each.attrib["mediaType"] for each in search.iter(f"{W}representation")}
     paths = {each.attrib["path"] for each in resources.iter(f"{W}resource")}
     assert {"{study}", "series", "frames", "rendered", "thumbnail", "metadata"} <= paths
+    # WADO-URI is a RESTful service of no root of its own (PS3.18 chapter 9).
+    assert beside.attrib["base"] + "dicom-web/" == resources.attrib["base"]
+    [wado] = beside.findall(f"{W}resource")
+    assert wado.attrib["path"] == "wado"
+    needed = {each.attrib["name"] for each in wado.iter(f"{W}param") if each.attrib["required"] == "true"}
+    assert needed == {"requestType", "studyUID", "seriesUID", "objectUID"}
 
 
 def test_as_json_and_as_nothing_else(web: httpx.Client) -> None:

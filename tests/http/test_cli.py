@@ -148,6 +148,13 @@ def test_wrong_settings_end_with_status_2() -> None:
     assert "is ANOR_WORKERS meant?" in anor("config", wokrers="2").stderr
 
 
+def test_unknown_variables_are_said() -> None:
+    done = anor("config", worker="4", nothing_like_it="1")
+    assert done.returncode == 0
+    assert "anor: ANOR_WORKER is not a setting and is ignored; is ANOR_WORKERS meant?\n" in done.stderr
+    assert "anor: ANOR_NOTHING_LIKE_IT is not a setting and is ignored\n" in done.stderr
+
+
 def test_a_file_with_secrets_should_be_private(tmp_path: Path) -> None:
     toml = tmp_path / "some.toml"
     toml.write_text('database_url = "postgresql://u:hunter2@h/d"\n')

@@ -1,6 +1,7 @@
 """The route table: whatever is served is declared, and whatever is declared is served and documented."""
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -68,6 +69,32 @@ def test_document_covers_the_table(web: httpx.Client) -> None:
             assert each["x-scope"]
             assert all("example" in p for p in each["parameters"])
             assert all(code.isdigit() and answer["description"] for code, answer in each["responses"].items())
+
+
+def test_document_names_headers_and_types(web: httpx.Client) -> None:
+    paths = web.get("/openapi.json").json()["paths"]
+    instance = "/dicom-web/studies/{study}/series/{series}/instances/{instance}"
+
+    def operation(path: str, method: str = "get") -> dict[str, Any]:
+        return dict(paths[path][method])
+
+    def headers(path: str, status: str, method: str = "get") -> set[str]:
+        return set(operation(path, method)["responses"][status].get("headers", ()))
+
+    assert headers(f"{instance}/frames/{{frames}}", "206") == {"ETag", "Cache-Control", "Content-Range"}
+    assert headers(f"{instance}/frames/{{frames}}", "416") == {"Content-Range"}
+    assert headers(f"{instance}/metadata", "304") == {"ETag", "Cache-Control"}
+    assert headers("/dicom-web/studies", "200") == headers("/dicom-web/studies", "204") == {"Warning"}
+    assert headers("/dicom-web/studies", "503") == {"Retry-After"}
+    assert headers("/dicom-web/workitems", "201", "post") == {"Location", "Warning"}
+    for path in (instance, f"{instance}/metadata", f"{instance}/frames/{{frames}}", "/dicom-web/studies"):
+        assert ("accept", "query") in {(each["name"], each["in"]) for each in operation(path)["parameters"]}
+    types = {
+        each["name"]: (each["schema"]["type"], each["example"])
+        for each in operation("/dicom-web/studies")["parameters"]
+    }
+    assert types["limit"] == ("integer", 25)
+    assert types["fuzzymatching"] == ("boolean", False)
 
 
 def test_every_get_without_parameters_answers(web: httpx.Client) -> None:

@@ -119,9 +119,26 @@ def test_what_is_ignored_is_said(web: httpx.Client, server: RunningServer, patie
     assert all(text.startswith(f"299 {server.dicomweb}: ") for text in warnings)
 
 
+def test_by_the_uids_of_lower_levels(web: httpx.Client, patient: str) -> None:
+    instances = web.get(f"{ROOT}/instances?PatientID={patient}").json()
+    study, series, sop = (instances[0][tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
+    for level, query, tag, uid in (
+        ("studies", f"SeriesInstanceUID={series}", "0020000D", study),
+        ("studies", f"SOPInstanceUID={sop}", "0020000D", study),
+        ("series", f"SOPInstanceUID={sop}", "0020000E", series),
+        (f"studies/{study}/series", f"SOPInstanceUID={sop}", "0020000E", series),
+    ):
+        answer = web.get(f"{ROOT}/{level}?{query}")
+        assert [row[tag]["Value"] for row in answer.json()] == [[uid]], (level, query)
+        assert "warning" not in answer.headers
+    assert web.get(f"{ROOT}/studies?SOPInstanceUID=1.2.3").status_code == 204
+
+
 @pytest.mark.parametrize(
     ("query", "attribute"),
     [
+        ("BodyPartExamined=HEAD", "BodyPartExamined"),
+        ("NumberOfStudyRelatedInstances=7", "NumberOfStudyRelatedInstances"),
         ("PatientIdd=1", "PatientIdd"),
         ("limit=-1", "limit"),
         ("StudyDate=yesterday", "StudyDate"),

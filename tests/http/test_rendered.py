@@ -254,6 +254,36 @@ def test_a_report_is_html_without_the_patient(web: httpx.Client) -> None:
     refused(web.get(f"{path}/frames/1/rendered"), 404, "not-found")
 
 
+@pytest.mark.parametrize("charset", ["ISO_IR 192", "ISO_IR 100"])
+def test_long_texts_of_a_report(web: httpx.Client, charset: str) -> None:
+    items = [Dataset() for _ in range(6)]
+    for item, count in zip(items, (60_000, 70_000, 1_500_000, 1_500_000, 1_500_000, 1_500_000), strict=True):
+        item.RelationshipType, item.ValueType, item.TextValue = "CONTAINS", "TEXT", "Ä" * count + " end"
+    path = kept(web, encoded(report(SpecificCharacterSet=charset, ContentSequence=items)))
+    html = web.get(f"{path}/rendered").text
+    shown = [
+        text.removesuffix("</li>\n") for text in html.partition("<ul>")[2].rpartition("</ul>")[0].split("<li>")[1:]
+    ]
+    assert shown[0] == "Ä" * 60_000 + " end"
+    assert shown[1] == "Ä" * 70_000 + " end"
+    a_mebibyte = (1 << 20) // (2 if charset == "ISO_IR 192" else 1)
+    assert shown[2] == "Ä" * a_mebibyte + " … (the rest is left out)"
+    assert shown[5].endswith("(the rest is left out)") or "(a long text" in shown[5]
+    assert "\ufffd" not in html
+    assert len(html) < 5 << 20
+
+
+def test_a_report_as_plain_text(web: httpx.Client) -> None:
+    path = kept(web, encoded(report()))
+    for answer in (
+        web.get(f"{path}/rendered", headers={"Accept": "text/plain"}),
+        web.get(uri(path, contentType="text/plain")),
+    ):
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert answer.text.endswith("\nno <b>finding</b>\n")
+    assert web.get(f"{path}/rendered?accept=text/html").headers["etag"] != answer.headers["etag"]
+
+
 @pytest.mark.parametrize("size", [301, 5001])
 def test_a_pdf_is_sent_as_it_is(web: httpx.Client, size: int) -> None:
     body = (b"%PDF-1.4\n" + bytes(range(256)) * 40)[:size]
@@ -270,9 +300,17 @@ def test_a_pdf_is_sent_as_it_is(web: httpx.Client, size: int) -> None:
     assert whole == body
 
 
+def test_a_document_that_does_not_say_its_type_is_what_its_class_is_for(web: httpx.Client) -> None:
+    path = kept(web, document("", b"%PDF-1.4"))
+    for accept in ("*/*", "application/pdf"):
+        answer = web.get(f"{path}/rendered", headers={"Accept": accept})
+        assert (answer.headers["content-type"], answer.content) == ("application/pdf", b"%PDF-1.4")
+    refused(web.get(f"{path}/rendered", headers={"Accept": "text/xml"}), 406, "not-acceptable")
+
+
 def test_documents_that_a_browser_could_run(web: httpx.Client) -> None:
     for mime in ("text/html", "image/svg+xml", "application/javascript", "nonsense", "text/html; application/pdf"):
-        refused(web.get(f"{kept(web, document(mime, b'<script>'))}/rendered"), 406, "not-acceptable")
+        refused(web.get(f"{kept(web, document(mime, b'<script>'))}/rendered"), 404, "not-found")
     xml = web.get(f"{kept(web, document('text/xml', b'<a/>'))}/rendered")
     assert xml.headers["content-disposition"] == "attachment"
     assert xml.headers["content-security-policy"] == "default-src 'none'; sandbox"
@@ -286,8 +324,8 @@ def test_a_video_is_sent_as_it_is(web: httpx.Client) -> None:
     assert answer.content == stream
     part = web.get(f"{path}/rendered", headers={"Range": "bytes=300000-", "Accept": "video/mp4"})
     assert (part.status_code, part.content) == (206, stream[300_000:])
-    refused(web.get(f"{path}/frames/1/rendered"), 406, "not-acceptable")
-    refused(web.get(f"{path}/thumbnail"), 406, "not-acceptable")
+    refused(web.get(f"{path}/frames/1/rendered"), 404, "not-found")
+    refused(web.get(f"{path}/thumbnail"), 404, "not-found")
 
 
 # -- studies, series, thumbnails
@@ -313,6 +351,7 @@ def test_a_study_of_everything(web: httpx.Client) -> None:
         assert [opened(body).shape for _, body in images] == [(64, 64), (8, 8)]
     answer = web.get(f"{ROOT}/studies/{study}/rendered", headers={"Accept": "image/png"})
     assert len(parts(answer)) == 2
+    assert answer.headers["warning"].endswith(": 3 of 5 instances have no accepted rendered form. Left out.")
     tag = answer.headers["etag"]
     again = web.get(f"{ROOT}/studies/{study}/rendered", headers={"Accept": "image/png", "If-None-Match": tag})
     assert again.status_code == 304
@@ -344,7 +383,7 @@ def test_the_thumbnail_is_the_middle_frame_of_the_middle_image(web: httpx.Client
     lonely = encoded(report())
     path = kept(web, lonely)
     for at in (path, path.partition("/instances")[0], path.partition("/series")[0]):
-        assert web.get(f"{at}/thumbnail").status_code in {404, 406}
+        refused(web.get(f"{at}/thumbnail"), 404, "not-found")
 
 
 def test_thumbnails_of_frames_and_from_the_store(web: httpx.Client, cine: str, server: RunningServer) -> None:

@@ -257,7 +257,7 @@ def test_a_report_is_a_page_that_runs_nothing(web: httpx.Client) -> None:
 
 def test_a_document_is_shown_unless_a_browser_would_run_it(web: httpx.Client) -> None:
     body = b"%PDF-1.4\n" + b"x" * 3000
-    for kind, status in (("application/pdf", 200), ("text/html", 406)):
+    for kind, status in (("application/pdf", 200), ("text/html", 404)):
         document = dataset(
             SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1", Modality="DOC", PixelData=None, Rows=None, Columns=None,
             MIMETypeOfEncapsulatedDocument=kind, EncapsulatedDocument=body + b"\0",

@@ -210,6 +210,46 @@ def test_masks_whose_frames_end_within_a_byte_go_there_and_back(web: httpx.Clien
         assert web.get(f"{path}/frames/{number}", headers={"accept": accept}).status_code == 406
 
 
+def test_compressed_pixel_data_as_one_native_value(web: httpx.Client) -> None:
+    """Where only a single part is accepted, as OHIF with `singlepart: 'bulkdata'`."""
+    values_of = np.random.default_rng(7).integers(0, 2, (3, 5, 7), np.uint8)
+    one = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "Rows": 5, "Columns": 7, "NumberOfFrames": 3}
+    mask = np.packbits(values_of.reshape(-1), bitorder="little").tobytes()
+    for file in (file_of("emri_small_jpeg_ls_lossless.dcm"), file_of("rtdose_rle.dcm"), ct(**one, PixelData=mask)):
+        path = stored(web, file)
+        if dcmread(BytesIO(file)).file_meta.TransferSyntaxUID == ELE:
+            rle = web.get(path, headers={"accept": f"application/dicom; transfer-syntax={UID}5"}).content
+            sop = path.rpartition("/")[2]
+            path = stored(web, rle.replace(sop.encode(), uid_like(sop).encode()))
+        native = web.get(path, headers={"accept": f"application/dicom; transfer-syntax={ELE}"})
+        for accept in ("application/octet-stream", f"application/octet-stream; transfer-syntax={ELE}"):
+            answer = web.get(f"{path}/bulkdata/7FE00010", headers={"accept": accept})
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["content-type"] == f"application/octet-stream; transfer-syntax={ELE}"
+            assert answer.content == dcmread(BytesIO(native.content)).PixelData
+        tag = {"if-none-match": answer.headers["etag"], "accept": "application/octet-stream"}
+        assert web.get(f"{path}/bulkdata/7FE00010", headers=tag).status_code == 304
+        parts = web.get(f"{path}/bulkdata/7FE00010", headers={"accept": "*/*"})
+        assert parts.headers["content-type"].startswith("multipart/related")
+        assert web.get(f"{path}/bulkdata/7FE00010", headers={"accept": "image/jph"}).status_code == 406
+
+
+@pytest.mark.parametrize("target", ["1", "4.80", "4.50", "1.99"])
+def test_what_is_rewritten_names_its_writer(web: httpx.Client, target: str) -> None:
+    ds = dataset(BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=bytes(16))
+    file = encoded(ds, DeflatedExplicitVRLittleEndian if target == "1" else ELE)
+    before = dcmread(BytesIO(file)).file_meta
+    path = stored(web, file)
+    after = web.get(path, headers={"accept": f"application/dicom; transfer-syntax={UID}{target}"})
+    assert after.status_code == 200, after.text
+    meta = dcmread(BytesIO(after.content)).file_meta
+    assert meta.TransferSyntaxUID == UID + target
+    assert meta.ImplementationVersionName.startswith("ANOR_")
+    assert meta.ImplementationClassUID != before.ImplementationClassUID
+    untouched = web.get(path, headers={"accept": "application/dicom; transfer-syntax=*"})
+    assert dcmread(BytesIO(untouched.content)).file_meta.ImplementationClassUID == before.ImplementationClassUID
+
+
 LOSSY = {
     "4.50": "ISO_10918_1",
     "4.51": "ISO_10918_1",

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread
 
+from dicomweb.rendered.profiles import in_profile, standard_profile
 from dicomweb.uids import orthanc_ids
 from tests.http.bodies import problem, store
 from tests.support import running_server
@@ -210,6 +211,32 @@ def test_optical_paths_and_focal_planes(web: httpx.Client) -> None:
     refused(web.get(f"{slide}/tiles/0/0/0?path=TRITC"), 404, "not-found")
     refused(web.get(f"{slide}/tiles/0/0/0?focal=3"), 404, "not-found")
     refused(web.get(f"{slide}/tiles/0/0/0?focal=-1"), 400, "bad-query")
+
+
+def test_colour_profiles(web: httpx.Client) -> None:
+    array, adobe = matrix(*SIZE), standard_profile("adobergb")
+    frames = tiles_of(array, TILE)
+    encoded = [jpeg(frame) for frame in frames]
+    lossless = full(array, syntax=J2K)
+    lossy = instance(Series(), frames, SIZE, syntax=JPEG, encoded=encoded, PhotometricInterpretation="YBR_FULL_422")
+    for ds in (lossless, lossy):
+        ds.OpticalPathSequence[0].ICCProfile = adobe + b"\0" * (len(adobe) % 2)
+        slide = stored(web, ds)
+        plain = tile(web, slide, 1, 0)
+        expected, _ = in_profile(plain, adobe, "srgb")
+        assert not np.array_equal(expected, plain)
+        assert np.array_equal(tile(web, slide, 1, 0, iccprofile="srgb"), expected)
+        for kind in ("png", "jpeg"):
+            embedded = web.get(f"{slide}/tiles/0/1/0?format={kind}&iccprofile=yes")
+            assert Image.open(BytesIO(embedded.content)).info["icc_profile"].startswith(adobe)
+            assert "icc_profile" not in Image.open(BytesIO(web.get(f"{slide}/tiles/0/1/0?format={kind}").content)).info
+        region = opened(web.get(f"{slide}/region?region=64,0,64,60&format=png&iccprofile=srgb"))
+        assert np.array_equal(region, expected[:60])
+    raw = web.get(f"{slide}/tiles/0/1/0?iccprofile=yes").content.rstrip(b"\0")
+    assert raw.endswith(encoded[1].rstrip(b"\0")[20:])  # what follows the JFIF segment is what was stored
+    refused(web.get(f"{slide}/tiles/0/1/0?iccprofile=cmyk"), 400, "bad-query")
+    gray = stored(web, full(matrix(*SIZE, colour=False)))
+    assert opened(web.get(f"{gray}/tiles/0/1/0?iccprofile=yes")).ndim == 2
 
 
 # -- levels that are not stored

@@ -46,6 +46,8 @@ def pydicom_frames(data: bytes) -> list[bytes]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = dcmread(io.BytesIO(data))
+        if dataset.get("NumberOfFrames") == "1A":  # badVR.dcm: no number, taken for one frame
+            dataset.NumberOfFrames = 1
         count = int(dataset.get("NumberOfFrames") or 1)
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             extended = None

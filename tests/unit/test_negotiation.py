@@ -1,5 +1,7 @@
 """Accept x stored transfer syntax -> what is sent."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from dicomweb.errors import BadRequest, NotAcceptable
 from dicomweb.media import FRAME_MEDIA_TYPE_OF, NATIVE
 from dicomweb.negotiation import (
     ANYTHING,
+    RetrievePlan,
     parse_accept,
     plan_bulk,
     plan_frames,
@@ -323,3 +326,12 @@ def test_never_refused_when_a_listed_type_is_servable(alternatives: list[str], s
     else:
         assert (together is not None) == any(one is not None for one in alone)
         assert together is None or together in alone
+
+
+def test_entity_tags_of_what_is_rewritten_change_with_how_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = RetrievePlan(multipart=False, media_type="application/dicom", transfer_syntax=ELE, reencode="none")
+    rewritten = replace(stored, reencode="transcode")
+    before = stored.identity, rewritten.identity
+    monkeypatch.setattr("dicomweb.negotiation.REVISION", 99)
+    assert stored.identity == before[0]
+    assert rewritten.identity not in before

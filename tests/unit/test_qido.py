@@ -174,10 +174,22 @@ def test_value_matching_options() -> None:
     assert conditions(query("ModalitiesInStudy=CT%5CPT")) == {"00080061": ("list", ("CT", "PT"))}
 
 
-def test_lower_level_match_warns() -> None:
-    found = query("SeriesDescription=x")
-    assert found.matches == ()
-    assert "SeriesDescription" in found.warnings[0]
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [
+        (Level.STUDY, "SeriesDescription=x"),
+        (Level.STUDY, "BodyPartExamined=HEAD"),
+        (Level.STUDY, "00091001=x"),
+        (Level.STUDY, "NumberOfStudyRelatedInstances=7"),
+        (Level.SERIES, "SOPClassUID=1.2"),
+        (Level.INSTANCE, "InstanceAvailability=ONLINE"),
+    ],
+)
+def test_what_cannot_be_matched_is_refused(level: Level, name: str) -> None:
+    with pytest.raises(BadQuery) as caught:
+        query(name, level)
+    assert caught.value.attribute == name.partition("=")[0]
+    assert query(name.partition("=")[0] + "=", level).matches == ()
 
 
 def test_size_limits() -> None:

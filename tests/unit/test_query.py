@@ -201,13 +201,14 @@ def test_studies_by_what_their_series_hold(name: str, value: str, path: str) -> 
 @pytest.mark.parametrize(
     ("level", "name"),
     [
-        (Level.STUDY, "SeriesInstanceUID"),
+        (Level.STUDY, "SeriesDescription"),
         (Level.STUDY, "InstanceNumber"),
         (Level.STUDY, "RequestAttributesSequence.RequestedProcedureID"),
         (Level.STUDY, "00091001"),
         (Level.SERIES, "SOPClassUID"),
         (Level.PATIENT, "Modality"),
         (Level.PATIENT, "StudyDate"),
+        (Level.PATIENT, "SeriesInstanceUID"),
     ],
 )
 def test_keys_of_lower_levels_are_ignored_with_a_warning(level: Level, name: str) -> None:
@@ -217,11 +218,27 @@ def test_keys_of_lower_levels_are_ignored_with_a_warning(level: Level, name: str
     assert query.fields == ()
     assert query.warnings == (f"The match parameter {name} is not supported for this search. It has been ignored.",)
     assert assemble(Query(level), [key(name, "")]).warnings == ()
+    with pytest.raises(BadQuery) as caught:
+        assemble(Query(level), [key(name, value)], options=Options(strict=True))
+    assert caught.value.attribute == name
+    assert assemble(Query(level), [key(name, "")], options=Options(strict=True)).matches == ()
+
+
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [(Level.STUDY, "SeriesInstanceUID"), (Level.STUDY, "SOPInstanceUID"), (Level.SERIES, "SOPInstanceUID")],
+)
+def test_uids_of_lower_levels_are_matched_and_not_returned(level: Level, name: str) -> None:
+    query = assemble(Query(level), [key(name, "1.2\\1.3")], options=Options(strict=True))
+    assert [(match.path, match.kind, match.values) for match in query.matches] == [
+        (parse_path(name), "list", ("1.2", "1.3"))
+    ]
+    assert (query.fields, query.warnings) == ((), ())
 
 
 def test_a_bad_value_of_an_ignored_key_is_still_bad() -> None:
     with pytest.raises(BadQuery):
-        assemble(Query(Level.STUDY), [key("SeriesInstanceUID", "x")])
+        assemble(Query(Level.STUDY), [key("InstanceNumber", "x")])
 
 
 @pytest.mark.parametrize(

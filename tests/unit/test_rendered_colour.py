@@ -3,6 +3,7 @@
 from io import BytesIO
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -282,11 +283,31 @@ def test_gif() -> None:
         encode_gif(frames * 200, 40)
 
 
+@pytest.mark.parametrize("colours", [(), (3,)])
+def test_an_animation_keeps_every_frame_and_the_time(colours: tuple[int, ...]) -> None:
+    frames = [np.full((20, 30, *colours), 50, np.uint8) for _ in range(30)]
+    frames[7] = frames[7].copy()
+    frames[7][3:5, 20:] = 200
+    frames[29] = np.random.default_rng(1).integers(0, 2, (20, 30, *colours), np.uint8) * 255
+    data = encode_gif(frames, 100 / 3)
+    image: Any = Image.open(BytesIO(data))
+    assert image.n_frames == 30
+    durations = []
+    for number, frame in enumerate(frames):
+        image.seek(number)
+        durations.append(image.info["duration"])
+        assert np.array_equal(np.asarray(image.convert("RGB" if colours else "L")), frame)
+    assert sum(durations) == 1000
+    assert set(durations) == {30, 40}
+    by_giflib = imagecodecs.gif_decode(data, index=7)
+    assert by_giflib[4, 29].max() == 200
+
+
 @pytest.mark.parametrize(
     ("attributes", "expected"),
     [
         ({}, 100),
-        ({"00181063": [33.3]}, 33),
+        ({"00181063": [33.3]}, 33.3),
         ({"00181065": [0, 50, 50]}, 50),
         ({"00082144": [25]}, 40),
         ({"00180040": [10]}, 100),
@@ -295,5 +316,5 @@ def test_gif() -> None:
         ({"00181063": [-5]}, 100),
     ],
 )
-def test_frame_time(attributes: dict[str, list[float]], expected: int) -> None:
+def test_frame_time(attributes: dict[str, list[float]], expected: float) -> None:
     assert frame_time_of({tag: {"vr": "DS", "Value": value} for tag, value in attributes.items()}) == expected

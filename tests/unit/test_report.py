@@ -7,8 +7,10 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage
 
-from dicomweb.rendered.report import MAX_DEPTH, report_html
+from dicomweb.charset import DEFAULT
+from dicomweb.rendered.report import MAX_DEPTH, long_texts, report_html, report_text, text_of
 
 
 def code(meaning: str) -> Sequence:
@@ -39,7 +41,7 @@ def test_values_of_every_kind() -> None:
     measured = Dataset()
     measured.NumericValue, measured.MeasurementUnitsCodeSequence = "12.5", code("mm")
     reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = "1.2", "1.2.3.4"
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = CTImageStorage, "1.2.3.4"
     html = page(
         content("TEXT", "Finding", TextValue="clear\r\nlungs"),
         content("NUM", "Diameter", MeasuredValueSequence=Sequence([measured])),
@@ -54,10 +56,65 @@ def test_values_of_every_kind() -> None:
     )
     for expected in (
         "<h1>Chest report</h1>", "<b>Finding</b>: clear<br>lungs", "<b>Diameter</b>: 12.5 mm", "<b>Side</b>: left",
-        "<b>Unmeasured</b>: (no value)", "<b>On</b>: 20260102", "<b>By</b>: Doe John", "instance 1.2.3.4",
+        "<b>Unmeasured</b>: (no value)", "<b>On</b>: 2026-01-02", "<b>By</b>: Doe John", "CT Image 1.2.3.4",
         "point of 2 coordinates", "<h2>Conclusion</h2>", "<li>well</li>", "(newkind)", "<dd>COMPLETE</dd>",
     ):  # fmt: skip
         assert expected in html
+
+
+def test_dates_and_times_can_be_read() -> None:
+    for vr, value, expected in (
+        ("DA", "20050530", "2005-05-30"),
+        ("TM", "101530.25", "10:15:30"),
+        ("TM", "10", "10"),
+        ("DT", "200505301015+0100", "2005-05-30 10:15 +01:00"),
+        ("DT", "200505", "2005-05"),
+        ("DA", "yesterday", "yesterday"),
+    ):
+        html = report_html({"00080023": {"vr": vr, "Value": [value]}}).decode()
+        assert f"<dd>{expected}</dd>" in html
+
+
+def test_who_verified_it_and_when() -> None:
+    observer = Dataset()
+    observer.VerifyingObserverName, observer.VerifyingOrganization = "Doe^John", "St. Mary"
+    observer.VerificationDateTime = "20260102101530"
+    root = content("CONTAINER", "Report")
+    root.VerificationFlag, root.VerifyingObserverSequence = "VERIFIED", Sequence([observer, Dataset()])
+    html = report_html(root.to_json_dict()).decode()
+    assert "<dt>Verified by</dt><dd>Doe John, St. Mary, 2026-01-02 10:15:30</dd>" in html
+    assert html.count("Verified by") == 1
+
+
+def test_texts_that_the_metadata_refer_to() -> None:
+    item = {"0040A040": {"vr": "CS", "Value": ["TEXT"]}, "0040A160": {"vr": "UT", "BulkDataURI": "a"}}
+    other = item | {"0040A160": {"vr": "UT", "BulkDataURI": "b"}, "00080005": {"vr": "CS", "Value": ["ISO_IR 144"]}}
+    root = {"00080005": {"vr": "CS", "Value": ["ISO_IR 100"]}, "0040A730": {"vr": "SQ", "Value": [item, other]}}
+    assert list(long_texts(root)) == [("a", ("latin-1",)), ("b", ("iso8859-5",))]
+    texts = {"a": text_of("<Befund> ä\r\nb".encode("latin-1"), ("latin-1",), cut=False)}
+    html = report_html(root, (), texts).decode()
+    assert "<li>&lt;Befund&gt; ä<br>b</li>" in html
+    assert "(a long text, which the metadata refer to)" in html
+    assert text_of("aä".encode()[:2], ("utf-8",), cut=True).startswith("a …")
+    assert list(long_texts({})) == []
+    assert text_of(b"x \0", DEFAULT, cut=False) == "x"
+
+
+def test_plain_text() -> None:
+    root = content(
+        "CONTAINER",
+        "Chest report",
+        content("TEXT", "Finding", TextValue="clear\r\nlungs"),
+        content("CONTAINER", "Conclusion", content("TEXT", "", TextValue="<well>")),
+    )
+    root.PatientName, root.CompletionFlag = "Doe^Jane", "COMPLETE"
+    assert report_text(root.to_json_dict()).decode() == (
+        "Chest report\n============\nCompletion: COMPLETE\n\nFinding: clear\n  lungs\nConclusion\n  <well>\n"
+    )
+    assert b"Patient: Doe Jane\n" in report_text(root.to_json_dict(), ("patient",))
+    for level in range(MAX_DEPTH + 40):
+        root = content("CONTAINER", f"level {level}", root)
+    assert b"nested deeper" in report_text(root.to_json_dict())
 
 
 def test_the_patient_only_when_asked() -> None:

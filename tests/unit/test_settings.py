@@ -172,6 +172,10 @@ def test_which_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_misspelt_variables() -> None:
     env = {"ANOR_HTTP_PROT": "1", "ANOR_SERVICE_HOST": "10.0.0.1", "ANOR_PORT_8042_TCP_ADDR": "x", "ANOR_CONFIG": "y"}
     assert unknown_variables(env) == {"ANOR_HTTP_PROT": "ANOR_HTTP_PORT"}
+    assert unknown_variables({"ANOR_WORKER": "4"}) == {"ANOR_WORKER": "ANOR_WORKERS"}
+    assert unknown_variables({"ANOR_NOTHING_LIKE_IT": "4", "OTHER": "1"}) == {"ANOR_NOTHING_LIKE_IT": ""}
+    services = ("ANOR_PORT", "ANOR_WEB_SERVICE_PORT_HTTP", "ANOR_PORT_8042_TCP", "ANOR_PORT_8042_TCP_PROTO")
+    assert unknown_variables(dict.fromkeys(services, "x")) == {}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])

@@ -359,3 +359,59 @@ def test_tiles_of_a_matrix() -> None:
     array = matrix(20, 12)
     assert len(tiles_of(array, 8)) == 6
     assert np.array_equal(tiles_of(array, 8)[4], array[8:12, 8:16].tolist() + [[[255] * 3] * 8] * 4)
+
+
+def test_nonsense_in_any_attribute_is_refused_or_shown() -> None:
+    """Whatever a value is turned into, the instance becomes a part of a slide or is named as none."""
+    found = scan(file(full((32, 24), 24, paths=("a", "b"), ConcatenationUID="1.2.3", InConcatenationNumber=1)))
+    text = split_metadata(found.metadata.inflate())[0]
+    odd = [None, "", "x", "-1", -1, 0, 1.5, 2**40, -(2**40), 1e300, {}, {"Alphabetic": "x"}, [], [[]], "9" * 400]
+    refused = 0
+
+    def places(item: dict[str, Any]) -> list[dict[str, Any]]:
+        elements = [element for element in item.values() if isinstance(element, dict)]
+        inner = [one for element in elements for one in element.get("Value", []) if isinstance(one, dict)]
+        return elements + [element for one in inner for element in places(one)]
+
+    count = len(places(orjson.loads(text)))
+    for index, value in itertools.product(range(count), odd):
+        dataset = orjson.loads(text)
+        places(dataset)[index]["Value"] = value if value == [] else [value, value]
+        try:
+            one = Tiled.of(dataset, None, per_frame=False, frames=24)
+        except NotTiled:
+            refused += 1
+            continue
+        made = assemble([one, one])
+        assert made.levels or one.flavor != "VOLUME"
+    assert 0 < refused < count * len(odd) / 2
+
+
+def test_metadata_without_pixel_data_or_with_groups_elsewhere() -> None:
+    group = b'"52009230":{"vr":"SQ","Value":[{"0048021E":{"vr":"SL","Value":[1]}}]}'
+    first = b'"00080018":{"vr":"UI","Value":["1.2"]}'
+    pixels = b'"7FE00010":{"vr":"OW","BulkDataURI":"x"}'
+    nested = b'"00091001":{"vr":"SQ","Value":[{' + group + b"}]}"
+    for text, header in (
+        (b"{" + first + b"," + group + b"}", b"{" + first + b"}"),
+        (b"{" + group + b"}", b"{}"),
+        (b"{" + first + b"," + group + b"," + pixels + b"}", b"{" + first + b"," + pixels + b"}"),
+        (b"{" + first + b"," + pixels + b"}", b"{" + first + b"," + pixels + b"}"),
+        (b"{" + first + b"," + nested + b"," + pixels + b"}", b"{" + first + b"," + nested + b"," + pixels + b"}"),
+    ):
+        assert split_metadata(text)[0] == header
+    assert split_metadata(b"{" + first + b"," + group + b"," + pixels + b"}")[1][1] > 0
+    assert split_metadata(b"{" + nested + b"}")[1] == (0, 0)
+
+
+def test_frames_within_a_rectangle() -> None:
+    at = slide(full((32, 24), 10)).base.map_of("1", 0.0)
+    assert at is not None
+    assert [(ref.frame, left, top) for ref, left, top in at.within(8, 7, 17, 9)] == [
+        (1, 8, 0),
+        (2, 16, 0),
+        (5, 8, 8),
+        (6, 16, 8),
+    ]
+    assert [ref.frame for ref, _, _ in at.within(-50, 16, 500, 500)] == [8, 9]
+    assert at.within(32, 0, 40, 8) == []

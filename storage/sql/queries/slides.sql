@@ -14,7 +14,8 @@ SELECT series_uid FROM series WHERE orthanc_id = $2 AND tenant = $1 LIMIT 1
 -- The tiled instances of a series in reading order, with their descriptions; whole-slide images ($3) also without one. `beyond`: the
 -- descriptions up to here have more than $5 bytes, and those from here on are not read.
 SELECT i.sop_uid, s.series_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256, i.meta_size,
-       i.flags, i.bits_allocated, octet_length(i.frame_table) AS table_size, t.study_uid, s.version AS parent_version,
+       i.flags, i.bits_allocated, i.frame_table IS NOT NULL AS has_frames, octet_length(i.frame_table) AS table_size, t.study_uid,
+       s.version AS parent_version,
        CASE WHEN sum(d.size) OVER so_far <= $5 THEN d.header END AS header, CASE WHEN sum(d.size) OVER so_far <= $5 THEN d.places END AS places,
        d.per_frame, d.icc_sha256, coalesce(sum(d.size) OVER so_far > $5, false) AS beyond
 FROM series s JOIN study t ON t.id = s.study JOIN instance i ON i.series = s.id
@@ -39,10 +40,6 @@ ON CONFLICT (tenant, sop_uid) DO UPDATE SET file_sha256 = excluded.file_sha256, 
 -- name: frame_records
 -- A stretch of the frame table of an instance that was located before: $4 bytes from byte $5 on, counted from 1.
 SELECT substring(frame_table FROM $5 FOR $4) FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
-
--- name: frame_extents
--- Extents of fragmented frames of an instance that was located before.
-SELECT frame_overflow FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
 
 -- name: study_objects
 -- Instances of some SOP classes ($3) in a study, the newest first, with their metadata where these have at most $5 bytes.
