@@ -1,7 +1,6 @@
 """What was drawn on a slide: measurements out of reports, groups of bulk annotations, and reports to be stored."""
 
 import asyncio
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from dicomweb.slides.coordinates import SlideCoordinates
 from dicomweb.slides.measurements import COMPREHENSIVE_3D_SR, Measurement, read_measurements
 from storage.access import Access
 from storage.archive import Archive
+from storage.cache import Cache
 from storage.retrieve import Instance
 from storage.slides import StoredSlide
 from storage.study_objects import Found, StudyObject
@@ -51,7 +51,6 @@ class _Read:
     instance: Instance
     dataset: dict[str, Any]
     groups: tuple[Group, ...]
-    weight: int
 
 
 class AnnotationService:
@@ -59,10 +58,8 @@ class AnnotationService:
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._read: OrderedDict[tuple[int, str, str], _Read] = OrderedDict()
-        self._read_size = 0
-        self._shapes: OrderedDict[_Key, Shapes] = OrderedDict()
-        self._shapes_size = 0
+        self._read: Cache[tuple[int, str, str], _Read] = Cache(_REMEMBERED, kept=1)
+        self._shapes: Cache[_Key, Shapes] = Cache(archive.settings.slide_cache_bytes, kept=1)
         self._loading: dict[_Key, asyncio.Task[Shapes]] = {}
 
     async def find(self, access: Access, stored: StoredSlide) -> Found:
@@ -91,7 +88,6 @@ class AnnotationService:
         key = (access.tenant, sop, number, version)
         held = self._shapes.get(key)
         if held is not None:
-            self._shapes.move_to_end(key)
             return version, held
         task = self._loading.get(key)
         if task is None:
@@ -132,24 +128,18 @@ class AnnotationService:
         key = (access.tenant, found.instance.sop, found.instance.version)
         held = self._read.get(key)
         if held is not None:
-            self._read.move_to_end(key)
             return held
         dataset = await self._archive.study_objects.dataset(found)
         groups = tuple(read_groups(dataset)) if found.instance.sop_class == BULK_ANNOTATIONS else ()
-        held = self._read[key] = _Read(found.instance, dataset, groups, found.length)
-        self._read_size += held.weight
-        while self._read_size > _REMEMBERED and len(self._read) > 1:
-            self._read_size -= self._read.popitem(last=False)[1].weight
-        return held
+        read = _Read(found.instance, dataset, groups)
+        self._read.put(key, read, found.length)
+        return read
 
     def _loaded(self, key: _Key, task: asyncio.Task[Shapes]) -> None:
         del self._loading[key]
         if task.cancelled() or task.exception() is not None:
             return
-        self._shapes[key] = task.result()
-        self._shapes_size += task.result().weight
-        while self._shapes_size > self._archive.settings.slide_cache_bytes and len(self._shapes) > 1:
-            self._shapes_size -= self._shapes.popitem(last=False)[1].weight
+        self._shapes.put(key, task.result(), task.result().weight)
 
     async def _array(self, access: Access, read: _Read, group: Group, tag: str, kind: str) -> NDArray[Any]:
         """The numbers of an attribute of a group, which may be small enough to stand in its metadata."""

@@ -11,12 +11,11 @@ from typing import Final
 
 import wsi
 from api.exchange import Exchange
-from api.responses import Header, send_bytes, send_not_modified
+from api.responses import Header, client_has, send_bytes
 from api.routes.ohif import home_of
 from api.routes.wado import accepts_gzip
 from api.routing import PUBLIC, Answer, Content, Operation, Parameter
 from dicomweb.errors import NotFound
-from dicomweb.wado import etag_matches
 from wsi.openlayers import LIBRARY_FILES, library_file
 
 _FILES: Final = Path(wsi.__file__).parent / "viewer"
@@ -66,8 +65,7 @@ async def _send(http: Exchange, media_type: bytes, found: _File) -> None:
     packed = accepts_gzip(http.header(b"accept-encoding"))
     tag = f'"{found.digest}{"-gzip" if packed else ""}"'
     headers: list[Header] = [(b"content-type", media_type), (b"etag", tag.encode()), *_HEADERS]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     if packed:
         headers.append((b"content-encoding", b"gzip"))

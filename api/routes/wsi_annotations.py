@@ -6,14 +6,14 @@ from typing import Any, Final
 import orjson
 
 from api.exchange import Exchange
-from api.responses import CACHE_REVALIDATE, JSON, Header, cache_control, send_bytes, send_not_modified
+from api.responses import CACHE_REVALIDATE, JSON, Header, cache_control, client_has, send_bytes
 from api.routes.wado import IF_NONE_MATCH
 from api.routes.wsi import place_of, rung_at, slide_of
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import BodyReader, Upload, refuse_encoding
 from dicomweb.errors import BadDicom, BadQuery, BadRequest, NotFound, TooLarge, Unavailable, UnsupportedMediaType
 from dicomweb.uids import checked_uid
-from dicomweb.wado import etag, etag_matches
+from dicomweb.wado import etag
 from storage.ingest import Provenance, Stored
 from wsi.annotations import MAX_SIDE
 from wsi.report import parse_drawn
@@ -28,10 +28,8 @@ async def annotations(http: Exchange) -> None:
     found = await service.find(http.access, stored)
     tag = etag(stored.name, f"{found.version:x}")
     headers: list[Header] = [JSON, (b"etag", tag.encode()), CACHE_REVALIDATE]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
-        return
-    await send_bytes(http, 200, headers, orjson.dumps(await service.listed(http.access, stored, found)))
+    if not await client_has(http, headers):
+        await send_bytes(http, 200, headers, orjson.dumps(await service.listed(http.access, stored, found)))
 
 
 async def shapes(http: Exchange) -> None:
@@ -48,8 +46,7 @@ async def shapes(http: Exchange) -> None:
     version, found = await service.shapes(http.access, stored, sop, number)
     tag = etag(version, str(number), str(box), str(level))
     headers: list[Header] = [JSON, (b"etag", tag.encode()), cache_control(http.query_value("v"), version)]
-    if etag_matches(http.header(b"if-none-match"), tag):
-        await send_not_modified(http, headers)
+    if await client_has(http, headers):
         return
     await send_bytes(
         http,
