@@ -1,30 +1,27 @@
 """What belongs to the images of a study without being one: reports, annotations, segmentations, with their metadata."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from dicomweb.deflate import DeflatedJson
+from dicomweb.errors import NotFound
+from dicomweb.frames import RECORD_SIZE
 from storage.access import Access
 from storage.db import Database
 from storage.objects import ObjectStore
 from storage.retrieve import Instance, instance_of
 
-# Objects of one study that are looked at, the newest ones; and the text of the metadata of one.
+# Objects of one study that are looked at, the newest ones.
 MAX_OBJECTS: Final = 500
-_MAX_METADATA: Final = 32 << 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class StudyObject:
-    """An instance, and its metadata as the index keeps them; None where the object store has them."""
+    """An instance, the number of frames that can be served, and the length of its metadata as text."""
 
     instance: Instance
-    metadata: bytes | None
-    crc: int
+    frames: int
     length: int
 
 
@@ -47,31 +44,31 @@ class StudyObjects:
         self._db = db
         self._objects = objects
 
-    async def find(self, access: Access, study: str, classes: Sequence[str]) -> Found:
-        """The instances of some SOP classes in a study."""
+    async def find(self, access: Access, study: str, classes: Sequence[str], longest: int) -> Found:
+        """The instances of some SOP classes in a study whose metadata have at most `longest` bytes."""
         access.require("dicom.read")
-        limits = MAX_OBJECTS + 1, _MAX_METADATA
-        rows = await self._db.fetch("study_objects", access.tenant, study, list(classes), *limits)
-        kept = [row for row in rows[:MAX_OBJECTS] if row["metadata_length"] <= _MAX_METADATA]
+        rows = await self._db.fetch("study_objects", access.tenant, study, list(classes), MAX_OBJECTS + 1)
+        kept = [row for row in rows[:MAX_OBJECTS] if row["metadata_length"] <= longest]
         return Found(
             rows[0]["parent_version"] if rows else 0,
             tuple(
                 StudyObject(
-                    instance_of(access.tenant, study, row), row["metadata"], row["metadata_crc"], row["metadata_length"]
+                    instance_of(access.tenant, study, row),
+                    (row["table_size"] or 0) // RECORD_SIZE,
+                    row["metadata_length"],
                 )
                 for row in kept
             ),
             len(rows) - len(kept),
         )
 
-    async def dataset(self, found: StudyObject) -> dict[str, Any]:
-        """The attributes of an object in the DICOM JSON model. Raises ObjectMissing, Unavailable."""
-        data = found.metadata
+    async def metadata(self, found: StudyObject) -> DeflatedJson:
+        """The DICOM JSON of an object that was found before. Raises NotFound, ObjectMissing, Unavailable."""
+        instance = found.instance
+        row = await self._db.fetch_row("object_metadata", instance.tenant, instance.sop, instance.key)
+        if row is None:
+            raise NotFound("the instance was removed or replaced")
+        data = row["metadata"]
         if data is None:
-            data = await self._objects.get(found.instance.key + ".json")
-        made: dict[str, Any] = await asyncio.to_thread(_parsed, DeflatedJson(data, found.crc, found.length))
-        return made
-
-
-def _parsed(metadata: DeflatedJson) -> dict[str, Any]:
-    return orjson.loads(metadata.inflate())  # type: ignore[no-any-return]
+            data = await self._objects.get(instance.key + ".json")
+        return DeflatedJson(data, row["metadata_crc"], row["metadata_length"])

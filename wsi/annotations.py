@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from dicomweb.errors import BadDicom, BadRequest, NotFound, TooLarge
@@ -31,6 +32,8 @@ from wsi.manifest import mpp_of
 from wsi.report import Drawn, report, report_series
 
 _CLASSES: Final = (COMPREHENSIVE_3D_SR, BULK_ANNOTATIONS)
+# The text of the metadata of one object.
+_LONGEST: Final = 32 << 20
 # What is remembered of reports and of the attributes of annotations, as bytes of their text.
 _REMEMBERED: Final = 32 << 20
 # Coordinates of one group, in bytes: some 15 million polygons would have more.
@@ -64,7 +67,7 @@ class AnnotationService:
 
     async def find(self, access: Access, stored: StoredSlide) -> Found:
         """The reports and annotations of the slide's study, whatever they refer to."""
-        return await self._archive.study_objects.find(access, stored.study, _CLASSES)
+        return await self._archive.study_objects.find(access, stored.study, _CLASSES, _LONGEST)
 
     async def listed(self, access: Access, stored: StoredSlide, found: Found) -> dict[str, Any]:
         """Measurements, in places of the finest level, and groups of annotations; see `shapes` for what is in these."""
@@ -129,7 +132,8 @@ class AnnotationService:
         held = self._read.get(key)
         if held is not None:
             return held
-        dataset = await self._archive.study_objects.dataset(found)
+        metadata = await self._archive.study_objects.metadata(found)
+        dataset: dict[str, Any] = await asyncio.to_thread(lambda: orjson.loads(metadata.inflate()))
         groups = tuple(read_groups(dataset)) if found.instance.sop_class == BULK_ANNOTATIONS else ()
         read = _Read(found.instance, dataset, groups)
         self._read.put(key, read, found.length)
