@@ -35,6 +35,7 @@ from api.routes import (
     wsi,
     wsi_annotations,
     wsi_dialects,
+    wsi_segmentations,
 )
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
@@ -43,6 +44,7 @@ from dicomweb.errors import ArchiveError, BadRequest, NotFound
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
 from wsi.annotations import AnnotationService
+from wsi.segmentations import SegmentationService
 from wsi.tiles import TileService
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -56,6 +58,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *ups.OPERATIONS,
     *wsi.OPERATIONS,
     *wsi_annotations.OPERATIONS,
+    *wsi_segmentations.OPERATIONS,
     *wsi_dialects.OPERATIONS,
     *orthanc.OPERATIONS,
     *health.OPERATIONS,
@@ -91,6 +94,7 @@ class Anor(FastAPI):
         def described() -> dict[str, Any]:
             return document(OPERATIONS, settings.dicomweb_root, settings.public_url)
 
+        tiles = TileService(archive)
         services = Services(
             settings,
             archive,
@@ -99,8 +103,9 @@ class Anor(FastAPI):
             MemoryBudget(_UPLOADS_IN_MEMORY * settings.spool_memory),
             described,
             self.sockets,
-            TileService(archive),
+            tiles,
             AnnotationService(archive),
+            SegmentationService(archive, tiles),
         )
         self.front = FrontDoor(RouteTree(OPERATIONS, settings.dicomweb_root), services, super().__call__)
 

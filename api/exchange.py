@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from api.websocket import Sockets
     from storage.archive import Archive
     from wsi.annotations import AnnotationService
+    from wsi.segmentations import SegmentationService
     from wsi.tiles import TileService
 
 MAX_PARAMETERS = 1000
@@ -54,6 +55,7 @@ class Services:
     sockets: "Sockets"
     tiles: "TileService"
     annotations: "AnnotationService"
+    segmentations: "SegmentationService"
 
 
 class Exchange:

@@ -123,7 +123,7 @@ class TileService:
                 profile = await self._composer.profile(access, tile.stored, tile.rung.level, channel.profile)
                 return sent if profile is None else with_icc_profile(sent, profile)
         key = f"{access.tenant} {tile.stored.series} {tile.tag}"
-        return await self._kept(key, lambda: self._make(access, tile))
+        return await self.kept(key, lambda: self._make(access, tile))
 
     async def _as_stored(self, access: Access, stored: StoredSlide, frame: FrameRef) -> bytes | None:
         tiled, instance = stored.slide.instances[frame.instance], stored.instances[frame.instance]
@@ -170,7 +170,7 @@ class TileService:
             return await asyncio.to_thread(_finished, shown, asked, profile)
 
         key = f"{access.tenant} {stored.series} {stored.name} {REVISION} {asked} {channel}"
-        return await self._kept(key, make)
+        return await self.kept(key, make)
 
     def _as_tile(self, stored: StoredSlide, view: View, asked: Asked, channel: Channel) -> Tile | None:
         """The tile that a picture is, pixel by pixel: viewers of other dialects ask for tiles too."""
@@ -184,7 +184,7 @@ class TileService:
         rung = next(rung for rung in stored.slide.rungs if rung.level == view.level)
         return self.tile(stored, rung, int(x), int(y), channel, asked.media_type)
 
-    async def _kept(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def kept(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
         """From the cache, or made by the one of those who ask at the same time that came first."""
         held = await self._made.get(key)
         if held is not None:
