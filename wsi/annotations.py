@@ -28,8 +28,10 @@ from storage.cache import Cache
 from storage.retrieve import Instance
 from storage.slides import StoredSlide
 from storage.study_objects import Found, StudyObject
+from wsi.bulk import bulk
+from wsi.drawn import Drawn, Modality, series_of
 from wsi.manifest import mpp_of
-from wsi.report import Drawn, report, report_series
+from wsi.report import report
 
 _CLASSES: Final = (COMPREHENSIVE_3D_SR, BULK_ANNOTATIONS)
 # The text of the metadata of one object.
@@ -115,17 +117,22 @@ class AnnotationService:
         index = await self._array(access, read, group, INDEX, "<u4") if INDEX in item else None
         return await asyncio.to_thread(Shapes.of, group, flat, index, placement)
 
-    async def report(self, access: Access, stored: StoredSlide, drawn: tuple[Drawn, ...], observer: str) -> bytes:
-        """The file of a report of measurements. Raises BadRequest where the slide does not say its pixels' size."""
+    async def written(self, access: Access, stored: StoredSlide, modality: Modality, drawn: tuple[Drawn, ...]) -> bytes:
+        """The file of a report (SR) or of bulk annotations (ANN); the caller is its author.
+
+        Raises BadRequest for a report on a slide that does not say the size of its pixels.
+        """
         access.require("dicom.write")
         coordinates = coordinates_of(stored)
-        if coordinates is None:
-            raise BadRequest("the slide lacks Pixel Spacing, Frame of Reference or Image Orientation (Slide)")
         found = await self.find(access, stored)
-        series = report_series(stored.series)
+        series = series_of(stored.series, modality)
         number = 1 + sum(each.instance.series == series for each in found.objects) + found.left_out
         header = stored.slide.instances[stored.slide.base.sample].dataset
-        return await asyncio.to_thread(report, header, coordinates, drawn, observer, number)
+        if modality == "ANN":
+            return await asyncio.to_thread(bulk, header, coordinates, drawn, access.principal, number)
+        if coordinates is None:
+            raise BadRequest("the slide lacks Pixel Spacing, Frame of Reference or Image Orientation (Slide)")
+        return await asyncio.to_thread(report, header, coordinates, drawn, access.principal, number)
 
     async def _attributes(self, access: Access, found: StudyObject) -> _Read:
         key = (access.tenant, found.instance.sop, found.instance.version)

@@ -16,7 +16,7 @@ from dicomweb.uids import checked_uid
 from dicomweb.wado import etag
 from storage.ingest import Provenance, Stored
 from wsi.annotations import MAX_SIDE
-from wsi.report import parse_drawn
+from wsi.drawn import parse_drawn
 
 _MAX_BODY: Final = 4 << 20
 
@@ -57,7 +57,7 @@ async def shapes(http: Exchange) -> None:
 
 
 async def measure(http: Exchange) -> None:
-    """Store what was drawn as a structured report."""
+    """Store what was drawn as a structured report, or as bulk annotations."""
     if (http.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("the body is JSON", attribute="Content-Type")
     refuse_encoding(http)
@@ -70,8 +70,7 @@ async def measure(http: Exchange) -> None:
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is no JSON: {error}") from None
     stored = await slide_of(http)
-    drawn = parse_drawn(given)
-    made = await http.services.annotations.report(http.access, stored, drawn, http.access.principal)
+    made = await http.services.annotations.written(http.access, stored, *parse_drawn(given))
     kept = await _store(http, made, stored.study)
     names = {"study": kept.study, "series": kept.series, "instance": kept.sop_instance}
     location = f"{http.root_url}/studies/{kept.study}/series/{kept.series}/instances/{kept.sop_instance}"
@@ -133,10 +132,11 @@ _LISTED: Final[dict[str, Any]] = {
 }
 _SHAPES: Final = {"unit": 1.0, "square": 24.0, "lengths": [3], "points": [10, 12, 8, 0, -4, 8], "squares": [100, 76, 3]}
 _DRAWN: Final = {
+    "modality": "SR",
     "measurements": [
         {"name": "Length 1", "shape": "polyline", "points": [[1000, 800], [1400, 1100]]},
         {"name": "Area 1", "shape": "polygon", "points": [[0, 0], [200, 0], [200, 100]]},
-    ]
+    ],
 }
 _STORED: Final = {"study": "1.2.826.0.1.3680043.8.498.2", "series": "2.25.1", "instance": "2.25.2"}
 
@@ -180,8 +180,9 @@ OPERATIONS: Final = (
         "dicom.write",
         "Slides",
         "Store measurements of a slide",
-        "Polylines and polygons in pixels of level 0 become a Comprehensive 3D SR (TID 1500) in the slide's study, "
-        "with their lengths in mm and areas in mm².",
+        "Polylines and polygons in pixels of level 0 become a Comprehensive 3D SR (TID 1500; `modality` SR, as without "
+        "it) or Microscopy Bulk Simple Annotations (`modality` ANN: shapes of one name and kind are one group) in the "
+        "slide's study, with their lengths in mm and areas in mm².",
         measure,
         (Answer(201, "Stored; Location names the instance.", (Content("application/json", _STORED),)),),
         body=(Content("application/json", _DRAWN),),

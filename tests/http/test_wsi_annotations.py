@@ -79,6 +79,61 @@ def test_measurements_become_a_report(web: httpx.Client, slide: Slide, path: str
     assert [each["0020000E"]["Value"] for each in found] == [[made["series"]]]
 
 
+def test_measurements_become_bulk_annotations(web: httpx.Client, slide: Slide, path: str) -> None:
+    before = len(web.get(path).json()["measurements"])
+    nuclei = [
+        {"name": "Nuclei", "shape": "polygon", "points": [[x, 20], [x + 8, 20.5], [x + 4, 27]]}
+        for x in range(10, 90, 20)
+    ]
+    closed = nuclei[0] | {"points": [*SQUARE, SQUARE[0]]}
+    answer = web.post(path, json={"modality": "ANN", "measurements": [*nuclei, *DRAWN["measurements"], closed]})
+    assert answer.status_code == 201, answer.text
+    file = web.get(answer.headers["location"], headers={"Accept": "application/dicom"})
+    made = hd.ann.MicroscopyBulkSimpleAnnotations.from_dataset(dcmread(BytesIO(file.content)))
+    image = base(slide)
+    assert (made.PatientName, made.StudyDate, made.Modality) == (image.PatientName, image.StudyDate, "ANN")
+    assert made.ReferencedImageSequence[0].ReferencedSOPInstanceUID == image.SOPInstanceUID
+    assert made.PixelOriginInterpretation == "VOLUME"
+    groups = {group.label: group for group in made.get_annotation_groups()}
+    assert list(groups) == ["Nuclei", "Länge 1", "Area 1"]
+    found = groups["Nuclei"].get_graphic_data("2D")
+    for one, other in zip(found, [*(each["points"] for each in nuclei), SQUARE], strict=True):
+        np.testing.assert_array_equal(one, other)
+    names, values, units = groups["Area 1"].get_measurements()
+    assert ([each.meaning for each in names], [each.value for each in units]) == (["Area"], ["mm2"])
+    np.testing.assert_allclose(values, [[0.1 * 0.05]])
+    # They are seen again as groups, and are no measurements of reports.
+    listed = web.get(path).json()
+    assert len(listed["measurements"]) == before
+    assert {(each["label"], each["shape"], each["count"]) for each in listed["groups"]} == {
+        ("Nuclei", "polygon", 5), ("Länge 1", "polyline", 1), ("Area 1", "polygon", 1),
+    }  # fmt: skip
+    group = next(each for each in listed["groups"] if each["label"] == "Länge 1")
+    url = f"{path}/{group['instance']}/{group['number']}"
+    [line] = drawn(web.get(url, params={"bbox": "0,0,1000,800"}), 0, 0)
+    np.testing.assert_allclose(line, LINE, atol=0.13)
+
+
+@pytest.mark.parametrize("modality", ["SR", "ANN"])
+def test_slide_that_says_little(web: httpx.Client, modality: str) -> None:
+    missing = dict.fromkeys(("AccessionNumber", "PatientBirthDate", "PatientSex", "StudyTime", "StudyID"))
+    made = instance(Series(), tiles_of(matrix(100, 80), 64), (100, 80), **missing)
+    assert store(web, file(made)).status_code in {200, 202}
+    path = f"/wsi/slides/{made.SeriesInstanceUID}/annotations"
+    answer = web.post(path, json=DRAWN | {"modality": modality})
+    assert answer.status_code == 201, answer.text
+
+
+def test_annotations_need_no_pixel_spacing(web: httpx.Client) -> None:
+    made = instance(Series(), tiles_of(matrix(100, 80), 64), (100, 80))
+    del made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+    assert store(web, file(made)).status_code in {200, 202}
+    path = f"/wsi/slides/{made.SeriesInstanceUID}/annotations"
+    assert web.post(path, json=DRAWN).status_code == 400
+    assert web.post(path, json=DRAWN | {"modality": "ANN"}).status_code == 201
+    assert len(web.get(path).json()["groups"]) == 2
+
+
 def test_report_of_another_slide_is_not_shown(web: httpx.Client, slide: Slide, path: str) -> None:
     assert web.post(path, json=DRAWN).status_code == 201
     neighbour = instance(
@@ -111,6 +166,7 @@ def test_not_square_pixels_and_turned_slides(web: httpx.Client) -> None:
     ("body", "attribute"),
     [
         ({}, "measurements"),
+        (DRAWN | {"modality": "SEG"}, "modality"),
         ({"measurements": []}, "measurements"),
         ({"measurements": [{}] * 1001}, "measurements"),
         ({"measurements": [1]}, "measurements[0]"),
@@ -126,7 +182,7 @@ def test_not_square_pixels_and_turned_slides(web: httpx.Client) -> None:
         ),
         ({"measurements": [{"name": "a", "shape": "polyline", "points": [[0, 0], [1, 10**400]]}]}, None),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_nonsense_is_refused(web: httpx.Client, path: str, body: Any, attribute: str | None) -> None:
     answer = web.post(path, json=body)
