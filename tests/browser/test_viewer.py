@@ -14,12 +14,14 @@ from PIL import Image
 from playwright.async_api import Page
 from pydicom import dcmread
 
+from dicomweb.rendered.profiles import standard_profile
 from tests.browser.conftest import Watched
 from tests.files import ct, new_uid
 from tests.http.bodies import store
 from tests.support import RunningServer, running_server
 from tests.wsi.annotations import bulk, circles
 from tests.wsi.make_slide import Slide, make_slide
+from tests.wsi.segmentations import segmentation
 from tests.wsi.variants import Matrix, Series, file, instance, matrix, tiles_of
 from wsi.openlayers import installed
 
@@ -417,4 +419,128 @@ async def test_a_hundred_thousand_annotations_stay_fluid(watched: Watched, serve
     assert edge[0] - outside[0] > 60  # red, over the dark slide
     assert 5 < inside[0] - outside[0] < 60
     assert await page.evaluate("document.querySelectorAll('#panel .problem').length") == 0
+    watched.clean()
+
+
+async def test_drawn_shapes_are_saved_as_bulk_annotations(watched: Watched, server: RunningServer) -> None:
+    page = watched.page
+    made = make_slide(1500, 1100)
+    with httpx.Client(base_url=server.url, timeout=60) as web:
+        assert store(web, *made.files).status_code == 200
+    await opened(page, server.url, made.series, "#x=700&y=500&downsample=1")
+    await page.wait_for_selector("body[data-annotated]")
+    box = await page.locator("#map").bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    assert not await page.is_visible("#measure-save")
+    await page.click("#measure-area")
+    for dx, dy in ((-150, -100), (150, -100), (150, 100)):
+        await page.mouse.click(x + dx, y + dy)
+        await page.wait_for_timeout(300)  # or it would be a double click
+    await page.mouse.dblclick(x - 150, y + 100, delay=20)
+    await page.keyboard.press("Escape")
+    await page.select_option("#measure-form", "ANN")
+    await page.fill("#measure-label", "Tumour")
+    await page.click("#measure-save")
+    await page.get_by_role("checkbox", name="Tumour (1)").wait_for()
+    assert await page.locator("#measurements li").count() == 0
+
+    async def edge() -> float:
+        await drawn(page)
+        shot = np.asarray(Image.open(BytesIO(await page.screenshot())).convert("RGB")).astype(int)
+        lines = [shot[int(y) - 40 : int(y) + 40, int(x) - 150 + dx].mean(axis=0) for dx in (0, -30)]
+        return float(np.abs(lines[0] - lines[1]).max())
+
+    assert await edge() > 60
+    await page.reload()
+    await page.wait_for_selector("body[data-annotated]")
+    assert await edge() > 60
+    await page.get_by_role("checkbox", name="Tumour (1)").uncheck()
+    assert await edge() < 30
+    async with httpx.AsyncClient(base_url=server.url) as web:
+        found = await web.get(f"/dicom-web/studies/{made.study}/series")
+    assert {each["00080060"]["Value"][0] for each in found.json()} == {"SM", "ANN"}
+    watched.clean()
+
+
+async def test_segmentation_is_drawn_over_the_slide(watched: Watched, server: RunningServer) -> None:
+    page = watched.page
+    made = make_slide(1500, 1100)
+    masks = np.zeros((1100, 1500, 2), np.uint8)
+    masks[300:500, 500:700, 0] = masks[300:500, 900:1000, 1] = 1
+    image = dcmread(BytesIO(made.files[0]))
+    with httpx.Client(base_url=server.url, timeout=60) as web:
+        assert store(web, *made.files, segmentation(image, masks, "BINARY", count=2)).status_code == 200
+    async with httpx.AsyncClient(base_url=server.url) as asking:
+        [found] = (await asking.get(f"/wsi/slides/{made.series}/segmentations")).json()["segmentations"]
+    colours = [np.array([*bytes.fromhex(each["colour"][1:])], int) for each in found["segments"]]
+    await opened(page, server.url, made.series, "#x=750&y=400&downsample=1")
+    await page.wait_for_selector("body[data-annotated]")
+    box = await page.locator("#map").bounding_box()
+    assert box
+    x, y = int(box["x"] + box["width"] / 2), int(box["y"] + box["height"] / 2)
+
+    async def spot(place: tuple[int, int]) -> Matrix:
+        """The mean colour around a place of the slide."""
+        await drawn(page)
+        shot = np.asarray(Image.open(BytesIO(await page.screenshot())).convert("RGB")).astype(int)
+        left, top = x + place[0] - 750, y + place[1] - 400
+        return shot[top - 5 : top + 5, left - 5 : left + 5].mean(axis=(0, 1))  # type: ignore[no-any-return]
+
+    def plain(place: tuple[int, int]) -> Matrix:
+        return np.array([255 * place[0] / 1500, 255 * place[1] / 1100, 40])
+
+    inside, other, outside = (600, 400), (950, 400), (800, 400)
+    np.testing.assert_allclose(await spot(outside), plain(outside), atol=6)
+    np.testing.assert_allclose(await spot(inside), (plain(inside) + colours[0]) / 2, atol=6)
+    np.testing.assert_allclose(await spot(other), (plain(other) + colours[1]) / 2, atol=6)
+    await page.get_by_label("Opacity of Tumour").fill("1")
+    np.testing.assert_allclose(await spot(inside), colours[0], atol=4)
+    await page.get_by_role("checkbox", name="Segment 1").uncheck()
+    np.testing.assert_allclose(await spot(inside), plain(inside), atol=6)
+    np.testing.assert_allclose(await spot(other), colours[1], atol=4)
+    await page.focus("#map")
+    await page.keyboard.press("s")
+    np.testing.assert_allclose(await spot(other), plain(other), atol=6)
+    assert not await page.get_by_role("checkbox", name="Tumour").is_checked()
+    await page.keyboard.press("s")
+    # The whole slide, of which coarser levels are shown: the overlay lies in the same place.
+    await page.keyboard.press("0")
+    await page.wait_for_timeout(400)
+    await drawn(page)
+    part = await canvas(page, "#map .segmentation canvas")
+    assert part[..., 3].max() == 255
+    watched.clean()
+
+
+async def test_profile_is_applied_where_it_is_wanted(watched: Watched, server: RunningServer) -> None:
+    page = watched.page
+    made = make_slide(600, 400)
+    files = []
+    for data in made.files:
+        ds = dcmread(BytesIO(data))
+        ds.OpticalPathSequence[0].ICCProfile = standard_profile("rommrgb")
+        files.append(file(ds))
+    with httpx.Client(base_url=server.url, timeout=60) as web:
+        assert store(web, *files).status_code == 200
+    await opened(page, server.url, made.series, "#x=300&y=200&downsample=1")
+    await page.wait_for_selector("body[data-annotated]")
+
+    async def middle() -> Matrix:
+        await drawn(page)
+        shown = await canvas(page)
+        rows, columns = shown.shape[0] // 2, shown.shape[1] // 2
+        return shown[rows - 20 : rows + 20, columns - 20 : columns + 20, :3].astype(int).mean(axis=(0, 1))  # type: ignore[no-any-return]
+
+    assert not await page.is_checked("#icc")
+    before = await middle()
+    await page.check("#icc")
+    after = await middle()
+    wanted = region(server, made.series, (280, 180, 40, 40), (40, 40), iccprofile="srgb").astype(int).mean(axis=(0, 1))
+    np.testing.assert_allclose(after, wanted, atol=3)
+    assert np.abs(after - before).max() > 15
+    await page.wait_for_function("() => location.hash.includes('icc=srgb')")
+    await page.reload()
+    await page.wait_for_selector("body[data-ready]")
+    np.testing.assert_allclose(await middle(), wanted, atol=3)
     watched.clean()

@@ -1,5 +1,5 @@
 // Bulk annotations: up to millions of shapes, of which the server gives those that are seen, tile by tile.
-import { row, section } from './panel.js';
+import { row, section, swatch } from './panel.js';
 
 const TILE = 512;
 const OPACITY = 0.85;
@@ -35,7 +35,9 @@ function layerOf(slide, group, colour, tell) {
     }
   }
 
-  return new ol.layer.VectorTile({ source, zIndex: 20, style: styler(colour), opacity: OPACITY });
+  const layer = new ol.layer.VectorTile({ source, zIndex: 20, style: styler(colour) });
+  layer.set('colour', colour);
+  return layer;
 }
 
 /** What the server gives for a tile, as features in the coordinates of the slide. */
@@ -77,24 +79,50 @@ function styler(colour) {
   };
 }
 
-/** The panel's section for all groups, each with a switch, and their opacity; nothing where there are none. */
-export function annotations(map, slide, groups, tell) {
-  if (!groups.length) return [];
-  const layers = [];
-  const items = groups.map((group, index) => {
-    const colour = group.colour ?? PALETTE[index % PALETTE.length];
-    const layer = layerOf(slide, group, colour, tell);
-    layers.push(layer);
-    map.addLayer(layer);
-    const shown = dicom.element('input', { type: 'checkbox', checked: '' });
+/** All groups as layers, and the panel's section: a switch for each, and their opacity. */
+export class Annotations {
+  constructor(map, slide, tell) {
+    this.map = map;
+    this.slide = slide;
+    this.tell = tell;
+    this.layers = new Map();
+    this.opacity = OPACITY;
+  }
+
+  controls() {
+    const opacity = dicom.element('input', { type: 'range', min: 0, max: 1, step: 0.05, value: OPACITY });
+    opacity.addEventListener('input', () => {
+      this.opacity = Number(opacity.value);
+      for (const layer of this.layers.values()) layer.setOpacity(this.opacity);
+    });
+    this.list = dicom.element('fieldset', {});
+    this.section = section('Annotations', true, this.list, row('Opacity', opacity));
+    this.section.hidden = true;
+    return this.section;
+  }
+
+  /** Show these groups, and no others. Those that were there before stay as they are. */
+  show(groups) {
+    const before = this.layers;
+    this.layers = new Map();
+    this.list.replaceChildren(...groups.map((group, index) => this.item(group, index, before)));
+    for (const [key, layer] of before) if (!this.layers.has(key)) this.map.removeLayer(layer);
+    this.section.hidden = !groups.length;
+  }
+
+  item(group, index, before) {
+    const key = `${group.instance}/${group.number}/${group.version}`;
+    let layer = before.get(key);
+    if (!layer) {
+      layer = layerOf(this.slide, group, group.colour ?? PALETTE[index % PALETTE.length], this.tell);
+      layer.setOpacity(this.opacity);
+      this.map.addLayer(layer);
+    }
+    this.layers.set(key, layer);
+    const shown = dicom.element('input', { type: 'checkbox', ...(layer.getVisible() && { checked: '' }) });
     shown.addEventListener('change', () => layer.setVisible(shown.checked));
-    const swatch = dicom.element('span', { class: 'swatch' });
-    swatch.style.background = colour;
     const name = group.label || group.type || `Group ${group.number}`;
     const text = dicom.element('span', {}, `${name} (${group.count.toLocaleString('en')})`);
-    return dicom.element('label', { class: 'row' }, shown, swatch, text);
-  });
-  const opacity = dicom.element('input', { type: 'range', min: 0, max: 1, step: 0.05, value: OPACITY });
-  opacity.addEventListener('input', () => layers.forEach((layer) => layer.setOpacity(Number(opacity.value))));
-  return [section('Annotations', true, dicom.element('fieldset', {}, ...items), row('Opacity', opacity))];
+    return dicom.element('label', { class: 'row' }, shown, swatch(layer.get('colour')), text);
+  }
 }

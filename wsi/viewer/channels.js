@@ -1,4 +1,5 @@
-// What of the slide is drawn: optical paths, focal plane, window of shades. Shades of several paths are light that adds up.
+// What of the slide is drawn: optical paths, focal plane, window of shades, colour profile. Shades of several paths are
+// light that adds up.
 import * as address from './address.js';
 import { row, section } from './panel.js';
 
@@ -17,6 +18,8 @@ export class Channels {
     this.planes = planes.z_um;
     const wanted = address.number('focal');
     this.focal = Number.isInteger(wanted) && wanted >= 0 && wanted < this.planes.length ? wanted : planes.default;
+    this.profiled = !shades && paths.some((path) => path.icc_profile);
+    this.converts = this.profiled && address.text('icc') === 'srgb';
     this.adds = Boolean(shades) && paths.length > 1;
     const chosen = address.text('path')?.split('|') ?? [];
     const known = paths.some((path) => chosen.includes(path.identifier));
@@ -52,8 +55,10 @@ export class Channels {
       path: this.channels.length > 1 ? channel.path.identifier : undefined,
       focal: this.planes.length > 1 ? this.focal : undefined,
       window: this.windowed(channel) ? windowText(channel.window) : undefined,
+      iccprofile: this.converts ? 'srgb' : undefined,
     };
-    const source = this.slide.source(parameters, (tile, url) => this.load(tile, url, channel.colour));
+    const tileLoadFunction = (tile, url) => this.load(tile, url, channel.colour);
+    const source = this.slide.source(parameters, { tileLoadFunction });
     source.on('tileloaderror', () => this.fail('A part of the slide cannot be read.'));
     channel.layer.setSource(source);
   }
@@ -88,8 +93,19 @@ export class Channels {
     if (this.adds) parts.push(section('Channels', true, ...this.channels.map((channel) => this.channelControl(channel))));
     else if (this.channels.length > 1) parts.push(section('Optical path', true, this.pathControl()));
     else if (this.shades) parts.push(section('Shades', true, this.windowControl(this.channels[0])));
+    if (this.profiled) parts.push(section('Colour', true, this.profileControl()));
     if (this.planes.length > 1) parts.push(section('Focal plane', true, this.focusControl()));
     return parts;
+  }
+
+  profileControl() {
+    const switched = dicom.element('input', { type: 'checkbox', id: 'icc', ...(this.converts && { checked: '' }) });
+    switched.addEventListener('change', () => {
+      this.converts = switched.checked;
+      address.put({ icc: this.converts ? 'srgb' : undefined });
+      for (const channel of this.channels) this.draw(channel);
+    });
+    return dicom.element('label', { class: 'row' }, switched, dicom.element('span', {}, 'Correct by the ICC profile'));
   }
 
   keepPaths() {

@@ -4,7 +4,8 @@ import { facts, images } from './panel.js';
 import { Channels } from './channels.js';
 import { Measurements } from './measure.js';
 import { Slide } from './slide.js';
-import { annotations } from './annotations.js';
+import { Annotations } from './annotations.js';
+import { Segmentations } from './segmentations.js';
 
 const status = document.getElementById('status');
 const series = new URLSearchParams(location.search).get('series');
@@ -55,25 +56,32 @@ async function start() {
   });
   document.getElementById('map').style.background = slide.manifest.background;
   const channels = new Channels(map, slide, fail);
-  const measurements = new Measurements(map, slide, tell);
-  panel.append(facts(slide), ...channels.controls(), measurements.controls());
+  const annotations = new Annotations(map, slide, tell);
+  const segmentations = new Segmentations(map, slide, tell);
+  const show = (stored) => {
+    measurements.show(stored.measurements);
+    annotations.show(stored.groups);
+  };
+  const measurements = new Measurements(map, slide, tell, show);
+  panel.append(facts(slide), ...channels.controls(), measurements.controls(), annotations.controls());
   if (identifiers) panel.append(...(await images(slide)));
   bind(map, slide, {
     ',': () => channels.focus(-1),
     '.': () => channels.focus(1),
     l: () => measurements.toggle('LineString'),
     a: () => measurements.toggle('Polygon'),
+    s: () => segmentations.toggle(),
     escape: () => measurements.end(),
   });
   overview(map, slide);
   showAddressed(map, slide);
   map.once('rendercomplete', () => document.body.setAttribute('data-ready', 'true'));
-  window.viewer = { map, slide, channels, measurements };
+  window.viewer = { map, slide, channels, measurements, segmentations };
   const { problems } = slide.manifest;
   tell(problems.length ? `Parts of this slide cannot be shown: ${problems.map((each) => each.detail).join('; ')}` : '');
-  const stored = await measurements.read();
-  measurements.show(stored.measurements);
-  panel.append(...annotations(map, slide, stored.groups, tell));
+  const [stored, overlays] = await Promise.all([measurements.read(), segmentations.open()]);
+  show(stored);
+  annotations.section.after(...overlays);
   document.body.setAttribute('data-annotated', 'true');
 }
 

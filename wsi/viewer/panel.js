@@ -10,6 +10,13 @@ export function row(text, ...controls) {
   return dicom.element('label', { class: 'row' }, dicom.element('span', {}, text), ...controls);
 }
 
+/** A small field of a colour. */
+export function swatch(colour) {
+  const made = dicom.element('span', { class: 'swatch' });
+  made.style.background = colour;
+  return made;
+}
+
 /** Size, resolution, objective, levels. */
 export function facts(slide) {
   const { manifest, mpp } = slide;

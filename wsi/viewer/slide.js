@@ -21,23 +21,26 @@ export class Slide {
     // OpenLayers counts from the coarsest level.
     this.levels = [...manifest.levels].reverse();
     this.projection = new ol.proj.Projection({ code: 'slide', units: 'pixels', extent: this.extent });
-    this.grid = new ol.tilegrid.TileGrid({
+    this.grid = this.gridOf(this.levels);
+  }
+
+  /** The tiles of some levels, which are in the order of `levels`. */
+  gridOf(levels) {
+    const grid = new ol.tilegrid.TileGrid({
       extent: this.extent,
       origin: [0, 0],
       // Sizes of levels are rounded to whole pixels: the larger ratio leaves no edge uncovered.
-      resolutions: this.levels.map((level) => Math.max(this.width / level.width, this.height / level.height)),
-      sizes: this.levels.map((level) => [level.columns, level.rows]),
-      tileSizes: this.levels.map((level) => [level.tile_width, level.tile_height]),
+      resolutions: levels.map((level) => Math.max(this.width / level.width, this.height / level.height)),
+      sizes: levels.map((level) => [level.columns, level.rows]),
+      tileSizes: levels.map((level) => [level.tile_width, level.tile_height]),
     });
-    // OpenLayers would take the nearest level, and not think of dense screens.
-    this.grid.getZForResolution = (resolution) => this.levelFor(resolution);
-  }
-
-  /** The coarsest level that is sharp enough, as a place in `levels`. */
-  levelFor(resolution) {
-    const wanted = (resolution / Math.min(DENSEST, devicePixelRatio)) * STRETCH;
-    const found = this.grid.getResolutions().findIndex((each) => each <= wanted);
-    return found < 0 ? this.levels.length - 1 : found;
+    // OpenLayers would take the nearest level, and not think of dense screens: this is the coarsest that is sharp enough.
+    grid.getZForResolution = (resolution) => {
+      const wanted = (resolution / Math.min(DENSEST, devicePixelRatio)) * STRETCH;
+      const found = grid.getResolutions().findIndex((each) => each <= wanted);
+      return found < 0 ? levels.length - 1 : found;
+    };
+    return grid;
   }
 
   /** Fetch the manifest of a series. Throws an Error with the server's own words. */
@@ -52,14 +55,14 @@ export class Slide {
     return resource(`wsi/slides/${this.manifest.series}/${path}`, { v: this.manifest.version, ...parameters });
   }
 
-  /** A source of the tiles of one picture: `path`, `focal` and `window` as the server takes them. */
-  source(parameters, tileLoadFunction) {
+  /** A source of the tiles of one picture, with the parameters that the server takes; `path` is where they are. */
+  source(parameters, { path = 'tiles', levels = this.levels, ...options } = {}) {
     return new ol.source.TileImage({
       projection: this.projection,
-      tileGrid: this.grid,
-      tileLoadFunction,
+      tileGrid: levels === this.levels ? this.grid : this.gridOf(levels),
       transition: matchMedia('(prefers-reduced-motion: reduce)').matches ? 0 : 150,
-      tileUrlFunction: ([z, x, y]) => this.url(`tiles/${this.levels[z].level}/${x}/${y}`, parameters),
+      tileUrlFunction: ([z, x, y]) => this.url(`${path}/${levels[z].level}/${x}/${y}`, parameters),
+      ...options,
     });
   }
 
