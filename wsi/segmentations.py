@@ -7,111 +7,43 @@ level that is just fine enough.
 import asyncio
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dicomweb.errors import BadPixels, NotFound, TooLarge
-from dicomweb.rendered.encode import encode_png
-from dicomweb.slides.levels import Rung
-from dicomweb.slides.overlay import Coloured, covered, label_colours, labelled, lay, scaled
-from dicomweb.slides.pyramid import Slide
-from dicomweb.slides.segmentation import (
-    ALL,
-    LABEL_MAP,
-    SEGMENTATION,
-    Lie,
-    Segment,
-    Segmentation,
-    lie_of,
-    read_segmentation,
-)
+from dicomweb.slides.overlay import Coloured, covered, label_colours, labelled, lay
+from dicomweb.slides.segmentation import LABEL_MAP, SEGMENTATION, Segment, Segmentation, lie_of, read_segmentation
 from dicomweb.slides.tilemap import Placed
 from storage.access import Access
 from storage.archive import Archive
 from storage.cache import Cache
 from storage.pixels import Image
-from storage.retrieve import Instance, Located
+from storage.retrieve import Located
 from storage.slides import StoredSlide
 from storage.study_objects import Found, StudyObject
 from wsi.annotations import coordinates_of
 from wsi.compose import MAX_STORED
+from wsi.overlay import Layer, Overlay, Part, coarsest_of, empty_tile, finished, frames_of, layer_for, part_of
 from wsi.tiles import TileService
 
 # Changes whenever the same request gives other bytes than before.
 REVISION: Final = 1
-# What a tile may be made of, and its memory.
-MAX_FRAMES: Final = 1024
-_MAX_CANVAS: Final = 1 << 22
-_FACTORS: Final = (64, 32, 16, 8, 4, 2)
+# Frames that are decoded at once, and pixels from which on it is one.
+_AT_ONCE: Final = 4
+_LARGE: Final = 1 << 22
 # The text of the metadata of one segmentation, some 300,000 frames of TILED_SPARSE; read one at a time.
 _LONGEST: Final = 256 << 20
 _CLASSES: Final = (SEGMENTATION, LABEL_MAP)
-# Bytes that an instance takes in memory beside its maps, about.
+# Bytes that an instance takes in memory beside its maps, about; and one that lies on no slide.
 _FIXED: Final = 64 << 10
+_NONE: Final = 512
 # Seconds for which an overlay that was looked up is taken for the current one, by requests that name its version.
 _TRUSTED: Final = 1.0
-_NONE: Final = 512
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Layer:
-    """A segmentation on a slide: one level of an overlay."""
-
-    instance: Instance
-    segmentation: Segmentation
-    lie: Lie
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Overlay:
-    """What is shown as one: `layers` from the finest. `name` is the version as URLs carry it.
-
-    `checked` holds when it was last known to be the current one, by the clock of the event loop.
-    """
-
-    stored: StoredSlide
-    layers: tuple[Layer, ...]
-    name: str
-    checked: list[float]
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Those of the finest level."""
-        return self.layers[0].segmentation.segments
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What a tile shows of a layer: frames within a `box` of its matrix, each side divided by `factor`.
-
-    `left`, `top`, `columns`, `rows`: the part of the tile that the box fills.
-    """
-
-    box: tuple[float, float, float, float]
-    factor: int
-    left: int
-    top: int
-    columns: int
-    rows: int
-
-    @property
-    def bounds(self) -> tuple[int, int, int, int]:
-        """The box in whole pixels that can be divided."""
-        factor = self.factor
-        left, top = (math.floor(edge / factor) * factor for edge in self.box[:2])
-        right, bottom = (math.ceil(edge / factor - 1e-9) * factor for edge in self.box[2:])
-        return left, top, right, bottom
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of the canvas."""
-        left, top, right, bottom = self.bounds
-        return (bottom - top) // self.factor, (right - left) // self.factor
+Brush = Callable[[NDArray[Any]], Coloured]
 
 
 class SegmentationService:
@@ -204,11 +136,11 @@ class SegmentationService:
         access.require("dicom.read")
         slide, (level, x, y) = overlay.stored.slide, place
         rung = slide.rungs[level]
-        layer = _layer_for(overlay, slide.base.width / rung.width)
-        part = _part(slide, layer, rung, x, y)
-        found = [] if part is None else _frames(layer.segmentation, shown, part)
+        layer = layer_for(overlay, slide.base.width / rung.width)
+        part = part_of(slide, layer, rung, x, y)
+        found = [] if part is None else frames_of(layer.segmentation, shown, part)
         if part is None or not any(placed for _, placed in found):
-            return _empty(rung.rows, rung.columns)
+            return empty_tile(rung.rows, rung.columns)
         numbers = ",".join(str(each.number) for each in shown)
         name = f"{overlay.name}-{layer.instance.sop}-{level}-{x}-{y}-{numbers}"
 
@@ -217,7 +149,7 @@ class SegmentationService:
                 canvas = np.zeros((*part.size, 4), np.uint8)
                 for segment, placed in found:
                     await self._paint(access, canvas, layer, part, segment, placed)
-                return await asyncio.to_thread(_finished, canvas, part, rung)
+                return await asyncio.to_thread(finished, canvas, part, rung)
 
         return await self._tiles.kept(f"{access.tenant} {overlay.stored.series} segments {REVISION} {name}", make)
 
@@ -226,14 +158,14 @@ class SegmentationService:
         access: Access,
         canvas: Coloured,
         layer: Layer,
-        part: _Part,
+        part: Part,
         shown: Sequence[Segment],
         placed: Sequence[Placed],
     ) -> None:
         """Lay the frames of one segment, or those of a label map, on the canvas, a window of them in memory."""
         if not placed:
             return
-        segmentation, factor = layer.segmentation, part.factor
+        tiled = layer.segmentation.tiled
         located = [await self._archive.frames.frame(access, layer.instance, ref.frame) for ref, _, _ in placed]
         if any(each.size(0) > MAX_STORED for each in located):
             raise TooLarge(f"a frame of the segmentation has more than {MAX_STORED} bytes")
@@ -243,26 +175,22 @@ class SegmentationService:
             tuple(each.bits[0] if each.bits else None for each in located),
             word=located[0].word,
         )
-        image = Image(whole, (), segmentation.tiled.dataset, segmentation.tiled.image)
-        table = label_colours(shown) if segmentation.kind == "labelmap" else None
-        greatest = segmentation.greatest if segmentation.kind == "fractional" else 1
-        corner = part.bounds[:2]
-        places = iter(placed)
+        image = Image(whole, (), tiled.dataset, tiled.image)
+        brush = _brush(layer.segmentation, shown, part.factor)
+        left, top, _, _ = part.bounds
+        corners = [((x - left) // part.factor, (y - top) // part.factor) for _, x, y in placed]
+        at_once = 1 if tiled.rows * tiled.columns > _LARGE else _AT_ONCE
+        done, waiting = 0, list[bytes]()
         async with aclosing(self._archive.retrieve.values(whole)) as values:
             async for value in values:
-                _, left, top = next(places)
-                array = (await self._archive.pixels.decode(image, value)).array
-                if array.ndim != 2:
-                    raise BadPixels("a frame of a segmentation has one sample", attribute="SamplesPerPixel")
-
-                def put(array: Any = array, left: int = left, top: int = top) -> None:
-                    colour = shown[0].colour
-                    piece = (
-                        covered(array, greatest, colour, factor) if table is None else labelled(array, table, factor)
-                    )
-                    lay(canvas, piece, (left - corner[0]) // factor, (top - corner[1]) // factor)
-
-                await asyncio.to_thread(put)
+                waiting.append(value)
+                if len(waiting) < at_once and done + len(waiting) < len(corners):
+                    continue
+                pixels = await asyncio.gather(*(self._archive.pixels.decode(image, each) for each in waiting))
+                arrays = [each.array for each in pixels]
+                await asyncio.to_thread(_lay, canvas, arrays, brush, corners[done : done + len(arrays)])
+                done += len(arrays)
+                waiting.clear()
 
 
 def _overlay(stored: StoredSlide, layers: Sequence[Layer], version: int) -> Overlay:
@@ -282,90 +210,6 @@ def _pyramids(layers: Sequence[Layer]) -> list[list[Layer]]:
     return [sorted(each, key=lambda layer: layer.lie.across) for each in found.values()]
 
 
-def _layer_for(overlay: Overlay, downsample: float) -> Layer:
-    """The coarsest one that is fine enough, else the finest."""
-    fitting = [layer for layer in overlay.layers if layer.lie.across <= downsample * 1.01]
-    return fitting[-1] if fitting else overlay.layers[0]
-
-
-def _part(slide: Slide, layer: Layer, rung: Rung, x: int, y: int) -> _Part | None:
-    """What a tile shows of a layer; None where it does not lie. Raises TooLarge."""
-    tiled, lie = layer.segmentation.tiled, layer.lie
-    # Pixels of the layer for one of the tile.
-    across, down = slide.base.width / rung.width / lie.across, slide.base.height / rung.height / lie.down
-    left, top = x * rung.columns * across - lie.left / lie.across, y * rung.rows * down - lie.top / lie.down
-    first, last = _filled(left, across, rung.columns, tiled.width)
-    upper, lower = _filled(top, down, rung.rows, tiled.height)
-    if first >= last or upper >= lower:
-        return None
-    box = (
-        max(0.0, left + first * across), max(0.0, top + upper * down),
-        min(float(tiled.width), left + last * across), min(float(tiled.height), top + lower * down),
-    )  # fmt: skip
-    aligned = all(each.aligned for each in layer.segmentation.maps.values())
-    fitting = (f for f in _FACTORS if min(across, down) >= f and tiled.columns % f + tiled.rows % f == 0)
-    part = _Part(box, next(fitting, 1) if aligned else 1, first, upper, last - first, lower - upper)
-    if part.size[0] * part.size[1] > _MAX_CANVAS:
-        raise TooLarge("the segmentation has too many pixels at this level: ask for a finer one")
-    return part
-
-
-def _filled(start: float, step: float, count: int, side: int) -> tuple[int, int]:
-    """The pixels of a tile, from and up to, that a side of the matrix fills: `start` + `step` times a pixel of it."""
-    return max(0, round(-start / step)), min(count, round((side - start) / step))
-
-
-def _frames(
-    segmentation: Segmentation, segments: Sequence[Segment], part: _Part
-) -> list[tuple[Sequence[Segment], list[Placed]]]:
-    """The frames to lay down, by segment. Raises TooLarge."""
-    bounds = part.bounds
-    if segmentation.kind == "labelmap":
-        found = [(segments, segmentation.maps[ALL].within(*bounds) if segments else [])]
-    else:
-        found = [([each], segmentation.maps[each.number].within(*bounds)) for each in segments]
-    if sum(len(placed) for _, placed in found) > MAX_FRAMES:
-        raise TooLarge(f"the tile would be made of more than {MAX_FRAMES} frames: ask for a finer level")
-    return found
-
-
-def _coarsest(overlay: Overlay) -> int:
-    """The last level all of whose tiles can be made, by the size of a tile alone; the finest at the least."""
-    slide = overlay.stored.slide
-    for level, rung in enumerate(slide.rungs):
-        layer = _layer_for(overlay, slide.base.width / rung.width)
-        tiled, maps = layer.segmentation.tiled, layer.segmentation.maps
-        try:
-            part = _part(slide, layer, rung, rung.across // 2, rung.down // 2)
-        except TooLarge:
-            return max(0, level - 1)
-        if part is None:
-            continue
-        across = rung.columns * slide.base.width / rung.width / layer.lie.across
-        down = rung.rows * slide.base.height / rung.height / layer.lie.down
-        tiles = min(tiled.across, across // tiled.columns + 2) * min(tiled.down, down // tiled.rows + 2)
-        if min(tiled.frames, tiles * len(maps)) > MAX_FRAMES:
-            return max(0, level - 1)
-    return len(slide.rungs) - 1
-
-
-def _finished(canvas: Coloured, part: _Part, rung: Rung) -> bytes:
-    left, top, _, _ = part.bounds
-    rows, columns = canvas.shape[:2]
-    edges = zip(part.box, (left, top, left, top), (columns, rows, columns, rows), strict=True)
-    box = tuple(min(float(most), (edge - start) / part.factor) for edge, start, most in edges)
-    smooth = box[2] - box[0] > part.columns
-    shown = np.zeros((rung.rows, rung.columns, 4), np.uint8)
-    piece = scaled(canvas, (box[0], box[1], box[2], box[3]), (part.columns, part.rows), smooth=smooth)
-    shown[part.top : part.top + part.rows, part.left : part.left + part.columns] = piece
-    return encode_png(shown)
-
-
-@lru_cache(maxsize=64)
-def _empty(rows: int, columns: int) -> bytes:
-    return encode_png(np.zeros((rows, columns, 4), np.uint8))
-
-
 def _described(overlay: Overlay) -> dict[str, Any]:
     finest = overlay.layers[0]
     lie, tiled = finest.lie, finest.segmentation.tiled
@@ -377,10 +221,26 @@ def _described(overlay: Overlay) -> dict[str, Any]:
         "type": finest.segmentation.kind,
         "version": overlay.name,
         "bounds": [round(each, 2) for each in bounds],
-        "coarsest": _coarsest(overlay),
+        "coarsest": coarsest_of(overlay),
         "segments": [
             {"number": each.number, "label": each.label, "type": each.kind,
              "colour": "#{:02x}{:02x}{:02x}".format(*each.colour)}
             for each in overlay.segments
         ],
     }  # fmt: skip
+
+
+def _brush(segmentation: Segmentation, shown: Sequence[Segment], factor: int) -> Brush:
+    """What makes colours of a frame, each side divided by `factor`."""
+    if segmentation.kind == "labelmap":
+        table = label_colours(shown)
+        return lambda values: labelled(values, table, factor)
+    greatest = segmentation.greatest if segmentation.kind == "fractional" else 1
+    return lambda values: covered(values, greatest, shown[0].colour, factor)
+
+
+def _lay(canvas: Coloured, arrays: Sequence[NDArray[Any]], brush: Brush, corners: Sequence[tuple[int, int]]) -> None:
+    for array, (left, top) in zip(arrays, corners, strict=True):
+        if array.ndim != 2:
+            raise BadPixels("a frame of a segmentation has one sample", attribute="SamplesPerPixel")
+        lay(canvas, brush(array), left, top)

@@ -14,7 +14,8 @@ from dicomweb.rendered.encode import PNG
 from dicomweb.slides.segmentation import Segment
 from dicomweb.uids import checked_uid
 from dicomweb.wado import etag
-from wsi.segmentations import REVISION, Overlay
+from wsi.overlay import Overlay
+from wsi.segmentations import REVISION
 
 
 async def segmentations(http: Exchange) -> None:

@@ -1,7 +1,9 @@
 """Tiled segmentations of slides (PS3.3 A.51, C.8.20): their segments, where the frames of each lie, and on what."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -26,6 +28,8 @@ _PALETTE: Final[tuple[Rgb, ...]] = (
     (0, 194, 168), (255, 93, 93), (93, 139, 255), (255, 181, 46), (196, 107, 255), (143, 209, 79),
     (255, 122, 198), (64, 224, 255), (190, 140, 90), (230, 230, 60),
 )  # fmt: skip
+# Colours that are nearer to each other than this are taken for one.
+_ALIKE: Final = 90.0
 # Axes that differ by more than this part of the matrix are turned against each other.
 _TURNED: Final = 0.005
 # Matrices whose proportions differ by more than this show something else.
@@ -89,7 +93,7 @@ def read_segmentation(metadata: bytes, frames: int) -> Segmentation | None:
     return Segmentation(
         tiled,
         kind,
-        int(number(dataset, "0062000E") or 255),
+        max(1, int(number(dataset, "0062000E") or 255)),
         text(dataset, "0008103E") or text(dataset, "00700081") or text(dataset, "00700080"),
         text(dataset, "00080019"),
         segments,
@@ -100,17 +104,25 @@ def read_segmentation(metadata: bytes, frames: int) -> Segmentation | None:
 
 def _segments(dataset: Item, kind: Kind) -> Iterator[Segment]:
     padding = number(dataset, "00280120")
-    for place, item in enumerate(items(dataset, "00620002")):
+    found = items(dataset, "00620002")
+    own = [_colour(item) for item in found]
+    free = cycle([each for each in _PALETTE if not any(one and _alike(each, one) for one in own)] or _PALETTE)
+    for item, colour in zip(found, own, strict=True):
         label_number = int(number(item, "00620004") or 0)
         if not 0 < label_number < 1 << 16 or (kind == "labelmap" and label_number == padding):
             continue  # the background
-        lab = numbers(item, "0062000D")
-        yield Segment(
-            label_number,
-            text(item, "00620005"),
-            text(next(iter(items(item, "0062000F")), {}), "00080104"),
-            cielab_colour(lab) if len(lab) == 3 else _PALETTE[place % len(_PALETTE)],
-        )
+        kind_of = text(next(iter(items(item, "0062000F")), {}), "00080104")
+        yield Segment(label_number, text(item, "00620005"), kind_of, colour or next(free))
+
+
+def _colour(item: Item) -> Rgb | None:
+    """Recommended Display CIELab Value."""
+    lab = numbers(item, "0062000D")
+    return cielab_colour(lab) if len(lab) == 3 else None
+
+
+def _alike(one: Rgb, other: Rgb) -> bool:
+    return math.dist(one, other) < _ALIKE
 
 
 def _images(dataset: Item) -> Iterator[str]:
