@@ -114,7 +114,7 @@ export class Measurements {
     });
     this.map.addInteraction(this.drawing);
     document.getElementById('map').classList.add('measuring');
-    this.tell(`${name}: click the points, double-click the last one; Esc ends.`);
+    this.tell(`${name}: click or tap the points, twice the last one. Esc or the button ends.`);
     this.press();
   }
 

@@ -115,7 +115,7 @@ function point(slide, [x, y]) {
 export function overview(map, slide) {
   const box = $('overview');
   const [image, drawing, frame] = ['img', 'svg', 'polygon'].map((name) => box.querySelector(name));
-  const scale = Math.min(OVERVIEW, innerWidth * 0.3) / Math.max(slide.width, slide.height);
+  const scale = Math.min(OVERVIEW, innerWidth * 0.3, innerHeight * 0.3) / Math.max(slide.width, slide.height);
   const size = [slide.width, slide.height].map((side) => Math.max(1, Math.round(side * scale)));
   [box.style.width, box.style.height] = size.map((side) => `${side}px`);
   drawing.setAttribute('viewBox', `0 0 ${slide.width} ${slide.height}`);
