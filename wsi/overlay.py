@@ -21,6 +21,8 @@ from storage.slides import StoredSlide
 # What a tile may be made of, and its memory.
 MAX_FRAMES: Final = 1024
 _MAX_CANVAS: Final = 1 << 22
+# Places of frames that are looked into for one tile.
+_MAX_CELLS: Final = 64 * MAX_FRAMES
 _FACTORS: Final = (64, 32, 16, 8, 4, 2)
 
 
@@ -117,13 +119,25 @@ def frames_of(
     segmentation: Segmentation, segments: Sequence[Segment], part: Part
 ) -> list[tuple[Sequence[Segment], list[Placed]]]:
     """The frames to lay down, by segment. Raises TooLarge."""
-    bounds = part.bounds
+    bounds, tiled = part.bounds, segmentation.tiled
+    cells = (-(-bounds[2] // tiled.columns) - bounds[0] // tiled.columns) * (
+        -(-bounds[3] // tiled.rows) - bounds[1] // tiled.rows
+    )
+    kinds: list[tuple[Sequence[Segment], int]] = [([each], each.number) for each in segments]
     if segmentation.kind == "labelmap":
-        found = [(segments, segmentation.maps[ALL].within(*bounds) if segments else [])]
-    else:
-        found = [([each], segmentation.maps[each.number].within(*bounds)) for each in segments]
-    if sum(len(placed) for _, placed in found) > MAX_FRAMES:
-        raise TooLarge(f"the tile would be made of more than {MAX_FRAMES} frames: ask for a finer level")
+        kinds = [(segments, ALL)] if segments else []
+    # Looking into empty places takes time as well.
+    most = MAX_FRAMES if tiled.places is None else _MAX_CELLS
+    too_many = TooLarge(f"the tile would be made of more than {MAX_FRAMES} frames: ask for a finer level")
+    if tiled.frames > MAX_FRAMES and cells * len(kinds) > most:
+        raise too_many
+    found, count = [], 0
+    for shown, number in kinds:
+        placed = segmentation.maps[number].within(*bounds)
+        found.append((shown, placed))
+        count += len(placed)
+        if count > MAX_FRAMES:
+            raise too_many
     return found
 
 

@@ -8,7 +8,7 @@ import asyncio
 import math
 import os
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any, Final
 
 import numpy as np
@@ -56,6 +56,8 @@ class SegmentationService:
         self._read: Cache[tuple[int, str, str], tuple[Segmentation | None]] = Cache(limit, kept=1)
         self._overlays: Cache[tuple[int, str, str], Overlay] = Cache(limit, kept=1)
         self._reading = asyncio.Lock()
+        # Of large frames a process holds one at a time in memory.
+        self._large = asyncio.Semaphore(1)
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
 
     # -- what there is
@@ -138,7 +140,7 @@ class SegmentationService:
         rung = slide.rungs[level]
         layer = layer_for(overlay, slide.base.width / rung.width)
         part = part_of(slide, layer, rung, x, y)
-        found = [] if part is None else frames_of(layer.segmentation, shown, part)
+        found = [] if part is None else await asyncio.to_thread(frames_of, layer.segmentation, shown, part)
         if part is None or not any(placed for _, placed in found):
             return empty_tile(rung.rows, rung.columns)
         numbers = ",".join(str(each.number) for each in shown)
@@ -177,18 +179,19 @@ class SegmentationService:
         )
         image = Image(whole, (), tiled.dataset, tiled.image)
         brush = _brush(layer.segmentation, shown, part.factor)
-        left, top, _, _ = part.bounds
-        corners = [((x - left) // part.factor, (y - top) // part.factor) for _, x, y in placed]
-        at_once = 1 if tiled.rows * tiled.columns > _LARGE else _AT_ONCE
+        corners = [(x, y) for _, x, y in placed]
+        large = tiled.rows * tiled.columns > _LARGE
+        at_once = 1 if large else _AT_ONCE
         done, waiting = 0, list[bytes]()
         async with aclosing(self._archive.retrieve.values(whole)) as values:
             async for value in values:
                 waiting.append(value)
                 if len(waiting) < at_once and done + len(waiting) < len(corners):
                     continue
-                pixels = await asyncio.gather(*(self._archive.pixels.decode(image, each) for each in waiting))
-                arrays = [each.array for each in pixels]
-                await asyncio.to_thread(_lay, canvas, arrays, brush, corners[done : done + len(arrays)])
+                async with self._large if large else nullcontext():
+                    pixels = await asyncio.gather(*(self._archive.pixels.decode(image, each) for each in waiting))
+                    arrays = [each.array for each in pixels]
+                    await asyncio.to_thread(_lay, canvas, arrays, corners[done : done + len(arrays)], part, brush)
                 done += len(arrays)
                 waiting.clear()
 
@@ -239,8 +242,14 @@ def _brush(segmentation: Segmentation, shown: Sequence[Segment], factor: int) ->
     return lambda values: covered(values, greatest, shown[0].colour, factor)
 
 
-def _lay(canvas: Coloured, arrays: Sequence[NDArray[Any]], brush: Brush, corners: Sequence[tuple[int, int]]) -> None:
-    for array, (left, top) in zip(arrays, corners, strict=True):
+def _lay(
+    canvas: Coloured, arrays: Sequence[NDArray[Any]], corners: Sequence[tuple[int, int]], part: Part, brush: Brush
+) -> None:
+    """Lay what a part shows of some frames, whose left and top edges are `corners`, on its canvas."""
+    left, top, right, bottom = part.bounds
+    for array, (x, y) in zip(arrays, corners, strict=True):
         if array.ndim != 2:
             raise BadPixels("a frame of a segmentation has one sample", attribute="SamplesPerPixel")
-        lay(canvas, brush(array), left, top)
+        seen = array[max(0, top - y) : bottom - y, max(0, left - x) : right - x]
+        if seen.size:
+            lay(canvas, brush(seen), (max(x, left) - left) // part.factor, (max(y, top) - top) // part.factor)

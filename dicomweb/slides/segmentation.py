@@ -28,6 +28,8 @@ _PALETTE: Final[tuple[Rgb, ...]] = (
     (0, 194, 168), (255, 93, 93), (93, 139, 255), (255, 181, 46), (196, 107, 255), (143, 209, 79),
     (255, 122, 198), (64, 224, 255), (190, 140, 90), (230, 230, 60),
 )  # fmt: skip
+# Segments that are shown, the first ones.
+_MAX_SEGMENTS: Final = 1024
 # Colours that are nearer to each other than this are taken for one.
 _ALIKE: Final = 90.0
 # Axes that differ by more than this part of the matrix are turned against each other.
@@ -104,7 +106,7 @@ def read_segmentation(metadata: bytes, frames: int) -> Segmentation | None:
 
 def _segments(dataset: Item, kind: Kind) -> Iterator[Segment]:
     padding = number(dataset, "00280120")
-    found = items(dataset, "00620002")
+    found = items(dataset, "00620002")[:_MAX_SEGMENTS]
     own = [_colour(item) for item in found]
     free = cycle([each for each in _PALETTE if not any(one and _alike(each, one) for one in own)] or _PALETTE)
     for item, colour in zip(found, own, strict=True):
