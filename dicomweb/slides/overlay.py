@@ -33,7 +33,7 @@ def covered(values: NDArray[Any], greatest: int, colour: Rgb, factor: int) -> Co
 @lru_cache(maxsize=16)
 def _covers(greatest: int) -> NDArray[np.uint8]:
     """The alpha of each stored value."""
-    return np.rint(np.minimum(np.arange(1 << 16), greatest) * (_OPAQUE / greatest)).astype(np.uint8)
+    return np.rint(np.minimum(np.arange(1 << 16), greatest) * _OPAQUE / greatest).astype(np.uint8)
 
 
 def _unsigned(values: NDArray[Any]) -> NDArray[Any]:
