@@ -20,8 +20,10 @@ from api.middleware import FrontDoor
 from api.openapi import document, product_version
 from api.routes import (
     delete,
+    downloads,
     frames,
     health,
+    imports,
     ohif,
     orthanc,
     pages,
@@ -35,6 +37,7 @@ from api.routes import (
     wsi,
     wsi_annotations,
     wsi_dialects,
+    wsi_frames,
     wsi_segmentations,
 )
 from api.routing import Operation, RouteTree
@@ -60,7 +63,10 @@ OPERATIONS: tuple[Operation, ...] = (
     *wsi_annotations.OPERATIONS,
     *wsi_segmentations.OPERATIONS,
     *wsi_dialects.OPERATIONS,
+    *imports.OPERATIONS,
+    *wsi_frames.OPERATIONS,
     *orthanc.OPERATIONS,
+    *downloads.OPERATIONS,
     *health.OPERATIONS,
     *pages.OPERATIONS,
     *viewer.OPERATIONS,

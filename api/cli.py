@@ -94,7 +94,7 @@ def worker(
     log_level: LogLevel = None,
     config: ConfigFile = None,
 ) -> None:
-    """Run the background work alone: change numbers, sweeping, transcoding by rule."""
+    """Run the background work alone: change numbers, sweeping, transcoding by rule, jobs."""
     from api.cli_serve import run_worker
 
     settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects, log_level=log_level)
@@ -147,6 +147,94 @@ def import_(
 
     settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
     raise SystemExit(run_import_command(settings, paths, jobs=jobs, quiet=quiet))
+
+
+@app.command()
+def dicomize(
+    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", help="Files of scanners, or pictures.")],
+    to: Annotated[str | None, typer.Option("--to", metavar="URL", help="DICOMweb root to send to (STOW-RS).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write files there instead.")] = None,
+    header: Annotated[list[str] | None, typer.Option("--header", metavar="NAME: VALUE", help="For --to.")] = None,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="keep (copy tiles where possible), jpeg, none, or jpeg2000, htj2k, jpegxl, these also with -lossless.",
+        ),
+    ] = "keep",
+    quality: Annotated[int, typer.Option("--quality", metavar="N", help="Of JPEG, 1 to 100.")] = 90,
+    tile: Annotated[int, typer.Option("--tile", metavar="N", help="Side of the tiles (default: the source's).")] = 0,
+    pyramid: Annotated[
+        str, typer.Option("--pyramid", help="source, apex (and smaller ones), full (powers of two), rebuilt.")
+    ] = "apex",
+    levels: Annotated[str | None, typer.Option("--levels", metavar="N,N", help="Only these; 0 is the finest.")] = None,
+    offsets: Annotated[str, typer.Option("--offsets", help="Offset table: basic, extended, empty.")] = "basic",
+    label: Annotated[bool, typer.Option(help="Keep the image of the label.")] = True,
+    overview: Annotated[bool, typer.Option(help="Keep the image of the whole slide.")] = True,
+    thumbnail: Annotated[bool, typer.Option(help="Keep the source's thumbnail.")] = True,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Nothing but pixels; neither label nor overview.")
+    ] = False,
+    mpp: Annotated[
+        float, typer.Option("--mpp", metavar="UM", help="Micrometres a pixel, where the file is silent.")
+    ] = 0.0,
+    study: Annotated[str, typer.Option("--study", metavar="UID", help="Study Instance UID.")] = "",
+    series: Annotated[str, typer.Option("--series", metavar="UID", help="Series Instance UID.")] = "",
+    name: Annotated[str, typer.Option("--name", help="Container Identifier (default: the name of the file).")] = "",
+    metadata: Annotated[
+        Path | None, typer.Option("--metadata", metavar="FILE", help="JSON: attributes by keyword.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    objects: Objects = None,
+    config: ConfigFile = None,
+) -> None:
+    """Convert slides of scanners to DICOM: into the archive, with --to into another one, with --out into a folder."""
+    from api.cli_dicomize import run_dicomize
+
+    settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
+    given: dict[str, object] = {
+        "format": format_, "quality": quality, "tile": tile, "pyramid": pyramid, "offsets": offsets, "label": label,
+        "overview": overview, "thumbnail": thumbnail, "deidentify": deidentify, "mpp": mpp, "study": study,
+        "series": series, "name": name,
+    }  # fmt: skip
+    if levels is not None:
+        given["levels"] = levels
+    raise SystemExit(
+        run_dicomize(
+            settings,
+            slides,
+            given,
+            to=to,
+            out=out,
+            metadata=metadata,
+            headers=header or [],
+            dry_run=dry_run,
+            quiet=quiet,
+        )
+    )
+
+
+@app.command()
+def export(
+    series: Annotated[str, typer.Argument(metavar="SERIES", help="Series Instance UID of a slide.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The TIFF file to write.")],
+    plain: Annotated[
+        bool, typer.Option("--plain", help="A generic pyramid of one channel and plane instead of OME-TIFF.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+    objects: Objects = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write a slide to a pyramidal OME-TIFF file; JPEG frames are copied."""
+    from api.cli_export import run_export
+
+    settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
+    raise SystemExit(run_export(settings, series, path, plain=plain, quiet=quiet))
 
 
 @app.command()

@@ -199,6 +199,7 @@ def _worker(settings: Settings) -> int:
 
     from storage.archive import open_archive
     from storage.worker import run_worker as work
+    from wsi.tasks import handlers, steps
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -206,7 +207,7 @@ def _worker(settings: Settings) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         archive = await open_archive(settings)
         try:
-            await work(archive, stop)
+            await work(archive, stop, handlers(archive), steps(archive))
         finally:
             await archive.close()
 

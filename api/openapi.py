@@ -18,6 +18,7 @@ from dicomweb.errors import (
 
 _PROBLEM = "application/problem+json"
 _TEXTS = {
+    "job": "identifier of a job",
     "study": "Study Instance UID",
     "series": "Series Instance UID",
     "instance": "SOP Instance UID",
@@ -34,8 +35,11 @@ _TEXTS = {
     "level": "number of a level",
     "x": "column of the tile, from 0",
     "y": "row of the tile, from 0",
-    "z": "stored level, 0 is the finest",
+    "id": "Orthanc's identifier of the resource",
+    "z": "level of the pyramid, 0 is the finest",
     "orthanc": "Orthanc's identifier of the series",
+    "orthanc_instance": "Orthanc's identifier of the instance",
+    "frame": "number of a frame, from 0",
     "document": "Series Instance UID and `.dzi`",
     "files": "Series Instance UID and `_files`",
     "tile": "column and row of the tile, and its format",
@@ -48,6 +52,7 @@ _TEXTS = {
 # What headers say, and an example of each.
 _HEADERS = {
     "Cache-Control": ("immutable for a URL with the right `v`, else to be asked again", "private, no-cache"),
+    "Content-Disposition": ("name for the download", 'attachment; filename="study.zip"'),
     "Content-Location": ("URL of the WebSocket", "ws://127.0.0.1:8042/dicom-web/subscribers/ANOR"),
     "Content-Range": ("the range that is sent, and the size of the whole", "bytes 0-65535/524288"),
     "ETag": ("version of this representation, for If-None-Match", '"4f1c2a9be07d3388"'),

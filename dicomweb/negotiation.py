@@ -58,12 +58,16 @@ class MediaRange:
 
 @dataclass(frozen=True, slots=True)
 class RetrievePlan:
-    """What to send; `reencode`: "explicit-le" when byte order, VRs or inflation change, "transcode" when pixels do."""
+    """What to send; `reencode`: "explicit-le" when byte order, VRs or inflation change, "transcode" when pixels do.
+
+    `quality`: of JPEG, 1 to 100, where one was asked for.
+    """
 
     multipart: bool
     media_type: str
     transfer_syntax: str
     reencode: Reencode
+    quality: int | None = None
 
     @property
     def part_type(self) -> str:
@@ -75,7 +79,8 @@ class RetrievePlan:
     @property
     def identity(self) -> str:
         """What decides the bytes beside the instance, for entity tags: also how rewriting is done nowadays."""
-        return f"{self.multipart} {self.part_type}" + ("" if self.reencode == "none" else f" {REVISION}")
+        made = "" if self.reencode == "none" else f" {REVISION}"
+        return f"{self.multipart} {self.part_type}{made}" + (f" {self.quality}" if self.quality else "")
 
 
 ANYTHING = (MediaRange(MediaType("*", "*"), multipart=False, q=1.0),)

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import NewType
 
-from dicomweb.errors import BadRequest
+from dicomweb.errors import BadRequest, NotFound
 
 StudyUID = NewType("StudyUID", str)
 SeriesUID = NewType("SeriesUID", str)
@@ -15,6 +15,7 @@ SopUID = NewType("SopUID", str)
 # do no harm.
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)*", re.ASCII)
 MAX_UID_LENGTH = 64
+_ORTHANC_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}", re.ASCII)
 
 
 def is_uid(text: str) -> bool:
@@ -42,6 +43,13 @@ class OrthancIds:
 def _orthanc_id(*parts: str) -> str:
     digest = hashlib.sha1("|".join(parts).encode(), usedforsecurity=False).hexdigest()
     return "-".join(digest[i : i + 8] for i in range(0, 40, 8))
+
+
+def parse_orthanc_id(text: str) -> bytes:
+    """The digest that an Orthanc identifier spells; NotFound when it spells none: there is no such resource."""
+    if not _ORTHANC_ID.fullmatch(text):
+        raise NotFound("no resource has such an identifier")
+    return bytes.fromhex(text.replace("-", ""))
 
 
 def orthanc_ids(patient_id: str, study: str, series: str, instance: str) -> OrthancIds:

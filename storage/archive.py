@@ -5,12 +5,14 @@ from datetime import timedelta
 
 from dicomweb.errors import Unavailable
 from storage.access import Access
+from storage.archives import ArchiveService
 from storage.channels import EventChannels
 from storage.db import Database
 from storage.decoders import DecoderPool
 from storage.embedded import attach
 from storage.frame_blocks import FrameBlocks
 from storage.ingest import IngestService
+from storage.jobs import JobService
 from storage.lifecycle import LifecycleService
 from storage.objects import ObjectStore, open_store
 from storage.pixels import PixelService
@@ -53,9 +55,11 @@ class Archive:
     study_objects: StudyObjects
     frames: FrameBlocks
     decoders: DecoderPool
+    archives: ArchiveService
     lifecycle: LifecycleService
     worklist: WorklistService
     channels: EventChannels
+    jobs: JobService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -111,6 +115,7 @@ async def open_archive(settings: Settings) -> Archive:
     retrieve = RetrieveService(settings, db, objects)
     decoders = DecoderPool(settings)
     pixels = PixelService(retrieve, decoders)
+    transcode = TranscodeService(settings, retrieve, pixels, decoders)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
     return Archive(
@@ -121,13 +126,15 @@ async def open_archive(settings: Settings) -> Archive:
         search=SearchService(db, objects),
         retrieve=retrieve,
         pixels=pixels,
-        transcode=TranscodeService(settings, retrieve, pixels, decoders),
+        transcode=transcode,
         rendering=RenderingService(settings, retrieve, pixels),
         slides=slides,
         study_objects=StudyObjects(db, objects),
         frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
         decoders=decoders,
+        archives=ArchiveService(db, retrieve, transcode),
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
         worklist=WorklistService(settings, db, channels),
         channels=channels,
+        jobs=JobService(settings, db, objects),
     )

@@ -8,6 +8,7 @@ from dicomweb.media import EXPLICIT_BE
 from storage.access import Access
 from storage.cache import Cache
 from storage.db import Database
+from storage.derived import is_derived
 from storage.retrieve import Instance, Located, RetrieveService
 
 # Records of one block: 24 KB, which the database cuts out of the frame table without reading the rest of it.
@@ -45,8 +46,12 @@ class FrameBlocks:
 
     async def _read(self, key: tuple[str, int], instance: Instance) -> bytes:
         size = RECORD_SIZE * _BLOCK
-        place = instance.tenant, instance.sop, instance.key
-        block: bytes | None = await self._db.fetch_value("frame_records", *place, size, 1 + key[1] * size)
+        stretch = size, 1 + key[1] * size
+        block: bytes | None
+        if is_derived(instance):
+            block = await self._db.fetch_value("derived_records", instance.tenant, instance.key, *stretch)
+        else:
+            block = await self._db.fetch_value("frame_records", instance.tenant, instance.sop, instance.key, *stretch)
         if block is None:
             raise NotFound("the instance was removed or replaced")
         self._blocks.put(key, block, len(block))

@@ -196,7 +196,7 @@ class RetrieveService:
 
     async def files(
         self, instances: Sequence[Instance]
-    ) -> AsyncIterator[tuple[Instance, bytes | AsyncIterator[bytes]]]:
+    ) -> AsyncGenerator[tuple[Instance, bytes | AsyncIterator[bytes]], None]:
         """The stored files one after the other; small ones are read ahead, unless they are there without waiting."""
         ahead: deque[tuple[Instance, asyncio.Task[bytes] | None]] = deque()
         queue = iter(instances)

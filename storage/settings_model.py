@@ -209,6 +209,28 @@ class Settings:
             "Pixels", "Tiles of slides that were made and are kept under the data directory.", unit="bytes", minimum=0
         ),
     )
+    derive_levels_after_s: int = field(
+        default=60,
+        metadata=_about(
+            "Pixels",
+            "How long a slide is left alone before its missing coarse levels are made; 0 makes none.",
+            unit="seconds",
+            minimum=0,
+        ),
+    )
+
+    slide_folder: Path | None = field(
+        default=None,
+        metadata=_about("Slides", "Slides of scanners that appear below this directory are converted and stored."),
+    )
+    convert_memory: int = field(
+        default=4 * GIB,
+        metadata=_about("Slides", "Address space of a process that converts a slide.", unit="bytes", minimum=512 * MIB),
+    )
+    convert_patience: int = field(
+        default=300,
+        metadata=_about("Slides", "A conversion that makes nothing for so long is ended.", unit="seconds", minimum=1),
+    )
 
     duplicates: Literal["reject", "keep-first", "replace"] = field(
         default="reject",

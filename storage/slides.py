@@ -27,6 +27,7 @@ from dicomweb.slides.tiled import MATRIX_COLUMNS, WHOLE_SLIDE, NotTiled, Problem
 from storage.access import Access
 from storage.cache import Cache
 from storage.db import Database
+from storage.derived import fingerprint, with_object
 from storage.objects import ObjectStore
 from storage.retrieve import Instance, instance_of
 from storage.settings import Settings
@@ -62,7 +63,7 @@ class StoredSlide:
     """A slide and where it lies: `instances` are those of `slide.instances`, `icc` the digests of their profiles.
 
     `name` is the version as URLs carry it; `checked` holds when it was last known to be the current one, by the clock
-    of the event loop. `weight`: bytes in memory, about.
+    of the event loop. `weight`: bytes in memory, about. `fingerprint`: of the tiled instances that are stored.
     """
 
     study: str
@@ -74,6 +75,7 @@ class StoredSlide:
     name: str
     checked: list[float]
     weight: int
+    fingerprint: bytes
 
 
 class SlideIndex:
@@ -129,11 +131,7 @@ class SlideIndex:
         known = self._orthanc.get(key)
         if known is not None:
             return known  # an identifier is a hash of the UIDs: it never comes to mean another series
-        digits = orthanc_id.replace("-", "")
-        try:
-            digest = bytes.fromhex(digits)
-        except ValueError:
-            raise NotFound("no such series") from None
+        digest = _digest(orthanc_id)
         found: str | None = await self._db.fetch_value("series_of_orthanc", access.tenant, digest)
         if found is None:
             raise NotFound("no such series")
@@ -141,6 +139,14 @@ class SlideIndex:
         if len(self._orthanc) > _ORTHANC_IDS:
             self._orthanc.popitem(last=False)
         return found
+
+    async def instance_of(self, access: Access, orthanc_id: str) -> tuple[str, str, str]:
+        """Study, Series and SOP Instance UID for an Orthanc identifier. Raises NotFound."""
+        access.require("dicom.read")
+        row = await self._db.fetch_row("instance_of_orthanc", access.tenant, _digest(orthanc_id))
+        if row is None:
+            raise NotFound("no such instance")
+        return row["study_uid"], row["series_uid"], row["sop_uid"]
 
     async def _version(self, tenant: int, series: str) -> int | None:
         """The version of a series, read after this call: who comes while a statement runs shares the next one."""
@@ -197,6 +203,9 @@ class SlideIndex:
             if described is not None:
                 found.append((instance, described, (row["table_size"] or 0) // RECORD_SIZE))
         stored = await asyncio.to_thread(_assembled, rows[0]["study_uid"], series, rows[0]["parent_version"], found)
+        derived = await self._db.fetch_row("derived_object", tenant, series, stored.fingerprint)
+        if derived is not None:
+            stored = _derived(stored, derived["object_key"], derived["object_size"])
         self._slides.put((tenant, series), stored, stored.weight)
         return stored
 
@@ -251,6 +260,13 @@ class SlideIndex:
         return None
 
 
+def _digest(orthanc_id: str) -> bytes:
+    try:
+        return bytes.fromhex(orthanc_id.replace("-", ""))
+    except ValueError:
+        raise NotFound("there is no such Orthanc identifier") from None
+
+
 def _described(metadata: DeflatedJson) -> tuple[Description | None, Item]:
     """The description but for the profile, and the attributes. Seconds for the largest slides: for a thread."""
     text = metadata.inflate()
@@ -286,5 +302,20 @@ def _assembled(
     instances = tuple(instance for instance, _ in kept)
     slide = assemble(tiled, problems)
     return StoredSlide(
-        study, series, version, slide, instances, digests, f"{version:x}", [-math.inf], weight + slide.weight
+        study,
+        series,
+        version,
+        slide,
+        instances,
+        digests,
+        f"{version:x}",
+        [-math.inf],
+        weight + slide.weight,
+        fingerprint(instances),
     )
+
+
+def _derived(stored: StoredSlide, key: str, size: int) -> StoredSlide:
+    slide, instances = with_object(stored.slide, stored.instances, key, size, stored.fingerprint)
+    more = slide.weight - stored.slide.weight
+    return replace(stored, slide=slide, instances=instances, weight=stored.weight + more)

@@ -9,7 +9,7 @@ from typing import Final
 from dicomweb.errors import NotAcceptable
 from dicomweb.media import DEFLATED_LE, EXPLICIT_LE, NATIVE
 from dicomweb.meta import read_file_meta
-from dicomweb.pixels.encode import BitString, encode_frame, native_bytes, packed_bits
+from dicomweb.pixels.encode import DEFAULT_QUALITY, BitString, Quality, encode_frame, native_bytes, packed_bits
 from dicomweb.pixels.header import (
     ENCAPSULATED_HEAD,
     ENCAPSULATED_TAIL,
@@ -61,12 +61,14 @@ class TranscodeService:
         self._cache.put(key, 0, (frame,))
         return frame
 
-    async def frames(self, image: Image, target: str) -> AsyncGenerator[bytes, None]:
+    async def frames(
+        self, image: Image, target: str, quality: Quality = DEFAULT_QUALITY
+    ) -> AsyncGenerator[bytes, None]:
         """The frames of `image` in its order; a few are worked on at a time. Raises BadPixels."""
         ahead: deque[asyncio.Task[bytes]] = deque()
         try:
             async for value in self._pixels.stored(image):
-                ahead.append(asyncio.create_task(self._transcoded(image, value, target)))
+                ahead.append(asyncio.create_task(self._transcoded(image, value, target, quality)))
                 if len(ahead) > self._decoders.size:
                     yield await ahead.popleft()
             while ahead:
@@ -75,7 +77,7 @@ class TranscodeService:
             for task in ahead:
                 task.cancel()
 
-    async def _transcoded(self, image: Image, value: bytes, target: str) -> bytes:
+    async def _transcoded(self, image: Image, value: bytes, target: str, quality: Quality = DEFAULT_QUALITY) -> bytes:
         stored = image.instance.transfer_syntax
         if is_repacked(stored, target):
             if target == JPEG_XL_RECOMPRESSION:
@@ -84,11 +86,30 @@ class TranscodeService:
         pixels = await self._pixels.decode(image, value)
         if target == EXPLICIT_LE:
             return _native(pixels, image.pixel)
-        return await asyncio.to_thread(encode_frame, target, pixels, image.pixel)
+        return await asyncio.to_thread(encode_frame, target, pixels, image.pixel, quality)
 
     # -- instances ---------------------------------------------------------------------------------------------
 
-    async def instance(self, access: Access, instance: Instance, target: str) -> AsyncGenerator[bytes, None]:
+    async def file(
+        self, access: Access, instance: Instance, target: str, quality: Quality = DEFAULT_QUALITY
+    ) -> AsyncGenerator[bytes, None]:
+        """The Part 10 file of an instance in `target`, whatever has to be done for that. Raises as `instance`.
+
+        What is no image has no pixels that a compression could be for, and comes as stored.
+        """
+        stored = instance.transfer_syntax
+        if target == stored or not (instance.has_frames or target == EXPLICIT_LE):
+            chunks = self._retrieve.file(instance)
+        elif target == EXPLICIT_LE:
+            chunks = self._explicit(access, instance)
+        else:
+            chunks = self.instance(access, instance, target, quality)
+        async for chunk in chunks:
+            yield chunk
+
+    async def instance(
+        self, access: Access, instance: Instance, target: str, quality: Quality = DEFAULT_QUALITY
+    ) -> AsyncGenerator[bytes, None]:
         """The whole instance as a Part 10 file in `target`; lossy ones are derived instances with a UID of their own.
 
         Raises NotAcceptable for pixels that the target cannot carry, BadPixels for what cannot be decoded.
@@ -104,12 +125,13 @@ class TranscodeService:
             raise NotAcceptable("the pixels of this instance cannot be sent in that transfer syntax")
         form = encoded_form(first.pixel, stored, target)
         native = _native_size(form, count) if target == EXPLICIT_LE else None
-        frames = self._all_frames(access, instance, first, count, target)
+        frames = self._all_frames(access, instance, first, count, target, quality)
         try:
             opening = await anext(frames)
             lossy = None
             if target in SYNTAXES and not SYNTAXES[target].lossless and not is_repacked(stored, target):
-                lossy = Lossy(form.decoded_bytes / len(opening), derived_uid(instance.sop, instance.version, target))
+                uid = derived_uid(instance.sop, instance.version, target, quality)
+                lossy = Lossy(form.decoded_bytes / len(opening), uid)
             head = await header_of(self._retrieve, instance)
             yield await asyncio.to_thread(transcoded_head, head, target, form, lossy)
             yield ENCAPSULATED_HEAD if native is None else pixel_head(_native_vr(form), native)
@@ -133,7 +155,7 @@ class TranscodeService:
         first = await self._page(access, instance, 1, count)
         form = encoded_form(first.pixel, instance.transfer_syntax, EXPLICIT_LE)
         native = _native_size(form, count)
-        frames = self._all_frames(access, instance, first, count, EXPLICIT_LE)
+        frames = self._all_frames(access, instance, first, count, EXPLICIT_LE, DEFAULT_QUALITY)
         try:
             async for piece in _joined(await anext(frames), frames, form, native):
                 yield piece
@@ -145,11 +167,11 @@ class TranscodeService:
         return await self._pixels.image(access, instance.study, instance.series, instance.sop, numbers)
 
     async def _all_frames(
-        self, access: Access, instance: Instance, page: Image, count: int, target: str
+        self, access: Access, instance: Instance, page: Image, count: int, target: str, quality: Quality
     ) -> AsyncGenerator[bytes, None]:
         start = 1
         while True:
-            async for frame in self.frames(page, target):
+            async for frame in self.frames(page, target, quality):
                 yield frame
             start += _PAGE
             if start > count:

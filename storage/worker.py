@@ -1,17 +1,18 @@
 """The background process.
 
 It sweeps objects that no row needs, numbers the change feed, analyses tables being filled, removes finished workitems
-whose time is over, and keeps instances in the transfer syntaxes that the rules ask for.
+whose time is over, keeps instances in the transfer syntaxes that the rules ask for, and works on jobs.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.archive import Archive
+from storage.jobs import Handler, JobRunner
 from storage.parallel import side_by_side
 from storage.stored_syntax import StoredSyntax
 
@@ -27,6 +28,9 @@ _TRANSCODE_SECONDS = 1.0
 _SIDE_OBJECT = ".json"
 _AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
 _MAX_FAILED = 64
+
+# Seconds between two rounds, a name for the log, and what is done in a round.
+Step = tuple[float, str, Callable[[], Awaitable[object]]]
 
 
 async def number_changes(archive: Archive) -> int:
@@ -94,21 +98,29 @@ async def _every(seconds: float, what: str, step: Callable[[], Awaitable[object]
         await asyncio.sleep(seconds)
 
 
-async def run_worker(archive: Archive, stop: asyncio.Event) -> None:
-    """Run until `stop` is set. Any number of workers may run: each step takes its own locks."""
+async def run_worker(
+    archive: Archive, stop: asyncio.Event, handlers: Mapping[str, Handler] | None = None, more: Sequence[Step] = ()
+) -> None:
+    """Run until `stop` is set. Any number of workers may run: each step takes its own locks.
+
+    `handlers`: of jobs, by kind; `more`: steps that other parts of the program want to be taken.
+    """
     try:
         await archive.worklist.announce_restart()
     except ArchiveError as error:
         log.warning("announce_restart failed: %s", error.message)
-    steps: list[tuple[float, str, Callable[[], Awaitable[object]]]] = [
+    steps: list[Step] = [
         (_NUMBERING_SECONDS, "number_changes", partial(number_changes, archive)),
         (_ANALYZE_SECONDS, "analyze_young", partial(analyze_young, archive)),
         (_SWEEP_SECONDS, "sweep", partial(sweep, archive)),
         (_EXPIRE_SECONDS, "expire_workitems", archive.worklist.expire),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
+        *more,
     ]
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_every(*step)) for step in steps]
+        if handlers:
+            running.append(tasks.create_task(JobRunner(archive.settings, archive.db, handlers).run()))
         await stop.wait()
         for task in running:
             task.cancel()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from dicomweb.errors import NotFound, TooLarge
 from dicomweb.pixels.image import MONOCHROME, ImagePixel, Pixels
 from dicomweb.rendered.grayscale import Grayscale
 from dicomweb.rendered.image import Source, picture
-from dicomweb.rendered.parameters import Profile, Rendering, Window
+from dicomweb.rendered.parameters import Profile, Rendering
 from dicomweb.rendered.profiles import profile_of, standard_profile
+from dicomweb.slides.channels import full_range
 from dicomweb.slides.jpeg import JPEG_SYNTAXES, real_size
 from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.tilemap import FrameRef, Placed, TileMap
@@ -30,6 +31,7 @@ from storage.archive import Archive
 from storage.pixels import Image
 from storage.retrieve import Located
 from storage.slides import StoredSlide
+from wsi.blending import window_between
 
 Shown = NDArray[np.uint8]
 
@@ -98,6 +100,25 @@ class Composer:
             return await self._frame(access, stored, ref, wanted, factor)
 
     async def _frame(self, access: Access, stored: StoredSlide, ref: FrameRef, wanted: Rendering, factor: int) -> Shown:
+        image, pixels, left = await self._decoded(access, stored, ref, factor)
+        shown = await self._picture(access, image, pixels, wanted)
+        tiled = stored.slide.instances[ref.instance]
+        if (image.pixel.rows, image.pixel.columns) != (tiled.rows, tiled.columns):
+            shown = padded(shown, (tiled.rows, tiled.columns), stored.slide.background)
+        return reduced(shown, left)
+
+    async def values(self, access: Access, stored: StoredSlide, ref: FrameRef, factor: int) -> NDArray[Any]:
+        """One frame of shades as they are stored, (rows, columns) of integers, each side divided by `factor`.
+
+        A frame that is smaller than Rows and Columns is so here, too.
+        """
+        image, pixels, left = await self._decoded(access, stored, ref, factor)
+        return averaged(stored_values(pixels.array, image.pixel), left)
+
+    async def _decoded(
+        self, access: Access, stored: StoredSlide, ref: FrameRef, factor: int
+    ) -> tuple[Image, Pixels, int]:
+        """A frame, in its real size or reduced; and the factor by which it has to be reduced further."""
         tiled, instance = stored.slide.instances[ref.instance], stored.instances[ref.instance]
         located = await self._archive.frames.frame(access, instance, ref.frame)
         value = await self.stored_frame(located)
@@ -108,12 +129,8 @@ class Composer:
         if cut:
             image = replace(image, pixel=replace(tiled.image, rows=size[0], columns=size[1]))
         if jpeg and factor > 1 and not cut:
-            pixels = await self._archive.decoders.reduce(value, tiled.image, factor)
-            return await self._picture(access, image, pixels, wanted)
-        shown = await self._picture(access, image, await self._archive.pixels.decode(image, value), wanted)
-        if cut:
-            shown = padded(shown, (tiled.rows, tiled.columns), stored.slide.background)
-        return reduced(shown, factor)
+            return image, await self._archive.decoders.reduce(value, tiled.image, factor), 1
+        return image, await self._archive.pixels.decode(image, value), factor
 
     async def stored_frame(self, located: Located) -> bytes:
         """The bytes of a frame. Raises TooLarge for one that is no tile by any measure."""
@@ -229,14 +246,8 @@ def _shown(source: Source, wanted: Rendering) -> Shown:
     image = source.image
     if image.photometric in MONOCHROME and wanted.window is None and image.kind == "integer":
         gray = Grayscale.of(source.dataset, source.number, image, source.bulk, None)
-        wanted = wanted if gray.voi is not None else replace(wanted, window=_full_range(image, gray))
+        wanted = wanted if gray.voi is not None else replace(wanted, window=window_between(*full_range(image, gray)))
     return picture(source, wanted)[0]
-
-
-def _full_range(image: ImagePixel, gray: Grayscale) -> Window:
-    low = -(1 << image.bits_stored - 1) if image.signed else 0
-    ends = [float(gray.outputs(np.array([value]))[0]) for value in (low, low + (1 << image.bits_stored) - 1)]
-    return Window(sum(ends) / 2, max(abs(ends[1] - ends[0]), 1.0), "LINEAR_EXACT")
 
 
 def _scaled(canvas: Shown, box: tuple[float, ...], size: tuple[int, int]) -> Shown:
@@ -276,3 +287,25 @@ def put(canvas: Shown, piece: Shown, left: int, top: int) -> None:
 def reduced(shown: Shown, factor: int) -> Shown:
     """The means of squares of `factor` x `factor` pixels."""
     return shown if factor == 1 else np.asarray(Pillow.fromarray(shown).reduce(factor))
+
+
+def stored_values(patterns: NDArray[Any], image: ImagePixel) -> NDArray[Any]:
+    """The integers that pixels hold: bits above Bits Stored are no part of them, the sign is extended."""
+    width = patterns.dtype.itemsize
+    values: NDArray[Any] = patterns.view(f"<{'i' if image.signed else 'u'}{width}")
+    spare = 8 * width - image.bits_stored
+    return (values << spare) >> spare if spare else values
+
+
+def averaged(values: NDArray[Any], factor: int) -> NDArray[Any]:
+    """The means of squares of `factor` x `factor` pixels of any type; at the far edges of what there is of a square."""
+    if factor == 1:
+        return values
+    if values.dtype == np.uint8:
+        return np.asarray(Pillow.fromarray(values).reduce(factor))
+    rows, columns = values.shape[:2]
+    padding = [(0, -rows % factor), (0, -columns % factor)]
+    whole = np.pad(values, padding, mode="edge").astype(np.float64)
+    squares = whole.reshape(whole.shape[0] // factor, factor, whole.shape[1] // factor, factor)
+    means: NDArray[Any] = np.rint(squares.mean(axis=(1, 3))).astype(values.dtype)
+    return means

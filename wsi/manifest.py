@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from dicomweb.pixels.image import MONOCHROME, ImagePixel
 from dicomweb.rendered.attributes import items, number, numbers, text
+from dicomweb.slides.background import Rgb
+from dicomweb.slides.channels import display_of, in_shades
 from dicomweb.slides.levels import Rung
 from dicomweb.slides.pyramid import Slide
-from dicomweb.slides.tiled import Tiled
+from dicomweb.slides.tiled import OpticalPath, Tiled
 from storage.slides import StoredSlide
+from wsi.blending import MAX_COMPONENTS
 
 _MICRONS = 1000
 
@@ -28,18 +32,11 @@ def manifest(stored: StoredSlide, base_url: str, dicomweb_root: str) -> dict[str
         "height": slide.base.height,
         "mpp": mpp_of(slide, slide.rungs[0]),
         "objective_power": _objective_power(slide),
-        "background": "#{:02x}{:02x}{:02x}".format(*slide.background),
+        "background": _hexadecimal(slide.background),
         "levels": [_level(slide, index, rung) for index, rung in enumerate(slide.rungs)],
         "tiles": f"{base_url}/tiles/{{level}}/{{x}}/{{y}}?v={version}",
-        "optical_paths": [
-            {
-                "identifier": path.identifier,
-                "description": path.description,
-                "wavelength_nm": path.wavelength,
-                "icc_profile": path.icc,
-            }
-            for path in slide.paths
-        ],
+        "blended": _blended(slide, f"{base_url}/tiles/{{level}}/{{x}}/{{y}}?v={version}"),
+        "optical_paths": [_path(slide, path) for path in slide.paths],
         "shades": _shades(_sample(slide), slide.instances[slide.base.sample].image),
         "focal_planes": {"z_um": list(slide.depths), "default": slide.focal},
         "images": {
@@ -57,8 +54,32 @@ def manifest(stored: StoredSlide, base_url: str, dicomweb_root: str) -> dict[str
     }
 
 
+def _path(slide: Slide, path: OpticalPath) -> dict[str, Any]:
+    shown = display_of(slide, path.identifier) if in_shades(slide) else None
+    return {
+        "identifier": path.identifier,
+        "description": path.description,
+        "wavelength_nm": path.wavelength,
+        "icc_profile": path.icc,
+        "colour": _hexadecimal(shown.colour) if shown else None,
+        "window": [shown.low, shown.high] if shown else None,
+    }
+
+
+def _blended(slide: Slide, tiles: str) -> str | None:
+    """The template of tiles that show all optical paths, the first of them where there are too many."""
+    if not in_shades(slide):
+        return None
+    paths = slide.paths[:MAX_COMPONENTS]
+    return tiles + "".join(f"&channel={quote(path.identifier, safe='')}:::" for path in paths)
+
+
+def _hexadecimal(colour: Rgb) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
 def orthanc_pyramid(stored: StoredSlide, identifier: str) -> dict[str, Any]:
-    """The answer of Orthanc's `/wsi/pyramids/{series}`: stored levels only, the finest first."""
+    """The answer of Orthanc's `/wsi/pyramids/{series}`: levels that are stored or were derived, from the finest."""
     slide = stored.slide
     answer: dict[str, Any] = {
         "ID": identifier,
@@ -68,7 +89,7 @@ def orthanc_pyramid(stored: StoredSlide, identifier: str) -> dict[str, Any]:
         "TilesSizes": [[level.columns, level.rows] for level in slide.levels],
         "TotalWidth": slide.base.width,
         "TotalHeight": slide.base.height,
-        "BackgroundColor": "#{:02x}{:02x}{:02x}".format(*slide.background),
+        "BackgroundColor": _hexadecimal(slide.background),
     }
     for name, tag in (("ImagedVolumeWidth", "00480001"), ("ImagedVolumeHeight", "00480002")):
         size = number(_sample(slide), tag)
@@ -92,7 +113,8 @@ def _level(slide: Slide, index: int, rung: Rung) -> dict[str, Any]:
         "rows": rung.down,
         "downsample": slide.base.width / rung.width,
         "mpp": mpp_of(slide, rung),
-        "stored": rung.factor == 1,
+        "stored": rung.factor == 1 and not slide.levels[rung.level].derived,
+        "derived": slide.levels[rung.level].derived,
     }
 
 

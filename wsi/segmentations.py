@@ -83,6 +83,8 @@ class SegmentationService:
         key = (access.tenant, stored.series, sop)
         now = asyncio.get_running_loop().time()
         held = self._overlays.get(key)
+        if held is not None and held.stored is not stored:
+            held = None
         if held is not None and wanted == held.name and now - held.checked[0] < _TRUSTED:
             return held
         instance = await self._archive.retrieve.instance(access, stored.study, None, sop)

@@ -5,16 +5,18 @@ A tile costs one index lookup (the version of its series, shared by requests tha
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
 from PIL import Image
 
-from dicomweb.errors import NotFound
-from dicomweb.rendered.encode import JPEG, encode_image, with_icc_profile
+from dicomweb.errors import BadQuery, NotFound
+from dicomweb.rendered.encode import JPEG, PNG, encode_image, with_icc_profile
 from dicomweb.rendered.parameters import DEFAULT_QUALITY, Profile, Rendering, Window
+from dicomweb.slides.background import Rgb
+from dicomweb.slides.channels import display_of, in_shades
 from dicomweb.slides.jpeg import JPEG_SYNTAXES, jpeg_frames
 from dicomweb.slides.levels import Rung
 from dicomweb.slides.pyramid import Slide
@@ -23,8 +25,10 @@ from storage.access import Access
 from storage.archive import Archive
 from storage.slides import StoredSlide
 from storage.thumbnails import ThumbnailStore
+from wsi.blending import Component, Light, window_between
 from wsi.compose import MAX_FRAMES, Composer, Shown, View, blank, level_for, map_of, padded
 from wsi.dialects import Asked
+from wsi.frames import FramePyramids
 
 # Changes whenever the same request gives other bytes than before: a part of entity tags and of the keys of the cache.
 REVISION: Final = 1
@@ -36,13 +40,15 @@ MediaType = Literal["image/jpeg", "image/png"]
 class Channel:
     """Which picture of a place: `path` None is the first optical path, `focal` None the middle focal plane.
 
-    `profile`: what becomes of the colours, as for rendered images (PS3.18 8.3.5.1.5).
+    `profile`: what becomes of the colours, as for rendered images (PS3.18 8.3.5.1.5). `blend`: optical paths that are
+    shown together, in place of `path` and `window`.
     """
 
     path: str | None = None
     focal: int | None = None
     window: Window | None = None
     profile: Profile = "no"
+    blend: tuple[Component, ...] = ()
 
     @property
     def wanted(self) -> Rendering:
@@ -55,7 +61,10 @@ DEFAULT: Final = Channel()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """A tile that is there. `tag` names its bytes; `frame` None with `view` None: nothing was scanned here."""
+    """A tile that is there. `tag` names its bytes; `frame` None with `view` None: nothing was scanned here.
+
+    `parts`: the tiles that it is blended of, with their colours.
+    """
 
     stored: StoredSlide
     rung: Rung
@@ -64,6 +73,7 @@ class Tile:
     tag: str
     frame: FrameRef | None = None
     view: View | None = None
+    parts: tuple[tuple["Tile", Rgb], ...] = ()
 
 
 class TileService:
@@ -74,6 +84,7 @@ class TileService:
         self._composer = Composer(archive)
         self._made = ThumbnailStore(archive.settings.data / "tiles", archive.settings.tile_bytes)
         self._making: dict[str, asyncio.Task[bytes]] = {}
+        self.frames = FramePyramids(archive, self.kept)
 
     async def slide(self, access: Access, series: str, version: str | None = None) -> StoredSlide:
         """The slide of a series; see `SlideIndex.slide`. Raises NotFound, also for images that are no slide."""
@@ -94,6 +105,8 @@ class TileService:
         """
         if not (0 <= x < rung.across and 0 <= y < rung.down):
             raise NotFound(f"the level has {rung.across} x {rung.down} tiles")
+        if channel.blend:
+            return self._blended(stored, rung, x, y, channel, media_type or JPEG)
         slide = stored.slide
         path, depth = _key(slide, channel)
         tile_map = map_of(slide, rung.level, path, depth)
@@ -111,10 +124,19 @@ class TileService:
         tag = f"{stored.instances[frame.instance].version}-{frame.frame}-{form}"
         return Tile(stored, rung, media, channel, tag, frame=frame)
 
+    def _blended(
+        self, stored: StoredSlide, rung: Rung, x: int, y: int, channel: Channel, media_type: MediaType
+    ) -> Tile:
+        parts = tuple(
+            (self.tile(stored, rung, x, y, part, PNG), colour) for part, colour in _parts(stored.slide, channel)
+        )
+        tag = "+".join(f"{part.tag}*{colour}" for part, colour in parts)
+        return Tile(stored, rung, media_type, channel, f"{media_type[6:]} {tag}", parts=parts)
+
     async def body(self, access: Access, tile: Tile) -> bytes:
         """The bytes of a tile. Raises BadPixels for a frame that is not what its attributes say."""
         access.require("dicom.read")
-        if tile.frame is None and tile.view is None:
+        if tile.frame is None and tile.view is None and not tile.parts:
             return self._hole(tile)
         channel = tile.channel
         if tile.frame and tile.media_type == JPEG and channel.window is None and channel.profile in {"no", "yes"}:
@@ -133,14 +155,21 @@ class TileService:
         return jpeg_frames(tiled.image).sent(await self._composer.stored_frame(located))
 
     async def _make(self, access: Access, tile: Tile) -> bytes:
-        if tile.frame is not None:
-            shown = await self._composer.frame(access, tile.stored, tile.frame, tile.channel.wanted)
-        else:
-            assert tile.view is not None
-            shown = await self._composer.view(access, tile.stored, tile.view)
-            shown = padded(shown, (tile.rung.rows, tile.rung.columns), tile.stored.slide.background)
+        light = Light()
+        for part, colour in tile.parts:
+            await asyncio.to_thread(light.add, await self._shown(access, part), colour)
+        shown = light.shown() if tile.parts else await self._shown(access, tile)
         profile = await self._composer.profile(access, tile.stored, tile.rung.level, tile.channel.profile)
         return await asyncio.to_thread(encode_image, shown, tile.media_type, DEFAULT_QUALITY, profile)
+
+    async def _shown(self, access: Access, tile: Tile) -> Shown:
+        """(rows, columns) or (rows, columns, 3) of the whole tile."""
+        slide, shape = tile.stored.slide, (tile.rung.rows, tile.rung.columns)
+        if tile.frame is not None:
+            return await self._composer.frame(access, tile.stored, tile.frame, tile.channel.wanted)
+        if tile.view is None:
+            return blank(shape, slide.background, gray=in_shades(slide))
+        return padded(await self._composer.view(access, tile.stored, tile.view), shape, slide.background)
 
     def _hole(self, tile: Tile) -> bytes:
         return _blank_tile(tile.rung.rows, tile.rung.columns, tile.stored.slide.background, tile.media_type)
@@ -157,15 +186,21 @@ class TileService:
         access.require("dicom.read")
         slide = stored.slide
         level = level_for(slide, asked.scale)
-        path, depth = _key(slide, channel)
         across, down = slide.levels[level].width / slide.base.width, slide.levels[level].height / slide.base.height
         place = asked.left * across, asked.top * down, asked.width * across, asked.height * down
-        view = View(level, path, depth, *place, asked.columns, asked.rows, channel.wanted)
+        view = View(level, *_key(slide, channel), *place, asked.columns, asked.rows, channel.wanted)
         if (same := self._as_tile(stored, view, asked, channel)) is not None:
             return await self.body(access, same)
 
         async def make() -> bytes:
-            shown = await self._composer.view(access, stored, view, limit)
+            light = Light()
+            for part, colour in _parts(slide, channel):
+                path, depth = _key(slide, part)
+                seen = await self._composer.view(
+                    access, stored, replace(view, path=path, depth=depth, wanted=part.wanted), limit
+                )
+                await asyncio.to_thread(light.add, seen, colour)
+            shown = light.shown() if channel.blend else await self._composer.view(access, stored, view, limit)
             profile = await self._composer.profile(access, stored, level, channel.profile)
             return await asyncio.to_thread(_finished, shown, asked, profile)
 
@@ -185,7 +220,7 @@ class TileService:
         return self.tile(stored, rung, int(x), int(y), channel, asked.media_type)
 
     async def kept(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
-        """From the cache, or made by the one of those who ask at the same time that came first."""
+        """Bytes from the cache, or made by the one of those who ask at the same time that came first."""
         held = await self._made.get(key)
         if held is not None:
             return held
@@ -213,6 +248,21 @@ def _key(slide: Slide, channel: Channel) -> tuple[str, float]:
     if not 0 <= focal < len(slide.depths):
         raise NotFound(f"the slide has {len(slide.depths)} focal planes, numbered from 0")
     return path, slide.depths[focal]
+
+
+def _parts(slide: Slide, channel: Channel) -> list[tuple[Channel, Rgb]]:
+    """The optical paths that are blended, each with its window, and their colours. Raises NotFound, BadQuery."""
+    if channel.blend and not in_shades(slide):
+        raise BadQuery("the slide is in colour: only shades are blended", attribute="channel")
+    known = {path.identifier for path in slide.paths}
+    parts = []
+    for each in channel.blend:
+        if each.path not in known:
+            raise NotFound("the slide has no such optical path")
+        display = display_of(slide, each.path)
+        window = each.window or window_between(display.low, display.high)
+        parts.append((Channel(each.path, channel.focal, window), each.colour or display.colour))
+    return parts
 
 
 def _view_of_tile(slide: Slide, rung: Rung, x: int, y: int, view: View) -> View:

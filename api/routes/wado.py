@@ -20,6 +20,7 @@ from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
 from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_instances, plan_metadata
+from dicomweb.pixels.encode import quality_of
 from dicomweb.pixels.syntaxes import LOSSY
 from dicomweb.uids import checked_uid
 from dicomweb.wado import etag_matches
@@ -136,13 +137,13 @@ async def planned(http: Exchange, instance: Instance, plan: Callable[..., Retrie
 
 
 async def send_files(
-    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], version: str
+    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], version: str, *more: Header
 ) -> None:
     """Answer with files, each by its plan; `version` is that of the resource."""
     signature = zlib.crc32(";".join(p.identity for p in plans).encode())
     tag = f'"{version}-{signature:08x}"'
     cache = cache_control(http.query_value("v"), version) if len(instances) == 1 else CACHE_REVALIDATE
-    headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
+    headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache, *more]
     if await client_has(http, headers):
         return
     if not plans[0].multipart:
@@ -180,7 +181,7 @@ def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str,
 
 def _rewritten(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncIterator[bytes]:
     if plan.reencode == "transcode":
-        return http.archive.transcode.instance(http.access, instance, plan.transfer_syntax)
+        return http.archive.transcode.instance(http.access, instance, plan.transfer_syntax, quality_of(plan.quality))
     return as_explicit(http.archive.retrieve, instance)
 
 
@@ -209,7 +210,7 @@ async def _parts(
                     yield chunk
         yield tail
     finally:
-        await files.aclose()  # type: ignore[attr-defined]  # an async generator: its read-ahead must end with the answer
+        await files.aclose()  # an async generator: its read-ahead must end with the answer
 
 
 _ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, Unavailable)

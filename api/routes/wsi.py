@@ -18,6 +18,7 @@ from dicomweb.slides.levels import Rung
 from dicomweb.uids import checked_uid
 from dicomweb.wado import etag
 from storage.slides import StoredSlide
+from wsi.blending import parse_components
 from wsi.compose import MAX_FRAMES
 from wsi.dialects import Asked, parse_region
 from wsi.manifest import manifest, mpp_of, orthanc_pyramid
@@ -49,7 +50,11 @@ def _known_query(raw: bytes) -> Query:
 
 
 def _parsed_query(raw: bytes) -> Query:
-    given = dict(parse_query(raw))
+    pairs = parse_query(raw)
+    given = dict(pairs)
+    blend = parse_components([value for name, value in pairs if name == "channel"])
+    if blend and not given.keys().isdisjoint(("path", "window")):
+        raise BadQuery("a channel says its path and window itself", attribute="channel")
     focal, name = given.get("focal"), given.get("format")
     if focal is not None and not (focal.isascii() and focal.isdigit() and len(focal) < 6):
         raise BadQuery("a focal plane is a number from 0", attribute="focal")
@@ -57,7 +62,7 @@ def _parsed_query(raw: bytes) -> Query:
         raise BadQuery("a format is jpeg or png", attribute="format")
     window = parse_window(given["window"]) if "window" in given else None
     profile = parse_profile(given.get("iccprofile", "no"))
-    channel = Channel(given.get("path"), None if focal is None else int(focal), window, profile)
+    channel = Channel(given.get("path"), None if focal is None else int(focal), window, profile, blend)
     return Query(channel, None if name is None else _FORMATS[name], given.get("v"))
 
 
@@ -177,13 +182,14 @@ async def orthanc_pyramids(http: Exchange) -> None:
 
 
 async def orthanc_tile(http: Exchange) -> None:
-    """A tile of a stored level: as it is stored where that is JPEG, else PNG, or what Accept asks for."""
+    """A tile of the pyramid: as it is stored where that is JPEG, else PNG, or what Accept asks for."""
     z, x, y = place_of(http, "z", "x", "y")
     query = tile_query(http.scope["query_string"])
     stored = await _orthanc_slide(http, query.version)
     rung = rung_at(tuple(rung for rung in stored.slide.rungs if rung.factor == 1), z)
-    sample = stored.instances[stored.slide.levels[rung.level].sample]
-    types = (JPEG, PNG) if sample.transfer_syntax in JPEG_SYNTAXES else (PNG, JPEG)
+    level = stored.slide.levels[rung.level]
+    place = next(iter(level.maps.values())).instances[0]
+    types = (JPEG, PNG) if stored.instances[place].transfer_syntax in JPEG_SYNTAXES else (PNG, JPEG)
     plan = plan_rendered(parse_accept(http.header(b"accept"), None), types)
     media_type: MediaType = "image/png" if plan.media_type == PNG else "image/jpeg"
     found = http.services.tiles.tile(stored, rung, x, y, query.channel, media_type)
@@ -193,7 +199,7 @@ async def orthanc_tile(http: Exchange) -> None:
 _SERIES = "1.2.826.0.1.3680043.8.498.1"
 _LEVEL = {
     "level": 0, "width": 6000, "height": 5000, "tile_width": 256, "tile_height": 256, "columns": 24, "rows": 20,
-    "downsample": 1.0, "mpp": [0.25, 0.25], "stored": True,
+    "downsample": 1.0, "mpp": [0.25, 0.25], "stored": True, "derived": False,
 }  # fmt: skip
 _MANIFEST = {
     "series": _SERIES,
@@ -206,7 +212,17 @@ _MANIFEST = {
     "background": "#ffffff",
     "levels": [_LEVEL],
     "tiles": f"https://archive.example/wsi/slides/{_SERIES}/tiles/{{level}}/{{x}}/{{y}}?v=2a",
-    "optical_paths": [{"identifier": "1", "description": "Brightfield", "wavelength_nm": None, "icc_profile": True}],
+    "blended": None,
+    "optical_paths": [
+        {
+            "identifier": "1",
+            "description": "Brightfield",
+            "wavelength_nm": None,
+            "icc_profile": True,
+            "colour": None,
+            "window": None,
+        }
+    ],
     "shades": None,
     "focal_planes": {"z_um": [0.0], "default": 0},
     "images": {},
@@ -233,6 +249,12 @@ CHANNEL = (
     Parameter("path", "query", "Optical Path Identifier; the first one without it", "1"),
     Parameter("focal", "query", "focal plane by its place in the manifest; the middle one without it", "0"),
     Parameter("window", "query", "center,width,function of shades, as of rendered images", "2048,4096,linear"),
+    Parameter(
+        "channel",
+        "query",
+        "path:low:high:rrggbb, up to 8 times: these paths are blended; empty parts: as the manifest says",
+        "DAPI:0:4000:0000ff",
+    ),
     Parameter("iccprofile", "query", "no, yes (embedded), srgb, adobergb or rommrgb (converted)", "srgb"),
     VERSION,
     IF_NONE_MATCH,
@@ -309,7 +331,7 @@ OPERATIONS = (
     described(
         "/wsi/pyramids/{orthanc}",
         "Describe a slide as Orthanc does",
-        "The series is named by its Orthanc identifier. Only stored levels are listed.",
+        "The series is named by its Orthanc identifier. Levels that are stored, or were derived, are listed.",
         orthanc_pyramids,
         Answer(200, "The pyramid.", (Content("application/json", _PYRAMID),)),
         orthanc=True,
@@ -320,8 +342,8 @@ OPERATIONS = (
         "dicom.read",
         "Slides",
         "Retrieve a tile as Orthanc does",
-        "The series is named by its Orthanc identifier; z counts stored levels, 0 is the finest. JPEG frames leave as "
-        "they are stored, others as PNG, unless Accept asks for one of the two.",
+        "The series is named by its Orthanc identifier; z counts the levels of the pyramid, 0 is the finest. "
+        "JPEG frames leave as they are stored, others as PNG, unless Accept asks for one of the two.",
         orthanc_tile,
         PICTURE_ANSWERS,
         (Parameter("Accept", "header", "image/jpeg or image/png", "image/png"), *CHANNEL),

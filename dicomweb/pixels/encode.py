@@ -35,6 +35,11 @@ class Quality:
 DEFAULT_QUALITY: Final = Quality()
 
 
+def quality_of(jpeg: int | None) -> Quality:
+    """The quality for a JPEG quality from 1 to 100 that was asked for."""
+    return DEFAULT_QUALITY if jpeg is None else Quality(jpeg=jpeg)
+
+
 def native_bytes(pixels: Pixels) -> bytes:
     """A frame as Explicit VR Little Endian has it: little endian, samples interleaved."""
     return pixels.array.tobytes()

@@ -17,6 +17,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicomweb.media import EXPLICIT_BE, IMPLICIT_LE
 from dicomweb.meta import read_file_meta
+from dicomweb.pixels.encode import DEFAULT_QUALITY, Quality
 from dicomweb.pixels.image import ImagePixel
 from dicomweb.pixels.syntaxes import SYNTAXES
 from dicomweb.reencode import name_writer, swap_words
@@ -37,9 +38,12 @@ class Lossy:
     uid: str
 
 
-def derived_uid(sop: str, version: str, target: str) -> str:
-    """The SOP Instance UID of a lossy derivation: always the same for the same bytes and target."""
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{sop}/{version}/{target}').int}"
+def derived_uid(sop: str, version: str, target: str, quality: Quality) -> str:
+    """The SOP Instance UID of a lossy derivation: always the same for the same bytes, target and quality."""
+    made_of = f"{sop}/{version}/{target}"
+    if quality != DEFAULT_QUALITY:
+        made_of += f"/{quality}"
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, made_of).int}"
 
 
 def item_head(length: int) -> bytes:

@@ -72,6 +72,13 @@ def _channel_bytes(lut: Lut, values: NDArray[np.int64]) -> NDArray[np.uint8]:
     return (lut.at(values) >> shift).astype(np.uint8)
 
 
+def palette_end(dataset: Item) -> tuple[int, int, int]:
+    """The colour that a palette gives to its last entry. Raises BadPixels for one that is broken, or not inline."""
+    luts = (_channel(dataset, {}, signed=False, which=which) for which in _PALETTE)
+    red, green, blue = (int(_channel_bytes(lut, np.array([MAX_ENTRIES]))[0]) for lut in luts)
+    return red, green, blue
+
+
 def _channel(dataset: Item, bulk: Bulk, *, signed: bool, which: tuple[str, str, str, str]) -> Lut:
     described, plain, segmented, colour = which
     scope = dataset

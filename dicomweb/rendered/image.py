@@ -43,6 +43,17 @@ def picture(source: Source, wanted: Rendering) -> tuple[NDArray[np.uint8], bytes
     the decoded frame.
     """
     image, dataset = source.image, source.dataset
+    shown, profile = whole(source, wanted)
+    if wanted.annotation:
+        shown = np.array(shown)  # drawn on: decoded RGB is the stored bytes themselves
+        draw_overlays(shown, source.pixels.array, image, dataset, source.number, source.bulk)
+    shown = fit(shown, wanted, aspect_of(dataset, source.number))
+    return draw_text(shown, dataset, wanted.annotation, source.faces) if wanted.annotation else shown, profile
+
+
+def whole(source: Source, wanted: Rendering) -> tuple[NDArray[np.uint8], bytes | None]:
+    """The same of all pixels, as many as they are, with nothing drawn on them. Raises BadPixels."""
+    image, dataset = source.image, source.dataset
     profile = None
     if source.pixels.photometric in MONOCHROME:
         gray = Grayscale.of(dataset, source.number, image, source.bulk, wanted.window)
@@ -51,11 +62,7 @@ def picture(source: Source, wanted: Rendering) -> tuple[NDArray[np.uint8], bytes
         shown = render_colour(source.pixels, image, dataset, source.bulk)
         if wanted.iccprofile != "no":
             shown, profile = in_profile(shown, profile_of(dataset, source.bulk), wanted.iccprofile)
-    if wanted.annotation:
-        shown = np.array(shown)  # drawn on: decoded RGB is the stored bytes themselves
-        draw_overlays(shown, source.pixels.array, image, dataset, source.number, source.bulk)
-    shown = fit(shown, wanted, aspect_of(dataset, source.number))
-    return draw_text(shown, dataset, wanted.annotation, source.faces) if wanted.annotation else shown, profile
+    return shown, profile
 
 
 def render_image(source: Source, wanted: Rendering, media_type: str) -> bytes:

@@ -21,12 +21,14 @@ _APEX: Final = 1024
 class Level(Grid):
     """A stored level: the total pixel matrix, the frames' size, and a map for each (path, Z offset).
 
-    `spacing` between rows and columns in mm. `sample`: the place of one of its instances in the slide.
+    `spacing` between rows and columns in mm. `sample`: the place of one of its instances in the slide. `derived`: the
+    level was made of the next finer one, see derived.py; `sample` is then an instance of the stored one.
     """
 
     spacing: tuple[float, float] | None
     maps: Mapping[Key, TileMap]
     sample: int
+    derived: bool = False
 
     def map_of(self, path: str, depth: float) -> TileMap | None:
         """The map of an optical path at the focal plane that is nearest to `depth`; None without the path."""
@@ -50,9 +52,12 @@ def ladder(levels: tuple[Level, ...]) -> tuple[Rung, ...]:
     rungs = []
     for index, level in enumerate(levels):
         rungs.append(Rung(level.width, level.height, level.columns, level.rows, index, 1))
-        last = index + 1 == len(levels)
-        wide = max(level.width, level.height) > _APEX if last else level.width > _WIDEST * levels[index + 1].width
-        if wide:
+        if lacks_coarser(level.width, level.height, levels[index + 1] if index + 1 < len(levels) else None):
             width, height = -(-level.width // FACTOR), -(-level.height // FACTOR)
             rungs.append(Rung(width, height, level.columns, level.rows, index, FACTOR))
     return tuple(rungs)
+
+
+def lacks_coarser(width: int, height: int, coarser: Level | None) -> bool:
+    """Whether the step from a level of this size to the next one (None: there is none) is too wide."""
+    return max(width, height) > _APEX if coarser is None else width > _WIDEST * coarser.width

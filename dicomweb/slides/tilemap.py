@@ -67,6 +67,11 @@ class TileMap(Protocol):
         """Bytes in memory, about."""
         ...
 
+    @property
+    def instances(self) -> tuple[int, ...]:
+        """The places of the instances in the slide that the frames are of."""
+        ...
+
     def at(self, x: int, y: int) -> FrameRef | None:
         """The frame that is the tile in column `x` and row `y` of the grid."""
         ...
@@ -88,6 +93,11 @@ class FullMap:
     parts: tuple[Part, ...]
     aligned: bool = True
     weight: int = 128
+
+    @property
+    def instances(self) -> tuple[int, ...]:
+        """See TileMap."""
+        return tuple(part.instance for part in self.parts)
 
     def at(self, x: int, y: int) -> FrameRef | None:
         """See TileMap."""
@@ -121,6 +131,7 @@ class GridMap:
         self._keys = array("q", keys.tobytes())
         self._order = frames.order[chosen]
         self._instances = frames.instances
+        self.instances = frames.used
         self.weight = 16 * len(self._keys)
 
     def __len__(self) -> int:
@@ -155,6 +166,7 @@ class FreeMap:
 
     def __init__(self, columns: int, rows: int, frames: "Frames") -> None:
         self._columns, self._rows, self._frames = columns, rows, frames
+        self.instances = frames.used
         self.weight = 16 * len(frames.order)
 
     def at(self, x: int, y: int) -> FrameRef | None:  # noqa: ARG002 - no frame is a tile
@@ -183,6 +195,13 @@ class Frames:
     top: NDArray[np.int32]
     order: NDArray[np.int32]
     instances: tuple[tuple[int, int], ...]
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """The places of the instances that there are frames of, in their order."""
+        firsts = np.array([first for first, _ in self.instances])
+        groups = np.unique(np.searchsorted(firsts, self.order, "right") - 1)
+        return tuple(self.instances[group][1] for group in groups.tolist())
 
 
 def placed_map(across: int, columns: int, rows: int, frames: Frames) -> "GridMap | FreeMap":

@@ -8,6 +8,7 @@ packages=(
   ceph-mon ceph-osd radosgw ceph-common  # the S3 object store, tests/rgw.py
   dcmtk                                  # storescu, echoscu, findscu against our DIMSE service
   libgdcm-tools libopenjp2-tools libjxl-tools  # independent decoders of what we encode
+  dicom3tools                            # dciodvfy: slides that we make against the rules of their IOD
   orthanc orthanc-dicomweb               # a peer to compare answers with
   gcc libc6-dev                          # keeps that peer on the loopback interface, tests/orthanc.py
   chromium libatomic1                    # pages and viewers, tests/browser, and what drives it

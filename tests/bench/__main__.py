@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from . import archives, data, floors, footprint, ingest, load, manifest, peer, read, static, transcode, viewer
+from . import archives, data, floors, footprint, ingest, load, manifest, peer, read, slides, static, transcode, viewer
 from .archives import Archive
 from .manifest import Manifest
 from .report import Report, machine, read_rows, say
@@ -207,6 +207,22 @@ def convert(context: typer.Context) -> None:
     _verdict(report)
 
 
+@app.command("slides")
+def microscope(
+    context: typer.Context,
+    width: Annotated[int, typer.Option(help="Columns of the large slide, which is 7/8 as high.")] = 32_768,
+) -> None:
+    """Tiles of a whole slide, and manifests of slides that nobody asked for before."""
+    chosen: Options = context.obj
+    folder = chosen.work / "slides"
+    made = slides.make(folder, 4_096 if chosen.quick else width, chosen.repeats)
+    with _servers(chosen, "slides", keep_peers=False) as servers:
+        report = chosen.report(servers)
+        slides.run(report, made, chosen.wants, chosen.seconds)
+    shutil.rmtree(folder)
+    _verdict(report)
+
+
 @app.command("footprint")
 def cost(context: typer.Context) -> None:
     """Anor's start times, idle memory, and growth under 200 MiB objects."""
@@ -238,7 +254,7 @@ def everything(context: typer.Context) -> None:
     chosen: Options = context.obj
     chosen.results.unlink(missing_ok=True)
     say(machine(chosen.work))
-    for piece in (store, nearly_empty, get, convert, cost):
+    for piece in (store, nearly_empty, get, convert, microscope, cost):
         say(f"\n== {piece.__name__}")
         piece(context)
     judge(context)

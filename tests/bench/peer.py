@@ -19,7 +19,7 @@ from .archives import LOOPBACK, Archive, free_port, wait_ready
 
 Index = Literal["sqlite", "pg"]
 
-_PACKAGES = ("orthanc", "orthanc-dicomweb", "orthanc-postgresql", "orthanc-gdcm")
+_PACKAGES = ("orthanc", "orthanc-dicomweb", "orthanc-postgresql", "orthanc-gdcm", "orthanc-wsi")
 _PLUGINS = Path("/usr/share/orthanc/plugins")
 _SUITE, _MIRROR = "trixie", "http://deb.debian.org/debian"
 _ROLE = "orthanc"
@@ -131,7 +131,7 @@ def version(archive: Archive) -> str:
 
 
 def _configuration(peer: Peer, inside: Path, web: int, dimse: int, database: dict[str, object]) -> dict[str, object]:
-    names = ["libOrthancDicomWeb.so", "libOrthancGdcm.so"]
+    names = ["libOrthancDicomWeb.so", "libOrthancGdcm.so", "libOrthancWSI.so"]
     if database["EnableIndex"]:
         names.append("libOrthancPostgreSQLIndex.so")
     present = [name for name in names if (peer.root / (_PLUGINS / name).relative_to("/")).exists()]

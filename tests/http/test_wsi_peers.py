@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import httpx
+import large_image_source_dicom
 import numpy as np
 import openslide
 import pytest
@@ -120,3 +121,20 @@ def test_wsidicom_reads_from_the_server(web: httpx.Client, server: RunningServer
         expected = np.asarray(theirs.read_tile(1, (0, 0)))
     ours = np.asarray(Image.open(BytesIO(web.get(f"/wsi/slides/{made.series}/tiles/1/0/0").content)))
     assert np.array_equal(ours[:250], expected)  # wsidicom cuts what lies beyond the matrix
+
+
+def test_large_image_as_a_client(server: RunningServer, web: httpx.Client) -> None:
+    """large-image reads the slide over DICOMweb, as HistomicsTK and Digital Slide Archive do."""
+    made = make_slide(1500, 1100, levels=3)
+    assert store(web, *made.files).status_code == 200
+    place = {"url": f"{server.url}/dicom-web", "study_uid": made.study, "series_uid": made.series}
+    source = large_image_source_dicom.open(place)
+    described = source.getMetadata()
+    assert (described["sizeX"], described["sizeY"], described["tileWidth"]) == (1500, 1100, 256)
+    assert described["mm_x"] == pytest.approx(0.0005)
+    for x, y in ((0, 0), (3, 2), (5, 4)):
+        tile = np.asarray(source.getTile(x, y, source.levels - 1, numpyAllowed="always"))
+        ours = web.get(f"/wsi/slides/{made.series}/tiles/0/{x}/{y}", params={"format": "png"})
+        pixels = np.asarray(Image.open(BytesIO(ours.content)).convert("RGB"))
+        on_matrix = np.s_[: min(256, 1100 - y * 256), : min(256, 1500 - x * 256)]
+        assert np.array_equal(tile[..., :3][on_matrix], pixels[on_matrix])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
@@ -36,14 +37,17 @@ def colour(x: float, y: float, level: int) -> tuple[int, int, int]:
 
 
 def make_slide(
-    width: int = 1500, height: int = 1100, *, tile: int = 256, levels: int = 3, **attributes: object
+    width: int = 1500, height: int = 1100, *, tile: int = 256, levels: int = 3, grain: int = 0, **attributes: object
 ) -> Slide:
-    """A pyramid that halves at each level; `attributes` are set on every instance."""
+    """A pyramid that halves at each level; `attributes` are set on every instance.
+
+    `grain`: up to so much noise in each sample, which makes the tiles as large as those of tissue (23 KB with 10).
+    """
     study, series, frame_of_reference = generate_uid(), generate_uid(), generate_uid()
     files, sizes = [], []
     for level in range(levels):
         columns, rows = max(1, width >> level), max(1, height >> level)
-        ds = _instance(columns, rows, tile, level, mm_per_pixel=0.0005 * 2**level)
+        ds = _instance(columns, rows, tile, level, mm_per_pixel=0.0005 * 2**level, grain=grain)
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame_of_reference
         for keyword, value in attributes.items():
             setattr(ds, keyword, value)
@@ -52,9 +56,10 @@ def make_slide(
     return Slide(str(study), str(series), tuple(files), tuple(sizes))
 
 
-def _instance(width: int, height: int, tile: int, level: int, *, mm_per_pixel: float) -> Dataset:
+def _instance(width: int, height: int, tile: int, level: int, *, mm_per_pixel: float, grain: int) -> Dataset:
     across, down = -(-width // tile), -(-height // tile)
-    frames = [_tile(width, height, tile, level, column, row) for row in range(down) for column in range(across)]
+    noise = np.random.default_rng(5).integers(-grain, grain + 1, (tile, tile, 1))
+    frames = [_tile(width, height, level, column, row, noise) for row in range(down) for column in range(across)]
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID, ds.SOPInstanceUID = VLWholeSlideMicroscopyImageStorage, generate_uid()
@@ -95,14 +100,16 @@ def _instance(width: int, height: int, tile: int, level: int, *, mm_per_pixel: f
     return ds
 
 
-def _tile(width: int, height: int, tile: int, level: int, column: int, row: int) -> bytes:
-    """One JPEG; a thin dark frame shows where tiles meet, and what lies beyond the matrix is white."""
+def _tile(width: int, height: int, level: int, column: int, row: int, noise: NDArray[np.int64]) -> bytes:
+    """One JPEG as large as `noise`; a dark frame shows where tiles meet, and what lies beyond the matrix is white."""
+    tile = len(noise)
     x = np.arange(column * tile, (column + 1) * tile)
     y = np.arange(row * tile, (row + 1) * tile)
     pixels = np.empty((tile, tile, 3), np.uint8)
     pixels[..., 0] = np.clip(255 * (x + 0.5) / width, 0, 255)[None, :]
     pixels[..., 1] = np.clip(255 * (y + 0.5) / height, 0, 255)[:, None]
     pixels[..., 2] = colour(0, 0, level)[2]
+    pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
     pixels[0, :] = pixels[:, 0] = 30
     pixels[:, x >= width] = 255
     pixels[y >= height, :] = 255

@@ -4,9 +4,6 @@ import * as address from './address.js';
 import { row, section } from './panel.js';
 
 const PATIENCE = 250;
-// Colours of channels by the wavelength of their illumination in nm, and in turn where that is not known.
-const SPECTRUM = [[430, '#4a6bff'], [505, '#2fe05a'], [560, '#ffb020'], [610, '#ff4a3c'], [Infinity, '#e04aff']];
-const PALETTE = ['#4a6bff', '#2fe05a', '#ff4a3c', '#ffd640', '#e04aff', '#3ce0e0'];
 
 export class Channels {
   constructor(map, slide, fail) {
@@ -28,9 +25,9 @@ export class Channels {
       index,
       path,
       name: path.description || path.identifier || `Path ${index + 1}`,
-      colour: this.adds ? colourOf(path, index) : '#ffffff',
+      colour: path.colour ?? '#ffffff',
       shown: known ? chosen.includes(path.identifier) : this.adds || index === 0,
-      window: shades && [...this.edges],
+      window: shades && [...(path.window ?? this.edges)],
       layer: null,
     }));
     for (const channel of this.channels) this.draw(channel);
@@ -182,11 +179,6 @@ export class Channels {
     tell();
     return dicom.element('label', { class: 'row' }, slider, shown);
   }
-}
-
-function colourOf(path, index) {
-  if (!path.wavelength_nm) return PALETTE[index % PALETTE.length];
-  return SPECTRUM.find(([below]) => path.wavelength_nm < below)[1];
 }
 
 /** Two shades as the server's window; it takes no width of nothing. */

@@ -35,7 +35,14 @@ BEGIN
         RETURN 0;
     END IF;
 
-    WITH gone AS (DELETE FROM series WHERE study = v_study.id AND instance_count = 0 RETURNING orthanc_id, series_uid)
+    UPDATE derived d SET due = now(), tries = 0 FROM series s
+    WHERE s.study = v_study.id AND (p_series IS NULL OR s.series_uid = p_series) AND d.tenant = p_tenant AND d.series_uid = s.series_uid;
+    WITH gone AS (DELETE FROM series WHERE study = v_study.id AND instance_count = 0 RETURNING orthanc_id, series_uid
+    ), underived AS (
+        DELETE FROM derived d USING gone g WHERE d.tenant = p_tenant AND d.series_uid = g.series_uid RETURNING d.object_key
+    ), entombed AS (
+        INSERT INTO tomb (key, not_before) SELECT object_key, now() + p_grace FROM underived WHERE object_key IS NOT NULL ON CONFLICT DO NOTHING
+    )
     INSERT INTO change (tenant, kind, level, orthanc_id, uid) SELECT p_tenant, 'Deleted', 'series', orthanc_id, series_uid FROM gone;
 
     UPDATE study t SET version = nextval('version'), changed_at = now(), series_count = c.series, instance_count = c.instances, bytes = c.bytes,

@@ -10,6 +10,11 @@ SELECT series_uid, version FROM series WHERE tenant = $1 AND series_uid = ANY ($
 -- The series with an Orthanc identifier.
 SELECT series_uid FROM series WHERE orthanc_id = $2 AND tenant = $1 LIMIT 1
 
+-- name: instance_of_orthanc
+-- The instance with an Orthanc identifier.
+SELECT t.study_uid, s.series_uid, i.sop_uid FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
+WHERE i.orthanc_id = $2 AND i.tenant = $1 LIMIT 1
+
 -- name: slide_instances
 -- The tiled instances of a series in reading order, with their descriptions; whole-slide images ($3) also without one. `beyond`: the
 -- descriptions up to here have more than $5 bytes, and those from here on are not read.
@@ -31,9 +36,16 @@ LIMIT $4
 SELECT metadata, metadata_crc, metadata_length, bulk_table, file_sha256 FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
 
 -- name: describe_tiled
--- Keep a description as long as its file is stored; two processes may do so at once.
+-- Keep a description as long as its file is stored; two processes may do so at once. The worker is to look at the slide.
+WITH stored AS (
+    SELECT i.tenant, i.sop_uid, i.file_sha256, s.series_uid FROM instance i JOIN series s ON s.id = i.series
+    WHERE i.tenant = $1 AND i.sop_uid = $2 AND i.file_sha256 = $3
+), due AS (
+    INSERT INTO derived (tenant, series_uid, due) SELECT tenant, series_uid, now() FROM stored
+    ON CONFLICT (tenant, series_uid) DO UPDATE SET due = excluded.due, tries = 0
+)
 INSERT INTO tiled (tenant, sop_uid, file_sha256, per_frame, icc_sha256, header, places)
-SELECT tenant, sop_uid, file_sha256, $4, $5, $6, $7 FROM instance WHERE tenant = $1 AND sop_uid = $2 AND file_sha256 = $3
+SELECT tenant, sop_uid, file_sha256, $4, $5, $6, $7 FROM stored
 ON CONFLICT (tenant, sop_uid) DO UPDATE SET file_sha256 = excluded.file_sha256, per_frame = excluded.per_frame,
     icc_sha256 = excluded.icc_sha256, header = excluded.header, places = excluded.places
 

@@ -1,0 +1,31 @@
+-- name: derived_claim
+-- The slide that waits longest since it changed last, at least $3; nobody else looks at it until the lease ends.
+UPDATE derived SET worker = $1, lease_until = now() + $2::interval, tries = tries + 1
+WHERE (tenant, series_uid) IN (
+    SELECT tenant, series_uid FROM derived WHERE due <= now() - $3::interval AND lease_until < now() ORDER BY due LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING tenant, series_uid, due, tries
+
+-- name: derived_renew
+-- The worker is still at it.
+UPDATE derived SET lease_until = now() + $4::interval WHERE tenant = $1 AND series_uid = $2 AND worker = $3
+
+-- name: derived_keep
+-- What is there is right.
+UPDATE derived SET due = nullif(due, $4), worker = NULL, lease_until = '-infinity', tries = 0
+WHERE tenant = $1 AND series_uid = $2 AND worker = $3
+
+-- name: derived_pause
+-- What was claimed could not be done now, through no fault of its own: the lease stays, so that others come first.
+UPDATE derived SET tries = tries - 1 WHERE tenant = $1 AND series_uid = $2 AND worker = $3
+
+-- name: derive
+-- What was made, see functions/derived.sql.
+SELECT derive($1, $2, $3, $4, $5, $6, $7, $8, $9)
+
+-- name: derived_object
+-- The levels that were made of exactly these instances.
+SELECT object_key, object_size FROM derived WHERE tenant = $1 AND series_uid = $2 AND fingerprint = $3
+
+-- name: derived_records
+-- A stretch of the table of tiles: $3 bytes from byte $4 on, counted from 1.
+SELECT substring(frame_table FROM $4 FOR $3) FROM derived WHERE tenant = $1 AND object_key = $2

@@ -1,0 +1,38 @@
+"""Which reader a file gets."""
+
+from pathlib import Path
+from typing import Final
+
+import openslide
+
+from wsi.convert.opened import OpenedSlide
+from wsi.convert.others import OtherSlide
+from wsi.convert.picture import Picture
+from wsi.convert.source import BadSlide, Source
+from wsi.convert.tiff import open_tiff
+
+# Classic and Big TIFF, in both byte orders.
+_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+
+
+def open_source(path: Path) -> Source:
+    """The slide in a file: tiled TIFF as it is, what OpenSlide or large-image know, or a picture. Raises BadSlide."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise BadSlide(f"the file cannot be read: {error.strerror}") from error
+    if head.startswith(_TIFF):
+        found = open_tiff(path)
+        if found is not None:
+            return found
+    # A JPEG file may be the key of a Hamamatsu VMS slide: OpenSlide is asked first.
+    vendor = openslide.OpenSlide.detect_format(path)
+    if vendor == "dicom":
+        raise BadSlide("the file is DICOM already: import it")
+    if vendor is not None:
+        return OpenedSlide(path)
+    if head.startswith((*_TIFF, *_PICTURES)):
+        return Picture(path)
+    return OtherSlide(path)
