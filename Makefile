@@ -8,7 +8,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 RUN := .venv/.run
 TESTS := .venv/.tests
-VIEWERS := wsi/npm.py wsi/ohif.py wsi/viewer.py
+VIEWERS := wsi/npm.py wsi/ohif.py wsi/openlayers.py
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12

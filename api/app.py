@@ -31,11 +31,14 @@ from api.routes import (
     rendered,
     stow,
     ups,
+    viewer,
     wado,
     wado_uri,
     wsi,
+    wsi_annotations,
     wsi_dialects,
     wsi_frames,
+    wsi_segmentations,
 )
 from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
@@ -43,6 +46,8 @@ from api.websocket import Sockets
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
+from wsi.annotations import AnnotationService
+from wsi.segmentations import SegmentationService
 from wsi.tiles import TileService
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -55,6 +60,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *delete.OPERATIONS,
     *ups.OPERATIONS,
     *wsi.OPERATIONS,
+    *wsi_annotations.OPERATIONS,
+    *wsi_segmentations.OPERATIONS,
     *wsi_dialects.OPERATIONS,
     *imports.OPERATIONS,
     *wsi_frames.OPERATIONS,
@@ -62,6 +69,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *downloads.OPERATIONS,
     *health.OPERATIONS,
     *pages.OPERATIONS,
+    *viewer.OPERATIONS,
     *ohif.OPERATIONS,
 )
 # Uploads of one process may hold this many times `spool_memory`; beyond it they are spooled to disk.
@@ -92,6 +100,7 @@ class Anor(FastAPI):
         def described() -> dict[str, Any]:
             return document(OPERATIONS, settings.dicomweb_root, settings.public_url)
 
+        tiles = TileService(archive)
         services = Services(
             settings,
             archive,
@@ -100,7 +109,9 @@ class Anor(FastAPI):
             MemoryBudget(_UPLOADS_IN_MEMORY * settings.spool_memory),
             described,
             self.sockets,
-            TileService(archive),
+            tiles,
+            AnnotationService(archive),
+            SegmentationService(archive, tiles),
         )
         self.front = FrontDoor(RouteTree(OPERATIONS, settings.dicomweb_root), services, super().__call__)
 

@@ -96,6 +96,7 @@ IDENTIFIERS = {
     "build": "8a6c94f84d410dbe",
     "name": "app.bundle.css",
     "page": "viewer",
+    "group": "1",
     "level": "0",
     "x": "3",
     "y": "2",

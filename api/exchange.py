@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from api.uploads import MemoryBudget
     from api.websocket import Sockets
     from storage.archive import Archive
+    from wsi.annotations import AnnotationService
+    from wsi.segmentations import SegmentationService
     from wsi.tiles import TileService
 
 MAX_PARAMETERS = 1000
@@ -52,6 +54,8 @@ class Services:
     document: Callable[[], dict[str, Any]]
     sockets: "Sockets"
     tiles: "TileService"
+    annotations: "AnnotationService"
+    segmentations: "SegmentationService"
 
 
 class Exchange:

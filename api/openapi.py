@@ -31,6 +31,7 @@ _TEXTS = {
     "build": "digest of the installed viewer",
     "name": "name of a file of the viewer",
     "page": "route of the viewer's own",
+    "group": "Annotation Group Number",
     "level": "number of a level",
     "x": "column of the tile, from 0",
     "y": "row of the tile, from 0",

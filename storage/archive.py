@@ -22,6 +22,7 @@ from storage.search import SearchService
 from storage.settings import Settings
 from storage.slides import SlideIndex
 from storage.spool import Spool
+from storage.study_objects import StudyObjects
 from storage.transcoding import TranscodeService
 from storage.worklist import WorklistService
 
@@ -51,6 +52,7 @@ class Archive:
     transcode: TranscodeService
     rendering: RenderingService
     slides: SlideIndex
+    study_objects: StudyObjects
     frames: FrameBlocks
     decoders: DecoderPool
     archives: ArchiveService
@@ -127,6 +129,7 @@ async def open_archive(settings: Settings) -> Archive:
         transcode=transcode,
         rendering=RenderingService(settings, retrieve, pixels),
         slides=slides,
+        study_objects=StudyObjects(db, objects),
         frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
         decoders=decoders,
         archives=ArchiveService(db, retrieve, transcode),

@@ -155,6 +155,10 @@ class Settings:
         default="",
         metadata=_about("Web", "Origins that browsers may call from: comma-separated, or `*`.", check="origins"),
     )
+    viewer_identifiers: bool = field(
+        default=True,
+        metadata=_about("Web", "Whether the slide viewer shows patient names, and label and overview images."),
+    )
     cache_bytes: int = field(
         default=64 * MIB,
         metadata=_about("Web", "Memory per process for prepared answers.", unit="bytes", minimum=0),

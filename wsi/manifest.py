@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from dicomweb.pixels.image import MONOCHROME, ImagePixel
 from dicomweb.rendered.attributes import items, number, numbers, text
 from dicomweb.slides.background import Rgb
 from dicomweb.slides.channels import display_of, in_shades
@@ -36,6 +37,7 @@ def manifest(stored: StoredSlide, base_url: str, dicomweb_root: str) -> dict[str
         "tiles": f"{base_url}/tiles/{{level}}/{{x}}/{{y}}?v={version}",
         "blended": _blended(slide, f"{base_url}/tiles/{{level}}/{{x}}/{{y}}?v={version}"),
         "optical_paths": [_path(slide, path) for path in slide.paths],
+        "shades": _shades(_sample(slide), slide.instances[slide.base.sample].image),
         "focal_planes": {"z_um": list(slide.depths), "default": slide.focal},
         "images": {
             name: _image(stored, place, dicomweb_root)
@@ -131,6 +133,19 @@ def mpp_of(slide: Slide, rung: Rung) -> list[float] | None:
 def _objective_power(slide: Slide) -> float | None:
     paths = items(_sample(slide), "00480105")
     return next((power for path in paths if (power := number(path, "00480112")) is not None), None)
+
+
+def _shades(dataset: Mapping[str, Any], image: ImagePixel) -> dict[str, Any] | None:
+    """The range of shades of a monochrome slide and the window of the instance: its darkest and brightest shade."""
+    if image.photometric not in MONOCHROME:
+        return None
+    low = -(1 << image.bits_stored - 1) if image.signed else 0
+    high = low + (1 << image.bits_stored) - 1
+    shared = next(iter(items(dataset, "52009229")), {})
+    voi = next(iter(items(shared, "00289132")), dataset)
+    center, width = number(voi, "00281050"), number(voi, "00281051")
+    window = None if center is None or width is None else [center - width / 2, center + width / 2]
+    return {"low": low, "high": high, "window": window}
 
 
 def _image(stored: StoredSlide, place: int, dicomweb_root: str) -> dict[str, Any]:

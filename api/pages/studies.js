@@ -153,7 +153,7 @@ function seriesItem(study, series) {
   if (hasPictures(modality) || modality === 'DOC') {
     links.append(viewerLink(study, [modality], `series ${number} ${description}`, uid));
   }
-  if (modality === 'SM') links.append(dicom.element('a', { href: new URL(`slides/${uid}`, home) }, 'Open slide'));
+  if (modality === 'SM') links.append(dicom.element('a', { href: new URL(`wsi/viewer/?series=${uid}`, home) }, 'Open slide'));
   const texts = dicom.element('span', {}, dicom.element('strong', {}, description), dicom.element('span', {}, words), links);
   return dicom.element('li', {}, thumbnail(`/studies/${study}/series/${uid}`, [modality]), texts);
 }

@@ -50,7 +50,7 @@ async def page(http: Exchange) -> None:
     """The one page of the viewer, whatever route of its own the path names."""
     if "." in http.path.get("page", "").rpartition("/")[2]:
         raise NotFound("there is no such file; the viewer's are below /ohif/files")
-    viewer, home = load(), _home(http)
+    viewer, home = load(), home_of(http)
     names = {"home": home, "static": f"{home}/static", "base": home + BASE}
     if viewer is None:
         await send_bytes(http, 404, _PAGE_HEADERS, _template("ohif-missing.html").substitute(names).encode())
@@ -61,7 +61,7 @@ async def page(http: Exchange) -> None:
 
 async def configuration(http: Exchange) -> None:
     """What the viewer has to know, as the script that its page loads first."""
-    viewer, home = _installed(), _home(http)
+    viewer, home = _installed(), home_of(http)
     script = (
         f"window.PUBLIC_URL = {json.dumps(_files(home, viewer) + '/')};\n"
         "window.browserImportFunction = (name) => import(name);\n"
@@ -111,7 +111,7 @@ async def _read(path: Path) -> AsyncIterator[bytes]:
             yield chunk
 
 
-def _home(http: Exchange) -> str:
+def home_of(http: Exchange) -> str:
     """The path of this server's root as the browser knows it, without a slash at its end, fit for HTML."""
     return quote(urlsplit(http.services.address.base(http.scope)).path.rstrip("/"), safe="/%~")
 

@@ -1,18 +1,17 @@
-"""The pages for people: study list, slide viewer, API documentation; plain files without a build step."""
+"""The pages for people: study list, API documentation; plain files without a build step."""
 
 import hashlib
 from functools import lru_cache
 from pathlib import Path
 
 from fastapi import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from api.deps import CurrentServices
 from api.routing import PUBLIC, Answer, Content, Operation
 from dicomweb.errors import NotFound
 from dicomweb.uids import checked_uid
 from wsi.ohif import load
-from wsi.viewer import VIEWER_FILES, viewer_file
 
 _PAGES = Path(__file__).parent.parent / "pages"
 _TYPES = {
@@ -21,12 +20,8 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Scripts and styles from files only: what a DICOM attribute contains can never run. OpenLayers sets styles through
-# the DOM, which no rule forbids; `blob:` is where its tile images come from.
-_POLICY = (
-    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'"
-)
+# Scripts and styles from files only: what a DICOM attribute contains can never run.
+_POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 _HEADERS = {
     "content-security-policy": _POLICY,
     "referrer-policy": "no-referrer",
@@ -57,10 +52,9 @@ async def landing(request: Request) -> Response:
     return _file(_PAGES / "studies.html", request)
 
 
-async def slide(series: str, request: Request) -> Response:
-    """The viewer of one whole-slide series."""
-    checked_uid(series, "series")
-    return _file(_PAGES / "slide.html", request)
+async def slide(series: str) -> Response:
+    """Where the slide viewer was once."""
+    return RedirectResponse(f"../wsi/viewer/?series={checked_uid(series, 'series')}", 308)
 
 
 async def documentation(request: Request) -> Response:
@@ -70,11 +64,6 @@ async def documentation(request: Request) -> Response:
 
 async def static(file: str, request: Request) -> Response:
     """A script or style of the pages: from a closed list, so that no path can be made up."""
-    if file in VIEWER_FILES:
-        found = viewer_file(file)
-        if found is None:
-            raise NotFound("OpenLayers is not installed: `python -m wsi.viewer` fetches it")
-        return _file(found, request)
     if file in _FILES:
         return _file(_PAGES / file, request)
     raise NotFound("there is no such file")
@@ -90,7 +79,11 @@ async def openapi(services: CurrentServices) -> Response:
 
 async def client_settings(services: CurrentServices) -> Response:
     """What the pages need to know."""
-    known = {"root": services.settings.dicomweb_root, "ohif": load() is not None}
+    known = {
+        "root": services.settings.dicomweb_root,
+        "ohif": load() is not None,
+        "identifiers": services.settings.viewer_identifiers,
+    }
     return JSONResponse(known, headers={"cache-control": "private, no-cache"})
 
 
@@ -99,7 +92,7 @@ def _page(path: str, summary: str, handler: object, scope: str = PUBLIC, kind: s
     if kind.endswith(("css", "javascript")):
         example = "/* ... */"
     if path == "/settings.json":
-        example = {"root": "/dicom-web", "ohif": True}
+        example = {"root": "/dicom-web", "ohif": True, "identifiers": True}
     return Operation(
         "GET",
         path,
@@ -116,7 +109,7 @@ def _page(path: str, summary: str, handler: object, scope: str = PUBLIC, kind: s
 
 OPERATIONS = (
     _page("/", "List of studies, for people", landing),
-    _page("/slides/{series}", "Viewer of a whole-slide series", slide),
+    _page("/slides/{series}", "Redirection to the slide viewer", slide),
     _page("/docs", "The API, readable", documentation),
     _page("/static/{file}", "Script or style of a page", static, kind="text/javascript"),
     _page("/settings.json", "What the pages need to know", client_settings, kind="application/json"),

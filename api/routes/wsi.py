@@ -223,6 +223,7 @@ _MANIFEST = {
             "window": None,
         }
     ],
+    "shades": None,
     "focal_planes": {"z_um": [0.0], "default": 0},
     "images": {},
     "icc": ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],

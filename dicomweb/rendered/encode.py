@@ -29,6 +29,8 @@ _DEFAULT_FRAME_TIME: Final = 100
 # From here on colour is not subsampled.
 _FULL_COLOUR: Final = 90
 _JPEG_SEGMENT: Final = 65519
+# Colour types of PNG by the samples of a pixel.
+_PNG_COLOUR: Final = {1: 0, 3: 2, 4: 6}
 _ICC_MARK: Final = b"ICC_PROFILE\0"
 
 
@@ -67,7 +69,7 @@ def with_icc_profile(jpeg: bytes, profile: bytes) -> bytes:
 
 
 def encode_png(shown: Shown, profile: bytes | None = None) -> bytes:
-    """PNG (RFC 2083) of 8 bits a sample.
+    """PNG (RFC 2083) of 8 bits a sample: shades, RGB, or RGB with alpha.
 
     Every row is filtered by the one above it, which NumPy does as a whole, and deflated at libdeflate's level 1: three
     times faster than what libpng makes of the same, and no larger.
@@ -79,7 +81,7 @@ def encode_png(shown: Shown, profile: bytes | None = None) -> bytes:
     filtered[:, 0] = 2
     filtered[0, 1:] = line[0]
     np.subtract(line[1:], line[:-1], out=filtered[1:, 1:])
-    head = struct.pack(">IIBBBBB", columns, rows, 8, 0 if shown.ndim == 2 else 2, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", columns, rows, 8, _PNG_COLOUR[line.shape[1] // columns], 0, 0, 0)
     chunks = [b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", head)]
     if profile is not None:
         chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))

@@ -1,5 +1,6 @@
 """The colour of what was not scanned: Recommended Absent Pixel CIELab Value (PS3.3 C.8.12.4.1.7, C.10.7.1.1)."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from dicomweb.pixels.image import MONOCHROME, ImagePixel
@@ -19,8 +20,14 @@ def absent_colour(dataset: Item, image: ImagePixel) -> Rgb:
     """What the instance recommends; else black for shades of light that was emitted, white for all others."""
     lab = numbers(dataset, _ABSENT)
     if len(lab) == 3 and all(0 <= value <= 65535 for value in lab):
-        return _from_lab(lab[0] * 100 / 65535, lab[1] * 255 / 65535 - 128, lab[2] * 255 / 65535 - 128)
+        return cielab_colour(lab)
     return _BLACK if image.photometric in MONOCHROME else _WHITE
+
+
+def cielab_colour(lab: Sequence[float]) -> Rgb:
+    """The sRGB colour of three values from 0 to 65535 (PS3.3 C.10.7.1.1); others are taken for the nearest of these."""
+    lightness, a, b = (min(65535.0, max(0.0, value)) / 65535 for value in lab)
+    return _from_lab(lightness * 100, a * 255 - 128, b * 255 - 128)
 
 
 def _from_lab(lightness: float, a: float, b: float) -> Rgb:

@@ -25,6 +25,7 @@ _PLACE: Final = re.compile(
 )
 _DEPTH: Final = re.compile(rb'"0040074A":\{"vr":"[A-Z]{2}","Value":\["?(-?[0-9.eE+-]{1,24})"?\]\}')
 _PATH: Final = re.compile(rb'"00480106":\{"vr":"SH","Value":\[("(?:[^"\\]|\\.){0,64}")\]\}')
+_SEGMENT: Final = re.compile(rb'"0062000B":\{"vr":"[A-Z]{2}","Value":\[(\d{1,5})\]\}')
 _INT32: Final = (-(2**31), 2**31 - 1)
 _MAX_KINDS: Final = 1 << 16
 _LEVEL: Final = 6
@@ -115,6 +116,14 @@ def read_places(text: bytes, where: tuple[int, int], frames: int) -> Places | No
         tuple(str(orjson.loads(name)).strip() for name in paths),
         tuple(_number(value) for value in depths),
     )
+
+
+def read_segments(text: bytes, where: tuple[int, int], frames: int) -> Ints | None:
+    """The Referenced Segment Number of each of `frames` frames; None unless there is one for each."""
+    if not where[1] or not frames:
+        return None
+    kind, segments = _kinds(_SEGMENT, text, where, frames)
+    return np.array([int(each) for each in segments], np.int32)[kind] if segments else None
 
 
 def _kinds(

@@ -44,6 +44,6 @@ viewer() {
 }
 if [ "${VIEWERS:-yes}" != no ]; then
   echo "installing the viewers"
-  viewer wsi.viewer
+  viewer wsi.openlayers
   viewer wsi.ohif
 fi

@@ -11,11 +11,8 @@ from tests.files import compressed, ct, dataset, encoded, new_uid
 from tests.http.bodies import store
 from tests.http.test_rendered import NO_PIXELS
 from tests.support import ROOT, RunningServer
-from tests.wsi.make_slide import Slide, colour, make_slide
-from wsi.viewer import installed
 
 EVIL = "<img src=x onerror=alert(1)>"
-needs_openlayers = pytest.mark.skipif(not installed(), reason="OpenLayers is not installed: python -m wsi.viewer")
 
 
 @pytest.fixture(scope="session")
@@ -29,14 +26,6 @@ def patient(server: RunningServer) -> str:
         ]
         assert store(web, *files).status_code == 200
     return patient
-
-
-@pytest.fixture(scope="session")
-def slide(server: RunningServer) -> Slide:
-    made = make_slide()
-    with httpx.Client(base_url=server.url, timeout=60) as web:
-        assert store(web, *made.files).status_code == 200
-    return made
 
 
 async def _rows(watched: Watched) -> list[str]:
@@ -204,58 +193,3 @@ async def test_api_page(watched: Watched, server: RunningServer) -> None:
     await watched.page.click("details.operation summary >> nth=0")
     assert "Scope: dicom.search" in await watched.page.inner_text("details.operation[open]")
     watched.clean()
-
-
-async def _pixel(watched: Watched, x: float, y: float) -> list[int]:
-    """The colour that is drawn at a place of the slide, both coordinates from 0 to 1."""
-    script = """([x, y]) => {
-        const { map, levels } = window.slide;
-        const base = levels[levels.length - 1];
-        const [px, py] = map.getPixelFromCoordinate([x * base.width, -y * base.height]);
-        const canvas = document.querySelector('#map canvas');
-        const scale = canvas.width / canvas.getBoundingClientRect().width;
-        return [...canvas.getContext('2d').getImageData(Math.round(px * scale), Math.round(py * scale), 1, 1).data];
-    }"""
-    return list(await watched.page.evaluate(script, [x, y]))
-
-
-@needs_openlayers
-async def test_slide_is_drawn_from_its_frames(watched: Watched, server: RunningServer, slide: Slide) -> None:
-    page = watched.page
-    requested: list[str] = []
-    page.on("request", lambda request: requested.append(request.url) if "/frames/" in request.url else None)
-    await page.goto(server.url)
-    await _search(watched, PatientID="SLIDE-1")
-    await page.click("#results tbody button")
-    await page.click("text=Open slide")
-    await page.wait_for_selector("body[data-ready]")
-    assert await page.inner_text("#status") == "1500 × 1100 pixels, 3 levels"
-    for x, y in ((0.1, 0.1), (0.9, 0.15), (0.45, 0.55), (0.12, 0.88), (0.93, 0.93)):
-        red, green, _, alpha = await _pixel(watched, x, y)
-        wanted = colour(x, y, 0)
-        assert alpha == 255
-        assert abs(red - wanted[0]) < 14, (x, y)
-        assert abs(green - wanted[1]) < 14, (x, y)
-    before = len(requested)
-    assert before
-    await page.evaluate("window.slide.map.getView().setResolution(1)")
-    await page.wait_for_timeout(300)
-    await page.evaluate(
-        "new Promise((done) => { window.slide.map.once('rendercomplete', done); window.slide.map.render(); })"
-    )
-    assert abs((await _pixel(watched, 0.45, 0.55))[2] - colour(0, 0, 0)[2]) < 14  # the largest level by now
-    assert len(requested) > before
-    watched.clean()
-
-
-@needs_openlayers
-async def test_series_that_is_no_slide(watched: Watched, server: RunningServer) -> None:
-    series = new_uid()
-    with httpx.Client(base_url=server.url) as web:
-        assert store(web, ct(SeriesInstanceUID=series)).status_code == 200
-    await watched.page.goto(f"{server.url}/slides/{series}")
-    await watched.page.wait_for_selector("#status.problem")
-    assert "TILED_FULL" in await watched.page.inner_text("#status")
-    await watched.page.goto(f"{server.url}/slides/1.2.3.4.5")
-    await watched.page.wait_for_selector("#status.problem")
-    assert await watched.page.inner_text("#status") == "There is no such series."

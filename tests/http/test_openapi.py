@@ -16,6 +16,7 @@ from storage.settings import Settings
 PUBLIC_PATHS = {
     "/", "/docs", "/healthz", "/openapi.json", "/readyz", "/settings.json", "/slides/{series}", "/static/{file}",
     "/ohif", "/ohif/{page:path}", "/ohif/app-config.js", "/ohif/files/{build}/{name:path}",
+    "/wsi/viewer", "/wsi/viewer/{file}",
 }  # fmt: skip
 
 
@@ -112,7 +113,14 @@ def test_every_get_without_parameters_answers(web: httpx.Client) -> None:
 
 
 def test_pages_forbid_foreign_scripts(web: httpx.Client) -> None:
-    for path in ("/", "/docs", "/slides/1.2.3", "/static/studies.js", "/static/site.css"):
+    for path in (
+        "/",
+        "/docs",
+        "/wsi/viewer/?series=1.2.3",
+        "/wsi/viewer/main.js",
+        "/static/studies.js",
+        "/static/site.css",
+    ):
         answer = web.get(path)
         assert answer.status_code == 200
         policy = answer.headers["content-security-policy"]
@@ -122,7 +130,7 @@ def test_pages_forbid_foreign_scripts(web: httpx.Client) -> None:
 
 
 def test_pages_load_nothing_from_elsewhere(web: httpx.Client) -> None:
-    for path in ("/", "/docs", "/slides/1.2.3"):
+    for path in ("/", "/docs", "/wsi/viewer/?series=1.2.3"):
         loaded = re.findall(r'(?:src|href)="([^"]+)"', web.get(path).text)
         assert loaded
         assert not [each for each in loaded if "//" in each]

@@ -52,3 +52,17 @@ ON CONFLICT (tenant, sop_uid) DO UPDATE SET file_sha256 = excluded.file_sha256, 
 -- name: frame_records
 -- A stretch of the frame table of an instance that was located before: $4 bytes from byte $5 on, counted from 1.
 SELECT substring(frame_table FROM $5 FOR $4) FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
+
+-- name: study_objects
+-- Instances of some SOP classes ($3) in a study, the newest first, with the length of their metadata.
+SELECT i.sop_uid, s.series_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256, i.meta_size,
+       i.flags, i.bits_allocated, i.frame_table IS NOT NULL AS has_frames, octet_length(i.frame_table) AS table_size, i.metadata_length,
+       t.version AS parent_version
+FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
+WHERE t.tenant = $1 AND t.study_uid = $2 AND i.sop_class = ANY ($3::text[])
+ORDER BY i.received_at DESC, i.sop_uid
+LIMIT $4
+
+-- name: object_metadata
+-- The finished metadata of an instance; nothing when it was removed or replaced meanwhile.
+SELECT metadata, metadata_crc, metadata_length FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3

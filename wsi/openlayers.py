@@ -1,6 +1,6 @@
-"""OpenLayers for the slide page; `python -m wsi.viewer` installs it.
+"""OpenLayers for the slide viewer (`wsi/viewer/`); `python -m wsi.openlayers` installs it.
 
-Without it the page says what is missing, and everything else works.
+Without it the viewer says what is missing, and everything else works.
 """
 
 import sys
@@ -15,20 +15,20 @@ PACKAGE: Final = Package(
     "sha512-OJ+lrx7kx/1O7Xx18Ff9QkVnwZIEL0OuhJQSy2sYgzzDvyZ2qHvuZEGAajbSstUyBwaS1OtQ4RWnY84tRMDdqg==",
     "ol",
 )
-VIEWER_FILES: Final = frozenset({"ol.js", "ol.css"})
+LIBRARY_FILES: Final = frozenset({"ol.js", "ol.css"})
 _MEMBERS: Final = {"package/dist/ol.js": "ol.js", "package/ol.css": "ol.css", "package/LICENSE.md": "LICENSE.md"}
 
 
-def viewer_file(name: str) -> Path | None:
+def library_file(name: str) -> Path | None:
     """The installed file of that name, or None when OpenLayers is not installed."""
     path = PACKAGE.directory / name
-    return path if name in VIEWER_FILES and path.is_file() else None
+    return path if name in LIBRARY_FILES and path.is_file() else None
 
 
 def installed() -> bool:
     """Whether this very version is there."""
     stamp = PACKAGE.directory / "VERSION"
-    return stamp.is_file() and stamp.read_text("utf-8") == PACKAGE.version and all(map(viewer_file, VIEWER_FILES))
+    return stamp.is_file() and stamp.read_text("utf-8") == PACKAGE.version and all(map(library_file, LIBRARY_FILES))
 
 
 def install() -> None:
@@ -40,4 +40,4 @@ def install() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(installed, install, "the slide page stays without OpenLayers"))
+    sys.exit(command(installed, install, "/wsi/viewer/ stays without OpenLayers"))

@@ -1,0 +1,195 @@
+"""Tiled segmentations of slides (PS3.3 A.51, C.8.20): their segments, where the frames of each lie, and on what."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any, Final, Literal
+
+import numpy as np
+import orjson
+
+from dicomweb.rendered.attributes import Item, items, keyword, number, numbers, text
+from dicomweb.slides.background import Rgb, cielab_colour
+from dicomweb.slides.coordinates import SlideCoordinates
+from dicomweb.slides.places import Ints, read_places, read_segments, split_metadata
+from dicomweb.slides.tiled import MATRIX_COLUMNS, NotTiled, Tiled
+from dicomweb.slides.tilemap import Frames, FullMap, Grid, Part, TileMap, placed_map
+
+Kind = Literal["binary", "fractional", "labelmap"]
+
+SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.4"
+LABEL_MAP: Final = "1.2.840.10008.5.1.4.1.1.66.7"
+# The frames of a label map show all segments.
+ALL: Final = 0
+_KINDS: Final[Mapping[str, Kind]] = {"BINARY": "binary", "FRACTIONAL": "fractional", "LABELMAP": "labelmap"}
+# Segments that do not say their colour.
+_PALETTE: Final[tuple[Rgb, ...]] = (
+    (0, 194, 168), (255, 93, 93), (93, 139, 255), (255, 181, 46), (196, 107, 255), (143, 209, 79),
+    (255, 122, 198), (64, 224, 255), (190, 140, 90), (230, 230, 60),
+)  # fmt: skip
+# Segments that are shown, the first ones.
+_MAX_SEGMENTS: Final = 1024
+# Colours that are nearer to each other than this are taken for one.
+_ALIKE: Final = 90.0
+# Axes that differ by more than this part of the matrix are turned against each other.
+_TURNED: Final = 0.005
+# Matrices whose proportions differ by more than this show something else.
+_PROPORTIONS: Final = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An item of the Segment Sequence; `kind`: the meaning of its Segmented Property Type."""
+
+    number: int
+    label: str
+    kind: str
+    colour: Rgb
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """A tiled segmentation. `maps`: the frames of each segment by its number, of a label map those of `ALL`.
+
+    `greatest`: the stored value of a fractional one that means 1. `pyramid`: Pyramid UID or "". `images`: the SOP
+    Instance UIDs that it refers to.
+    """
+
+    tiled: Tiled
+    kind: Kind
+    greatest: int
+    label: str
+    pyramid: str
+    segments: tuple[Segment, ...]
+    images: frozenset[str]
+    maps: Mapping[int, TileMap]
+
+    @property
+    def weight(self) -> int:
+        """Bytes in memory of the maps, about."""
+        return sum(each.weight for each in self.maps.values())
+
+
+def read_segmentation(metadata: bytes, frames: int) -> Segmentation | None:
+    """From the DICOM JSON of an instance, and how many frames can be served. None for what lies on no slide.
+
+    Linear in the text; per-frame groups are not parsed.
+    """
+    header, where = split_metadata(metadata)
+    dataset: dict[str, Any] = orjson.loads(header)
+    kind = _KINDS.get(keyword(dataset, "00620001"))
+    if MATRIX_COLUMNS not in dataset or kind is None:
+        return None
+    count = int(number(dataset, "00280008") or 0)
+    places = read_places(metadata, where, count) if where[1] else None
+    try:
+        tiled = Tiled.of(dataset, places, per_frame=where[1] > 0, frames=min(frames, count))
+    except NotTiled:
+        return None
+    image = tiled.image
+    if image.samples != 1 or image.kind != "integer" or image.bits_allocated > 16 or tiled.concatenation:
+        return None
+    segments = tuple(_segments(dataset, kind))
+    found = read_segments(metadata, where, count)
+    return Segmentation(
+        tiled,
+        kind,
+        max(1, int(number(dataset, "0062000E") or 255)),
+        text(dataset, "0008103E") or text(dataset, "00700081") or text(dataset, "00700080"),
+        text(dataset, "00080019"),
+        segments,
+        frozenset(_images(dataset)),
+        dict(_maps(tiled, [ALL] if kind == "labelmap" else [each.number for each in segments], found)),
+    )
+
+
+def _segments(dataset: Item, kind: Kind) -> Iterator[Segment]:
+    padding = number(dataset, "00280120")
+    found = items(dataset, "00620002")[:_MAX_SEGMENTS]
+    own = [_colour(item) for item in found]
+    free = cycle([each for each in _PALETTE if not any(one and _alike(each, one) for one in own)] or _PALETTE)
+    for item, colour in zip(found, own, strict=True):
+        label_number = int(number(item, "00620004") or 0)
+        if not 0 < label_number < 1 << 16 or (kind == "labelmap" and label_number == padding):
+            continue  # the background
+        kind_of = text(next(iter(items(item, "0062000F")), {}), "00080104")
+        yield Segment(label_number, text(item, "00620005"), kind_of, colour or next(free))
+
+
+def _colour(item: Item) -> Rgb | None:
+    """Recommended Display CIELab Value."""
+    lab = numbers(item, "0062000D")
+    return cielab_colour(lab) if len(lab) == 3 else None
+
+
+def _alike(one: Rgb, other: Rgb) -> bool:
+    return math.dist(one, other) < _ALIKE
+
+
+def _images(dataset: Item) -> Iterator[str]:
+    for series in items(dataset, "00081115"):
+        yield from (text(item, "00081155") for item in items(series, "0008114A"))
+    yield from (text(item, "00081155") for item in items(dataset, "00082112"))
+
+
+def _maps(tiled: Tiled, segments: Sequence[int], found: Ints | None) -> Iterator[tuple[int, TileMap]]:
+    places = tiled.places
+    if places is None:  # TILED_FULL: the frames of one segment after those of the other (PS3.3 C.7.6.17.3)
+        plane = tiled.across * tiled.down * len(tiled.planes)
+        for place, segment in enumerate(segments):
+            parts = (Part(0, tiled.frames, 0),)
+            yield segment, FullMap(tiled.across, tiled.down, tiled.columns, tiled.rows, place * plane, parts)
+        return
+    shared = next(iter(items(tiled.dataset, "52009229")), {})
+    common = int(number(next(iter(items(shared, "0062000A")), {}), "0062000B") or 0)
+    shown = np.full(len(places.left), common) if found is None else found
+    inside = (places.left >= 0) & (places.top >= 0) & (places.left < tiled.width) & (places.top < tiled.height)
+    inside &= np.arange(len(places.left)) < tiled.frames
+    for segment in segments:
+        chosen = np.flatnonzero(inside if segment == ALL else inside & (shown == segment)).astype(np.int32)
+        frames = Frames(places.left[chosen], places.top[chosen], chosen, ((0, 0),))
+        yield segment, placed_map(tiled.across, tiled.columns, tiled.rows, frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Lie:
+    """Where a matrix lies on a slide: pixels of its finest level are `left` + `across` times those of the matrix."""
+
+    left: float
+    top: float
+    across: float
+    down: float
+
+
+def lie_of(
+    segmentation: Segmentation, slide: Grid, coordinates: SlideCoordinates | None, images: frozenset[str]
+) -> Lie | None:
+    """Where a segmentation lies on a slide with these instances; None for one that lies on another, or is turned.
+
+    By the slide coordinates of both where they share a frame of reference; else one that refers to the slide's images
+    covers all of it.
+    """
+    tiled = segmentation.tiled
+    whole = Lie(0.0, 0.0, slide.width / tiled.width, slide.height / tiled.height)
+    placed = _coordinates(tiled)
+    if coordinates is None or placed is None or placed.frame_of_reference != coordinates.frame_of_reference:
+        other = coordinates is not None and tiled.frame_of_reference not in {"", coordinates.frame_of_reference}
+        alike = abs(whole.across / whole.down - 1) <= _PROPORTIONS
+        return whole if alike and not other and not images.isdisjoint(segmentation.images) else None
+    width, height = float(tiled.width), float(tiled.height)
+    corners = coordinates.to_pixels(placed.to_mm(np.array([[0.0, 0.0], [width, 0.0], [0.0, height]])))
+    (left, top), (right, right_top), (left_bottom, bottom) = corners.tolist()
+    lie = Lie(left, top, (right - left) / width, (bottom - top) / height)
+    straight = abs(right_top - top) <= _TURNED * abs(right - left) and abs(left_bottom - left) <= _TURNED * abs(
+        bottom - top
+    )
+    if not straight or lie.across <= 0 or lie.down <= 0:
+        return None
+    # Levels of a pyramid often name one origin, though the middle of their first pixels is not at one place.
+    near = max(abs(left), abs(right - slide.width)) <= lie.across, max(abs(top), abs(bottom - slide.height)) <= lie.down
+    return whole if all(near) else lie
+
+
+def _coordinates(tiled: Tiled) -> SlideCoordinates | None:
+    return None if tiled.spacing is None else SlideCoordinates.of(tiled.dataset, tiled.spacing[::-1])
