@@ -48,6 +48,7 @@ _TEXTS = {
 # What headers say, and an example of each.
 _HEADERS = {
     "Cache-Control": ("immutable for a URL with the right `v`, else to be asked again", "private, no-cache"),
+    "Content-Disposition": ("name under which a browser saves it", 'attachment; filename="1.2.3.ome.tiff"'),
     "Content-Location": ("URL of the WebSocket", "ws://127.0.0.1:8042/dicom-web/subscribers/ANOR"),
     "Content-Range": ("the range that is sent, and the size of the whole", "bytes 0-65535/524288"),
     "ETag": ("version of this representation, for If-None-Match", '"4f1c2a9be07d3388"'),

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dicomweb.errors import NotFound
-from dicomweb.rendered.encode import JPEG, encode_image, with_icc_profile
+from dicomweb.rendered.encode import JPEG, TIFF, encode_image, encode_tiff, with_icc_profile
 from dicomweb.rendered.parameters import DEFAULT_QUALITY, Profile, Rendering, Window
 from dicomweb.slides.jpeg import JPEG_SYNTAXES, jpeg_frames
 from dicomweb.slides.levels import Rung
@@ -25,6 +25,7 @@ from storage.slides import StoredSlide
 from storage.thumbnails import ThumbnailStore
 from wsi.compose import MAX_FRAMES, Composer, Shown, View, blank, level_for, map_of, padded
 from wsi.dialects import Asked
+from wsi.manifest import mpp_of
 
 # Changes whenever the same request gives other bytes than before: a part of entity tags and of the keys of the cache.
 REVISION: Final = 1
@@ -164,10 +165,13 @@ class TileService:
         if (same := self._as_tile(stored, view, asked, channel)) is not None:
             return await self.body(access, same)
 
+        mpp = mpp_of(slide, slide.rungs[0])
+        spacing = (mpp[0] * asked.width / asked.columns, mpp[1] * asked.height / asked.rows) if mpp else None
+
         async def make() -> bytes:
             shown = await self._composer.view(access, stored, view, limit)
             profile = await self._composer.profile(access, stored, level, channel.profile)
-            return await asyncio.to_thread(_finished, shown, asked, profile)
+            return await asyncio.to_thread(_finished, shown, asked, profile, spacing)
 
         key = f"{access.tenant} {stored.series} {stored.name} {REVISION} {asked} {channel}"
         return await self._kept(key, make)
@@ -176,7 +180,7 @@ class TileService:
         """The tile that a picture is, pixel by pixel: viewers of other dialects ask for tiles too."""
         level = stored.slide.levels[view.level]
         whole = view.width == asked.columns == level.columns and view.height == asked.rows == level.rows
-        if not whole or not asked.is_plain:
+        if not whole or not asked.is_plain or asked.media_type == TIFF:
             return None
         x, y = view.left / level.columns, view.top / level.rows
         if x != int(x) or y != int(y):
@@ -228,8 +232,11 @@ def _named(window: Window | None) -> str:
     return "" if window is None else f".{window.center}.{window.width}.{window.function}"
 
 
-def _finished(shown: Shown, asked: Asked, profile: bytes | None) -> bytes:
-    """Mirrored, turned, reduced to shades, and encoded: in this order (IIIF Image API 3.0, 4)."""
+def _finished(shown: Shown, asked: Asked, profile: bytes | None, spacing: tuple[float, float] | None) -> bytes:
+    """Mirrored, turned, reduced to shades, and encoded: in this order (IIIF Image API 3.0, 4).
+
+    `spacing`: micrometres a pixel, which TIFF tells.
+    """
     if asked.mirrored:
         shown = np.fliplr(shown)
     shown = np.rot90(shown, -asked.rotation // 90)
@@ -237,6 +244,8 @@ def _finished(shown: Shown, asked: Asked, profile: bytes | None) -> bytes:
         shown, profile = np.asarray(Image.fromarray(np.ascontiguousarray(shown)).convert("L")), None
     if asked.quality == "bitonal":
         shown = np.where(shown < 128, 0, 255).astype(np.uint8)
+    if asked.media_type == TIFF:
+        return encode_tiff(shown, profile, spacing)
     return encode_image(shown, asked.media_type, DEFAULT_QUALITY, profile)
 
 

@@ -110,5 +110,5 @@ def test_a_killed_worker_loses_no_job_and_a_folder_is_watched(tmp_path: Path) ->
             time.sleep(0.3)
         assert names == {"killed", "watched"}
         assert len(web.get("/dicom-web/series", params={"Modality": "SM"}).json()) == 2
-    assert not list((tmp_path / "data").glob("dicomize-*"))
+    assert not list((tmp_path / "data").glob("job-*"))
     assert (folder / "watched.tiff").exists()
