@@ -1,4 +1,4 @@
-"""What the background process does for slides: conversions and exports, and a folder that is watched."""
+"""What the background process does for slides: conversions, exports, and a folder that is watched."""
 
 import asyncio
 import os
@@ -15,19 +15,18 @@ from dicomweb.errors import BadQuery
 from storage.access import LOCAL, SCOPES, Access
 from storage.archive import Archive
 from storage.jobs import Claimed, Done, Handler, JobFailed, Progress
+from storage.retrieve import Extent
 from storage.worker import Step
 from wsi.convert.options import Options
 from wsi.convert.run import ConversionFailed, convert
 from wsi.convert.store import store_files
+from wsi.convert.unpack import SUFFIXES, is_zip, unpack
 from wsi.export import Layout, export
 
 DICOMIZE: Final = "dicomize"
+DEIDENTIFY: Final = "deidentify"
 EXPORT: Final = "export"
 
-# By their names; what they are, the conversion finds out.
-SUFFIXES: Final = frozenset(
-    (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
-)
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,8}")
 _QUIET_SECONDS: Final = 10.0  # for which a file has not changed before it is taken for complete
 _LOOK_SECONDS: Final = 5.0
@@ -38,7 +37,11 @@ _CONVERTED: Final = 0.9
 
 def handlers(archive: Archive) -> Mapping[str, Handler]:
     """The kinds of jobs that are worked on here."""
-    return {DICOMIZE: partial(run_dicomize, archive), EXPORT: partial(run_export, archive)}
+    return {
+        DICOMIZE: partial(run_dicomize, archive),
+        DEIDENTIFY: partial(run_deidentify, archive),
+        EXPORT: partial(run_export, archive),
+    }
 
 
 def steps(archive: Archive) -> Sequence[Step]:
@@ -88,6 +91,16 @@ def _access(job: Claimed) -> Access:
     return Access(job.tenant, "job", SCOPES)
 
 
+async def run_deidentify(archive: Archive, job: Claimed, folder: Path, progress: Progress) -> Done:
+    """Make a new series of a slide, in a new study, with nothing in it that says whose it is."""
+    stored = await archive.slides.slide(_access(job), str(job.content["series"]))
+    source = folder / "source"
+    source.mkdir()
+    for number, instance in enumerate(stored.instances):
+        await _fetch(archive, instance.key, (instance.base, instance.size), source / f"{number:05}.dcm")
+    return await _converted(archive, job, source, folder, _options(job), progress)
+
+
 async def run_export(archive: Archive, job: Claimed, folder: Path, progress: Progress) -> Done:
     """Write a slide to a file, which the job leaves."""
     series, layout = str(job.content["series"]), job.content["layout"]
@@ -97,24 +110,47 @@ async def run_export(archive: Archive, job: Claimed, folder: Path, progress: Pro
     return Done({"file": name, "media_type": "image/tiff", "bytes": size}, folder / name)
 
 
+def deidentify_content(series: str, options: Options) -> dict[str, Any]:
+    """The content of a de-identification's job."""
+    return {"series": series, "options": options.as_json()}
+
+
 def export_content(series: str, layout: Layout) -> dict[str, Any]:
     """The content of an export's job."""
     return {"series": series, "layout": layout}
 
 
 async def _fetched(archive: Archive, job: Claimed, name: str, folder: Path) -> Path:
-    """The uploaded file under its suffix: a link where the store has it on this machine, else a copy."""
+    """The uploaded file under its suffix, or the slide in it where it is a ZIP file."""
     assert job.object_key is not None
     suffix = Path(name).suffix
     path = folder / f"slide{suffix if _SUFFIX.fullmatch(suffix) else ''}"
-    local = archive.objects.local_path(job.object_key)
-    if local is not None:
-        path.symlink_to(local.absolute())
+    await _fetch(archive, job.object_key, (0, job.object_size), path)
+    if not await asyncio.to_thread(is_zip, path):
         return path
+    inside = folder / "files"
+    inside.mkdir()
+    try:
+        return await asyncio.to_thread(unpack, path, inside)
+    except ConversionFailed as error:
+        raise JobFailed(str(error)) from error
+
+
+async def _fetch(archive: Archive, key: str, extent: Extent, path: Path) -> None:
+    """Put an object's bytes under a path: a link where the store has them in a file of their own, else a copy."""
+    local = archive.objects.local_path(key)
+    if local is not None and await asyncio.to_thread(_linked, local, extent, path):
+        return
     with path.open("wb") as file:
-        async for chunk in archive.objects.stream(job.object_key, 0, job.object_size):
+        async for chunk in archive.objects.stream(key, *extent):
             await asyncio.to_thread(file.write, chunk)
-    return path
+
+
+def _linked(local: Path, extent: Extent, path: Path) -> bool:
+    if extent != (0, local.stat().st_size):
+        return False
+    path.symlink_to(local.absolute())
+    return True
 
 
 class WatchedFolder:

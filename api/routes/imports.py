@@ -12,11 +12,15 @@ from api.uploads import BodyReader, Upload, refuse_encoding
 from dicomweb.errors import BadQuery, BadRequest, NotFound, TooLarge, Unavailable, UnsupportedMediaType
 from wsi.convert.options import Options
 from wsi.export import LAYOUTS
-from wsi.tasks import DICOMIZE, EXPORT, export_content, job_content
+from wsi.tasks import DEIDENTIFY, DICOMIZE, EXPORT, deidentify_content, export_content, job_content
 
 _MAX_NAME: Final = 255
 _MAX_JSON: Final = 1 << 16
-_WAITING: Final = 100  # exports that are not over
+_WAITING: Final = 100  # jobs of one kind that are not over
+_DEIDENTIFY: Final = frozenset(
+    ("format", "quality", "tile", "pyramid", "levels", "offsets", "thumbnail", "mpp", "study", "series", "name",
+     "metadata")
+)  # fmt: skip
 
 
 async def import_slide(http: Exchange) -> None:
@@ -65,6 +69,16 @@ async def export_slide(http: Exchange) -> None:
     await _accepted(http, await http.archive.jobs.create(http.access, EXPORT, content, waiting=_WAITING))
 
 
+async def deidentify_slide(http: Exchange) -> None:
+    """Make a job that makes a new series without names of a slide."""
+    asked = await _json_body(http)
+    _refuse_others({name: value for name, value in asked.items() if name not in _DEIDENTIFY})
+    options = Options.parse({"pyramid": "source", **asked, "deidentify": True})
+    stored = await slide_of(http)
+    content = deidentify_content(stored.series, options)
+    await _accepted(http, await http.archive.jobs.create(http.access, DEIDENTIFY, content, waiting=_WAITING))
+
+
 async def _json_body(http: Exchange) -> dict[str, Any]:
     """The body as a JSON object; none at all is an empty one. Raises BadRequest."""
     refuse_encoding(http)
@@ -103,7 +117,8 @@ OPERATIONS = (
         "dicom.write",
         "Slides",
         "Convert a scanner's file",
-        "The body is the file: SVS, tiled TIFF, OME-TIFF, NDPI, SCN, BIF, PNG, JPEG. It is durable when the answer "
+        "The body is the file: SVS, tiled TIFF, OME-TIFF, NDPI, SCN, BIF, PNG, JPEG; or a ZIP file with the files of "
+        "one slide, as MRXS and VMS have several. It is durable when the answer "
         "comes, and a worker converts it; the job tells how far it is, and in the end the series. The other parameters "
         "are those of `anor dicomize`.",
         import_slide,
@@ -126,7 +141,7 @@ OPERATIONS = (
             Parameter("name", "query", "Container Identifier", "S24-1;A;1"),
             Parameter("metadata", "query", "attributes by keyword, JSON", '{"PatientID":"P-1"}'),
         ),
-        (Content("application/octet-stream", "(the bytes of the file)"),),
+        (Content("application/octet-stream", "(the bytes of the file)"), Content("application/zip", "(a ZIP file)")),
         (BadQuery, BadRequest, TooLarge, UnsupportedMediaType, Unavailable),
     ),
     Operation(
@@ -142,5 +157,21 @@ OPERATIONS = (
         (_ACCEPTED,),
         body=(Content("application/json", {"layout": "ome"}),),
         errors=(BadRequest, NotFound, TooLarge, UnsupportedMediaType, Unavailable),
+    ),
+    Operation(
+        "POST",
+        "/wsi/slides/{series}/deidentify",
+        "dicom.write",
+        "Slides",
+        "Make a slide without names of a slide",
+        "A new series in a new study: the pixels, and what is needed to show them. Label and overview stay behind, all "
+        "identifiers are new, texts and dates of the source are not taken over, comments within frames and texts of "
+        "ICC profiles are removed. JPEG and JPEG 2000 frames are copied, others kept without loss unless they had lost "
+        "before. The body has options of `anor dicomize`; what `metadata` says is set. The source stays. It needs the "
+        "right `dicom.read` too.",
+        deidentify_slide,
+        (_ACCEPTED,),
+        body=(Content("application/json", {"name": "case-17", "metadata": {"PatientID": "T-17"}}),),
+        errors=(BadQuery, BadRequest, NotFound, TooLarge, UnsupportedMediaType, Unavailable),
     ),
 )
