@@ -50,6 +50,7 @@ def named(files: tuple[Path, ...]) -> None:
         block = ds.private_block(0x0009, f"{NAMED} PRIVATE", create=True)
         block.add_new(1, "LO", f"{NAMED}-11")
         ds.OpticalPathSequence[0].ICCProfile = profile()
+        ds.OpticalPathSequence[0].OpticalPathDescription = f"{NAMED}-13"
         if ds.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.50":
             comment = b"\xff\xfe\x00\x10" + f"{NAMED}-12....".encode()[:14].ljust(14, b".")
             frames = [

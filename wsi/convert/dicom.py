@@ -32,6 +32,8 @@ from wsi.convert.source import Array, BadSlide, Channel, PictureKind, Place, Sca
 _MAX_FILES: Final = 1000
 _NATIVE: Final = frozenset((EXPLICIT_LE, IMPLICIT_LE))
 _JPEG_2000: Final = frozenset(uid for uid, syntax in SYNTAXES.items() if syntax.family in ("jpeg2000", "htj2k"))
+# What most slides went through; for those that went through another, that they lost something is said rightly.
+_METHOD: Final = "ISO_10918_1"
 _PATHS, _PROFILE = "00480105", "00282000"
 
 
@@ -126,14 +128,18 @@ class DicomSource:
             vendor="dicom",
             samples=3 if image.samples == 3 else 1,
             bits=image.bits_allocated,
-            channels=tuple(Channel(each.description, each.wavelength or 0.0) for each in self._slide.paths),
+            # What a laboratory calls a path tells channels apart; of colours there is nothing to tell.
+            channels=tuple(
+                Channel(each.description if image.samples == 1 else "", each.wavelength or 0.0)
+                for each in self._slide.paths
+            ),
             depths=self._slide.depths,
             mpp=(base.spacing[1] * 1000, base.spacing[0] * 1000) if base.spacing else None,
             objective_power=number(path, "00480112"),
             icc=icc,
             manufacturer=text(dataset, "00080070")[:64],
             model=text(dataset, "00081090")[:64],
-            lossy=(text(dataset, "00282114") or "ISO_10918_1") if lossy else "",
+            lossy=_METHOD if lossy else "",
             lossless=not lossy,
             background=self._slide.background,
         )
