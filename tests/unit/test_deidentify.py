@@ -14,7 +14,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000Lossless
 
 from storage.settings import load_settings
-from tests.wsi.variants import tiles_of
+from tests.wsi.variants import J2K, JPEG_LS, NATIVE, RLE, Matrix, Place, Series, file, instance, matrix, tiles_of
 from tests.wsi.vendor import ome_tiff, svs, tiled_tiff
 from wsi.convert.options import Options
 from wsi.convert.profile import nameless
@@ -137,6 +137,73 @@ def test_fluorescence(converted: Callable[..., Converted], tmp_path: Path) -> No
     for frame, index in zip(frames(ds), range(1), strict=False):
         first[:] = imagecodecs.jpeg2k_decode(frame)
         assert np.array_equal(first, pixels[index, 0, :128, :128])
+
+
+WIDE = (150, 100)
+SIDE = 64
+
+
+def written(folder: Path, *instances: Dataset) -> Path:
+    folder.mkdir()
+    for number, ds in enumerate(instances):
+        (folder / f"{number}.dcm").write_bytes(file(ds))
+    return folder
+
+
+def decoded(path: Path) -> list[Matrix]:
+    return [imagecodecs.jpeg2k_decode(frame) for frame in frames(dcmread(path))]
+
+
+@pytest.mark.parametrize("syntax", [NATIVE, JPEG_LS, RLE])
+def test_sparse_frames_and_holes(converted: Callable[..., Converted], tmp_path: Path, syntax: str) -> None:
+    tiles = tiles_of(matrix(*WIDE), SIDE)
+    taken = [4, 0, 2]
+    places = [Place(SIDE * (i % 3), SIDE * (i // 3)) for i in taken]
+    sparse = instance(Series(), [tiles[i] for i in taken], WIDE, places=places, syntax=syntax)
+    after = converted(written(tmp_path / "in", sparse), "out", pyramid="source", deidentify=True)
+    found = decoded(after.files[0])
+    assert dcmread(after.files[0]).DimensionOrganizationType == "TILED_FULL"
+    for number, (tile, expected) in enumerate(zip(found, tiles, strict=True)):
+        inside = np.s_[: WIDE[1] - SIDE * (number // 3), : WIDE[0] - SIDE * (number % 3)]
+        assert np.array_equal(tile[inside], expected[inside] if number in taken else np.full_like(tile, 255)[inside])
+
+
+def test_concatenations_become_one(converted: Callable[..., Converted], tmp_path: Path) -> None:
+    tiles, series = tiles_of(matrix(*WIDE), SIDE), Series()
+    parts = [
+        instance(series, tiles[first : first + count], WIDE, syntax=J2K, ConcatenationUID="1.2.3",
+                 InConcatenationNumber=number, ConcatenationFrameOffsetNumber=first)
+        for number, (first, count) in enumerate([(0, 1), (1, 3), (4, 2)], 1)
+    ]  # fmt: skip
+    after = converted(written(tmp_path / "in", parts[2], parts[0], parts[1]), "out", pyramid="source", deidentify=True)
+    (path,) = after.files
+    assert "ConcatenationUID" not in dcmread(path)
+    for tile, expected in zip(decoded(path), tiles, strict=True):
+        assert np.array_equal(tile, expected)
+
+
+def test_an_instance_for_each_focal_plane(converted: Callable[..., Converted], tmp_path: Path) -> None:
+    series, planes = Series(), [tiles_of(matrix(*WIDE, seed=n, colour=False), SIDE, 0) for n in range(2)]
+    parts = [
+        instance(series, tiles, WIDE, syntax=J2K, places=[
+            Place(SIDE * (i % 3), SIDE * (i // 3), depth=3.0 * depth) for i in range(6)
+        ])
+        for depth, tiles in enumerate(planes)
+    ]  # fmt: skip
+    after = converted(written(tmp_path / "in", *parts), "out", pyramid="source", deidentify=True)
+    assert dcmread(after.files[0]).TotalPixelMatrixFocalPlanes == 2
+    for tile, expected in zip(decoded(after.files[0]), [*planes[0], *planes[1]], strict=True):
+        assert np.array_equal(tile, expected)
+
+
+def test_frames_off_the_grid_and_two_series_are_refused(converted: Callable[..., Converted], tmp_path: Path) -> None:
+    tiles = tiles_of(matrix(*WIDE), SIDE)
+    off = instance(Series(), tiles[:2], WIDE, places=[Place(0, 0), Place(50, 0)])
+    with pytest.raises(ConversionFailed, match="off the grid"):
+        converted(written(tmp_path / "in", off), "a", deidentify=True)
+    two = [instance(Series(), tiles, WIDE) for _ in range(2)]
+    with pytest.raises(ConversionFailed, match="2 series"):
+        converted(written(tmp_path / "two", *two), "b", deidentify=True)
 
 
 def test_what_is_refused(converted: Callable[..., Converted], tmp_path: Path) -> None:
