@@ -151,7 +151,10 @@ def import_(
 
 @app.command()
 def dicomize(
-    slides: Annotated[list[Path], typer.Argument(metavar="SLIDE...", help="Files of scanners, or pictures.")],
+    slides: Annotated[
+        list[Path],
+        typer.Argument(metavar="SLIDE...", help="Files of scanners, pictures; folders of DICOM to --deidentify."),
+    ],
     to: Annotated[str | None, typer.Option("--to", metavar="URL", help="DICOMweb root to send to (STOW-RS).")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write files there instead.")] = None,
     header: Annotated[list[str] | None, typer.Option("--header", metavar="NAME: VALUE", help="For --to.")] = None,

@@ -66,7 +66,7 @@ def run_dicomize(
     configure_logging("error")
     if to is not None and out is not None:
         fail("--to and --out exclude each other", 2)
-    missing = [str(path) for path in slides if not path.is_file()]
+    missing = [str(path) for path in slides if not path.is_file() and not path.is_dir()]
     if missing:
         fail(f"no such file: {', '.join(missing)}", 2)
     try:

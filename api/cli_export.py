@@ -50,7 +50,5 @@ async def _export(settings: Settings, url: str, series: str, path: Path, *, plai
             await export(
                 archive, LOCAL, series, path, layout, lambda done, total: bar.update(task, completed=done, total=total)
             )
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
     finally:
         await archive.close()

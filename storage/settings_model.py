@@ -232,6 +232,19 @@ class Settings:
         metadata=_about("Slides", "A conversion that makes nothing for so long is ended.", unit="seconds", minimum=1),
     )
 
+    job_retention_s: int = field(
+        default=7 * 86_400,
+        metadata=_about(
+            "Slides", "How long a finished job, and the file that it left, is kept.", unit="seconds", minimum=0
+        ),
+    )
+    job_file_bytes: int = field(
+        default=64 * GIB,
+        metadata=_about(
+            "Slides", "Files of finished jobs that are kept; the oldest ones go first.", unit="bytes", minimum=0
+        ),
+    )
+
     duplicates: Literal["reject", "keep-first", "replace"] = field(
         default="reject",
         metadata=_about("Ingest", "What becomes of an instance that is stored already with other bytes."),

@@ -1,7 +1,7 @@
 """The background process.
 
 It sweeps objects that no row needs, numbers the change feed, analyses tables being filled, removes finished workitems
-whose time is over, keeps instances in the transfer syntaxes that the rules ask for, and works on jobs.
+and jobs whose time is over, keeps instances in the transfer syntaxes that the rules ask for, and works on jobs.
 """
 
 import asyncio
@@ -114,13 +114,14 @@ async def run_worker(
         (_ANALYZE_SECONDS, "analyze_young", partial(analyze_young, archive)),
         (_SWEEP_SECONDS, "sweep", partial(sweep, archive)),
         (_EXPIRE_SECONDS, "expire_workitems", archive.worklist.expire),
+        (_EXPIRE_SECONDS, "expire_jobs", archive.jobs.expire),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
         *more,
     ]
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_every(*step)) for step in steps]
         if handlers:
-            running.append(tasks.create_task(JobRunner(archive.settings, archive.db, handlers).run()))
+            running.append(tasks.create_task(JobRunner(archive.settings, archive.db, archive.objects, handlers).run()))
         await stop.wait()
         for task in running:
             task.cancel()

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from dicomweb.errors import BadQuery, NotFound
-from dicomweb.rendered.encode import JPEG, PNG
+from dicomweb.rendered.encode import JPEG, PNG, TIFF
 
+PictureType = Literal["image/jpeg", "image/png", "image/tiff"]
 Quality = Literal["color", "gray", "bitonal"]
 
 # Pixels of one picture, and of one side of it.
@@ -38,7 +39,7 @@ class Asked:
     height: float
     columns: int
     rows: int
-    media_type: Literal["image/jpeg", "image/png"] = "image/jpeg"
+    media_type: PictureType = "image/jpeg"
     rotation: int = 0
     mirrored: bool = False
     quality: Quality = "color"
@@ -79,7 +80,7 @@ def parse_region(width: int, height: int, given: dict[str, str], mpp: Sequence[f
             raise BadQuery("mpp is above 0, for a slide with known spacing, without width and height", attribute="mpp")
         columns, rows = round(across * mpp[0] / wanted), round(down * mpp[1] / wanted)
     columns, rows = _fitted(across, down, columns, rows)
-    return Asked(left, top, across, down, *_checked(columns, rows), _format(given.get("format", "jpeg")))
+    return Asked(left, top, across, down, *_checked(columns, rows), _region_format(given.get("format", "jpeg")))
 
 
 def _unit(name: str, width: int, height: int, mpp: Sequence[float] | None) -> tuple[float, float]:
@@ -90,6 +91,14 @@ def _unit(name: str, width: int, height: int, mpp: Sequence[float] | None) -> tu
     if name == "um" and mpp is not None:
         return 1 / mpp[0], 1 / mpp[1]
     raise BadQuery("a unit is px, percent, or um where the slide says its spacing", attribute="unit")
+
+
+def _region_format(name: str) -> PictureType:
+    if name in {"tiff", "tif"}:
+        return TIFF
+    if name in {"jpeg", "jpg", "png"}:
+        return _format(name)
+    raise BadQuery("a format is jpeg, png or tiff", attribute="format")
 
 
 def _format(name: str) -> Literal["image/jpeg", "image/png"]:

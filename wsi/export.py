@@ -30,6 +30,7 @@ from wsi.compose import MAX_STORED, map_of
 from wsi.manifest import mpp_of
 
 Layout = Literal["ome", "tiff"]
+LAYOUTS: Final[dict[str, Layout]] = {"ome": "ome", "tiff": "tiff"}
 Frame = bytes | NDArray[Any]
 Progress = Callable[[int, int], None]
 
@@ -251,4 +252,7 @@ def _sampling(jpeg: bytes) -> tuple[int, int]:
 async def export(archive: Archive, access: Access, series: str, path: Path, layout: Layout, progress: Progress) -> None:
     """Write a slide to a file. `progress` is told, in a thread, how many frames of how many are written."""
     stored = await archive.slides.slide(access, series)
-    await Export(archive, access, stored, layout).write(path, progress)
+    try:
+        await Export(archive, access, stored, layout).write(path, progress)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None

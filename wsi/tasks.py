@@ -1,33 +1,33 @@
-"""What the background process does for slides: conversions that were asked for, and a folder that is watched."""
+"""What the background process does for slides: conversions, exports, and a folder that is watched."""
 
 import asyncio
 import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from dicomweb.errors import BadQuery
 from storage.access import LOCAL, SCOPES, Access
 from storage.archive import Archive
-from storage.jobs import Claimed, Handler, JobFailed, Progress
+from storage.jobs import Claimed, Done, Handler, JobFailed, Progress
+from storage.retrieve import Extent
 from storage.worker import Step
 from wsi.coarse import CoarseLevels
 from wsi.convert.options import Options
 from wsi.convert.run import ConversionFailed, convert
 from wsi.convert.store import store_files
+from wsi.convert.unpack import SUFFIXES, is_zip, unpack
+from wsi.export import Layout, export
 
 DICOMIZE: Final = "dicomize"
+DEIDENTIFY: Final = "deidentify"
+EXPORT: Final = "export"
 
-# By their names; what they are, the conversion finds out.
-SUFFIXES: Final = frozenset(
-    (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
-)
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,8}")
 _QUIET_SECONDS: Final = 10.0  # for which a file has not changed before it is taken for complete
 _LOOK_SECONDS: Final = 5.0
@@ -38,11 +38,11 @@ _CONVERTED: Final = 0.9
 
 def handlers(archive: Archive) -> Mapping[str, Handler]:
     """The kinds of jobs that are worked on here."""
-
-    async def dicomize(job: Claimed, progress: Progress) -> dict[str, Any]:
-        return await run_dicomize(archive, job, progress)
-
-    return {DICOMIZE: dicomize}
+    return {
+        DICOMIZE: partial(run_dicomize, archive),
+        DEIDENTIFY: partial(run_deidentify, archive),
+        EXPORT: partial(run_export, archive),
+    }
 
 
 def steps(archive: Archive) -> Sequence[Step]:
@@ -59,51 +59,102 @@ def job_content(name: str, options: Options, *, path: Path | None = None) -> dic
     return {"name": name, "options": options.as_json()} | ({} if path is None else {"path": str(path)})
 
 
-async def run_dicomize(archive: Archive, job: Claimed, progress: Progress) -> dict[str, Any]:
+async def run_dicomize(archive: Archive, job: Claimed, folder: Path, progress: Progress) -> Done:
     """Convert and store. A job that is repeated makes the same files, so that nothing is stored twice."""
     name = str(job.content["name"])
+    options = _options(job)
+    if not options.name and not options.deidentify:
+        options = replace(options, name=Path(name).stem[:64])
+    slide = Path(job.content["path"]) if "path" in job.content else await _fetched(archive, job, name, folder)
+    return await _converted(archive, job, slide, folder, options, progress)
+
+
+def _options(job: Claimed) -> Options:
+    """The options of a job, with what makes a repetition of it give the same identifiers."""
     try:
         options = Options.parse(job.content["options"])
     except BadQuery as error:  # of another version of the program
         raise JobFailed(error.message) from error
-    options = replace(options, seed=job.id, created=job.created_at.isoformat(timespec="seconds"))
-    if not options.name and not options.deidentify:
-        options = replace(options, name=Path(name).stem[:64])
-    access = Access(job.tenant, "job", SCOPES)
-    await asyncio.to_thread(_clear, archive.settings.data, job.id)
-    with tempfile.TemporaryDirectory(prefix=f"dicomize-{job.id}-", dir=archive.settings.data) as folder:
-        slide = Path(job.content["path"]) if "path" in job.content else await _fetched(archive, job, name, Path(folder))
-        try:
-            done = await convert(
-                archive.settings, slide, Path(folder), options, lambda n, total: progress(_CONVERTED * n / total)
-            )
-        except ConversionFailed as error:
-            raise JobFailed(str(error)) from error
-        count = len(done.files)
-        await store_files(archive, access, done.files)
-    return {"study": done.study, "series": done.series, "instances": count}
+    return replace(options, seed=job.id, created=job.created_at.isoformat(timespec="seconds"))
 
 
-def _clear(data: Path, job: str) -> None:
-    """Make the data directory, without what a worker left there that died of this job."""
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for left in data.glob(f"dicomize-{job}-*"):
-        shutil.rmtree(left, ignore_errors=True)
+async def _converted(
+    archive: Archive, job: Claimed, slide: Path, folder: Path, options: Options, progress: Progress
+) -> Done:
+    try:
+        done = await convert(
+            archive.settings, slide, folder, options, lambda n, total: progress(_CONVERTED * n / total)
+        )
+    except ConversionFailed as error:
+        raise JobFailed(str(error)) from error
+    await store_files(archive, _access(job), done.files)
+    return Done({"study": done.study, "series": done.series, "instances": len(done.files)})
+
+
+def _access(job: Claimed) -> Access:
+    return Access(job.tenant, "job", SCOPES)
+
+
+async def run_deidentify(archive: Archive, job: Claimed, folder: Path, progress: Progress) -> Done:
+    """Make a new series of a slide, in a new study, with nothing in it that says whose it is."""
+    stored = await archive.slides.slide(_access(job), str(job.content["series"]))
+    source = folder / "source"
+    source.mkdir()
+    for number, instance in enumerate(stored.instances):
+        await _fetch(archive, instance.key, (instance.base, instance.size), source / f"{number:05}.dcm")
+    return await _converted(archive, job, source, folder, _options(job), progress)
+
+
+async def run_export(archive: Archive, job: Claimed, folder: Path, progress: Progress) -> Done:
+    """Write a slide to a file, which the job leaves."""
+    series, layout = str(job.content["series"]), job.content["layout"]
+    name = f"{series}.tiff" if layout == "tiff" else f"{series}.ome.tiff"
+    await export(archive, _access(job), series, folder / name, layout, lambda n, total: progress(n / total))
+    size = (folder / name).stat().st_size
+    return Done({"file": name, "media_type": "image/tiff", "bytes": size}, folder / name)
+
+
+def deidentify_content(series: str, options: Options) -> dict[str, Any]:
+    """The content of a de-identification's job."""
+    return {"series": series, "options": options.as_json()}
+
+
+def export_content(series: str, layout: Layout) -> dict[str, Any]:
+    """The content of an export's job."""
+    return {"series": series, "layout": layout}
 
 
 async def _fetched(archive: Archive, job: Claimed, name: str, folder: Path) -> Path:
-    """The uploaded file under its suffix: a link where the store has it on this machine, else a copy."""
+    """The uploaded file under its suffix, or the slide in it where it is a ZIP file."""
     assert job.object_key is not None
     suffix = Path(name).suffix
     path = folder / f"slide{suffix if _SUFFIX.fullmatch(suffix) else ''}"
-    local = archive.objects.local_path(job.object_key)
-    if local is not None:
-        path.symlink_to(local.absolute())
+    await _fetch(archive, job.object_key, (0, job.object_size), path)
+    if not await asyncio.to_thread(is_zip, path):
         return path
+    inside = folder / "files"
+    inside.mkdir()
+    try:
+        return await asyncio.to_thread(unpack, path, inside)
+    except ConversionFailed as error:
+        raise JobFailed(str(error)) from error
+
+
+async def _fetch(archive: Archive, key: str, extent: Extent, path: Path) -> None:
+    """Put an object's bytes under a path: a link where the store has them in a file of their own, else a copy."""
+    local = archive.objects.local_path(key)
+    if local is not None and await asyncio.to_thread(_linked, local, extent, path):
+        return
     with path.open("wb") as file:
-        async for chunk in archive.objects.stream(job.object_key, 0, job.object_size):
+        async for chunk in archive.objects.stream(key, *extent):
             await asyncio.to_thread(file.write, chunk)
-    return path
+
+
+def _linked(local: Path, extent: Extent, path: Path) -> bool:
+    if extent != (0, local.stat().st_size):
+        return False
+    path.symlink_to(local.absolute())
+    return True
 
 
 class WatchedFolder:

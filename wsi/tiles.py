@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dicomweb.errors import BadQuery, NotFound
-from dicomweb.rendered.encode import JPEG, PNG, encode_image, with_icc_profile
+from dicomweb.rendered.encode import JPEG, PNG, TIFF, encode_image, encode_tiff, with_icc_profile
 from dicomweb.rendered.parameters import DEFAULT_QUALITY, Profile, Rendering, Window
 from dicomweb.slides.background import Rgb
 from dicomweb.slides.channels import display_of, in_shades
@@ -29,6 +29,7 @@ from wsi.blending import Component, Light, window_between
 from wsi.compose import MAX_FRAMES, Composer, Shown, View, blank, level_for, map_of, padded
 from wsi.dialects import Asked
 from wsi.frames import FramePyramids
+from wsi.manifest import mpp_of
 
 # Changes whenever the same request gives other bytes than before: a part of entity tags and of the keys of the cache.
 REVISION: Final = 1
@@ -192,6 +193,9 @@ class TileService:
         if (same := self._as_tile(stored, view, asked, channel)) is not None:
             return await self.body(access, same)
 
+        mpp = mpp_of(slide, slide.rungs[0])
+        spacing = (mpp[0] * asked.width / asked.columns, mpp[1] * asked.height / asked.rows) if mpp else None
+
         async def make() -> bytes:
             light = Light()
             for part, colour in _parts(slide, channel):
@@ -202,7 +206,7 @@ class TileService:
                 await asyncio.to_thread(light.add, seen, colour)
             shown = light.shown() if channel.blend else await self._composer.view(access, stored, view, limit)
             profile = await self._composer.profile(access, stored, level, channel.profile)
-            return await asyncio.to_thread(_finished, shown, asked, profile)
+            return await asyncio.to_thread(_finished, shown, asked, profile, spacing)
 
         key = f"{access.tenant} {stored.series} {stored.name} {REVISION} {asked} {channel}"
         return await self.kept(key, make)
@@ -211,7 +215,7 @@ class TileService:
         """The tile that a picture is, pixel by pixel: viewers of other dialects ask for tiles too."""
         level = stored.slide.levels[view.level]
         whole = view.width == asked.columns == level.columns and view.height == asked.rows == level.rows
-        if not whole or not asked.is_plain:
+        if not whole or not asked.is_plain or asked.media_type == TIFF:
             return None
         x, y = view.left / level.columns, view.top / level.rows
         if x != int(x) or y != int(y):
@@ -278,8 +282,11 @@ def _named(window: Window | None) -> str:
     return "" if window is None else f".{window.center}.{window.width}.{window.function}"
 
 
-def _finished(shown: Shown, asked: Asked, profile: bytes | None) -> bytes:
-    """Mirrored, turned, reduced to shades, and encoded: in this order (IIIF Image API 3.0, 4)."""
+def _finished(shown: Shown, asked: Asked, profile: bytes | None, spacing: tuple[float, float] | None) -> bytes:
+    """Mirrored, turned, reduced to shades, and encoded: in this order (IIIF Image API 3.0, 4).
+
+    `spacing`: micrometres a pixel, which TIFF tells.
+    """
     if asked.mirrored:
         shown = np.fliplr(shown)
     shown = np.rot90(shown, -asked.rotation // 90)
@@ -287,6 +294,8 @@ def _finished(shown: Shown, asked: Asked, profile: bytes | None) -> bytes:
         shown, profile = np.asarray(Image.fromarray(np.ascontiguousarray(shown)).convert("L")), None
     if asked.quality == "bitonal":
         shown = np.where(shown < 128, 0, 255).astype(np.uint8)
+    if asked.media_type == TIFF:
+        return encode_tiff(shown, profile, spacing)
     return encode_image(shown, asked.media_type, DEFAULT_QUALITY, profile)
 
 

@@ -1,4 +1,4 @@
-"""Slides of scanners by HTTP, and the jobs that convert them."""
+"""Slides of scanners by HTTP, and slides as files: what makes jobs."""
 
 from typing import Any, Final
 
@@ -6,14 +6,21 @@ import orjson
 
 from api.exchange import Exchange
 from api.responses import JSON, send_bytes
+from api.routes.wsi import slide_of
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import BodyReader, Upload, refuse_encoding
 from dicomweb.errors import BadQuery, BadRequest, NotFound, TooLarge, Unavailable, UnsupportedMediaType
-from storage.jobs import Job
 from wsi.convert.options import Options
-from wsi.tasks import DICOMIZE, job_content
+from wsi.export import LAYOUTS
+from wsi.tasks import DEIDENTIFY, DICOMIZE, EXPORT, deidentify_content, export_content, job_content
 
 _MAX_NAME: Final = 255
+_MAX_JSON: Final = 1 << 16
+_WAITING: Final = 100  # jobs of one kind that are not over
+_DEIDENTIFY: Final = frozenset(
+    ("format", "quality", "tile", "pyramid", "levels", "offsets", "thumbnail", "mpp", "study", "series", "name",
+     "metadata")
+)  # fmt: skip
 
 
 async def import_slide(http: Exchange) -> None:
@@ -31,8 +38,7 @@ async def import_slide(http: Exchange) -> None:
         job = await http.archive.jobs.create_with(http.access, DICOMIZE, job_content(name, options), spooled)
     finally:
         upload.drop()
-    url = f"{http.services.address.base(http.scope)}/wsi/jobs/{job}"
-    await send_bytes(http, 202, [JSON, (b"location", url.encode())], orjson.dumps({"job": job, "url": url}))
+    await _accepted(http, job)
 
 
 def _asked(query: list[tuple[str, str]]) -> tuple[str, Options]:
@@ -51,34 +57,58 @@ def _asked(query: list[tuple[str, str]]) -> tuple[str, Options]:
     return name, Options.parse(given)
 
 
-async def job(http: Exchange) -> None:
-    """How far a job is."""
-    found = await http.archive.jobs.get(http.access, http.path["job"])
-    await send_bytes(http, 200, [JSON, (b"cache-control", b"no-store")], orjson.dumps(_described(found)))
+async def export_slide(http: Exchange) -> None:
+    """Make a job that writes a slide to a file."""
+    asked = await _json_body(http)
+    layout = asked.pop("layout", "ome")
+    _refuse_others(asked)
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise BadRequest(f"layout is one of {', '.join(LAYOUTS)}", attribute="layout")
+    stored = await slide_of(http)
+    content = export_content(stored.series, LAYOUTS[layout])
+    await _accepted(http, await http.archive.jobs.create(http.access, EXPORT, content, waiting=_WAITING))
 
 
-async def cancel(http: Exchange) -> None:
-    """Stop a job."""
-    await http.archive.jobs.cancel(http.access, http.path["job"])
-    await send_bytes(http, 204, [])
+async def deidentify_slide(http: Exchange) -> None:
+    """Make a job that makes a new series without names of a slide."""
+    asked = await _json_body(http)
+    _refuse_others({name: value for name, value in asked.items() if name not in _DEIDENTIFY})
+    options = Options.parse({"pyramid": "source", **asked, "deidentify": True})
+    stored = await slide_of(http)
+    content = deidentify_content(stored.series, options)
+    await _accepted(http, await http.archive.jobs.create(http.access, DEIDENTIFY, content, waiting=_WAITING))
 
 
-def _described(found: Job) -> dict[str, Any]:
-    return {
-        "job": found.id, "kind": found.kind, "state": found.state, "progress": round(found.progress, 4),
-        "attempts": found.attempts, "result": found.result, "error": found.error, "created": found.created_at,
-        "started": found.started_at, "finished": found.finished_at,
-    }  # fmt: skip
+async def _json_body(http: Exchange) -> dict[str, Any]:
+    """The body as a JSON object; none at all is an empty one. Raises BadRequest."""
+    refuse_encoding(http)
+    data = b""
+    with BodyReader(http, _MAX_JSON) as body:
+        while (chunk := await body.read()) is not None:
+            data += chunk
+    try:
+        found = orjson.loads(data or b"{}")
+    except ValueError:
+        raise BadRequest("the body is no JSON") from None
+    if not isinstance(found, dict):
+        raise BadRequest("the body is a JSON object")
+    return found
+
+
+def _refuse_others(asked: dict[str, Any]) -> None:
+    for name in asked:
+        raise BadRequest(f"there is no option {name[:40]}", attribute=name[:40])
+
+
+async def _accepted(http: Exchange, job: str | None) -> None:
+    assert job is not None
+    url = f"{http.services.address.base(http.scope)}/wsi/jobs/{job}"
+    await send_bytes(http, 202, [JSON, (b"location", url.encode())], orjson.dumps({"job": job, "url": url}))
 
 
 _ID = "0b0f4b0e-5c0c-4f60-9f0e-3f6b6a4f7d11"
-_JOB = {
-    "job": _ID, "kind": "dicomize", "state": "success", "progress": 1.0, "attempts": 1,
-    "result": {"study": "2.25.1", "series": "2.25.2", "instances": 6}, "error": None,
-    "created": "2026-01-10T10:15:00+00:00", "started": "2026-01-10T10:15:01+00:00",
-    "finished": "2026-01-10T10:15:09+00:00",
-}  # fmt: skip
-_JOB_BODY = (Content("application/json", _JOB),)
+_URL = f"https://archive.example/wsi/jobs/{_ID}"
+_ACCEPTED = Answer(202, "A job was made.", (Content("application/json", {"job": _ID, "url": _URL}),), ("Location",))
 
 OPERATIONS = (
     Operation(
@@ -87,11 +117,12 @@ OPERATIONS = (
         "dicom.write",
         "Slides",
         "Convert a scanner's file",
-        "The body is the file: SVS, tiled TIFF, OME-TIFF, NDPI, SCN, BIF, PNG, JPEG. It is durable when the answer "
+        "The body is the file: SVS, tiled TIFF, OME-TIFF, NDPI, SCN, BIF, PNG, JPEG; or a ZIP file with the files of "
+        "one slide, as MRXS and VMS have several. It is durable when the answer "
         "comes, and a worker converts it; the job tells how far it is, and in the end the series. The other parameters "
         "are those of `anor dicomize`.",
         import_slide,
-        (Answer(202, "A job was made.", (Content("application/json", {"job": _ID, "url": f"/wsi/jobs/{_ID}"}),)),),
+        (_ACCEPTED,),
         (
             Parameter("filename", "query", "name of the file; its stem becomes the Container Identifier", "S24-1.svs"),
             Parameter("format", "query", "keep, jpeg, jpeg2000, htj2k, jpegxl, each also with -lossless, none", "keep"),
@@ -110,29 +141,37 @@ OPERATIONS = (
             Parameter("name", "query", "Container Identifier", "S24-1;A;1"),
             Parameter("metadata", "query", "attributes by keyword, JSON", '{"PatientID":"P-1"}'),
         ),
-        (Content("application/octet-stream", "(the bytes of the file)"),),
+        (Content("application/octet-stream", "(the bytes of the file)"), Content("application/zip", "(a ZIP file)")),
         (BadQuery, BadRequest, TooLarge, UnsupportedMediaType, Unavailable),
     ),
     Operation(
-        "GET",
-        "/wsi/jobs/{job}",
-        "jobs.read",
-        "Slides",
-        "See how far a conversion is",
-        "States are pending, running, retry, success and failure; `error` says why.",
-        job,
-        (Answer(200, "The job.", _JOB_BODY),),
-        errors=(NotFound, Unavailable),
-    ),
-    Operation(
-        "DELETE",
-        "/wsi/jobs/{job}",
+        "POST",
+        "/wsi/slides/{series}/export",
         "jobs.run",
         "Slides",
-        "Cancel a conversion",
-        "One that runs ends within seconds, as a failure; one that is over stays as it is.",
-        cancel,
-        (Answer(204, "Cancelled, or about to be."),),
-        errors=(NotFound, Unavailable),
+        "Write a slide to a TIFF file",
+        "A worker writes the file; when the job is a success, `/wsi/jobs/{job}/result` has it. JPEG frames are copied, "
+        "all others are compressed without loss. `layout` is ome, the default: OME-TIFF with all channels and focal "
+        "planes; or tiff: a plain pyramid of the first channel. It needs the right `dicom.read` too.",
+        export_slide,
+        (_ACCEPTED,),
+        body=(Content("application/json", {"layout": "ome"}),),
+        errors=(BadRequest, NotFound, TooLarge, UnsupportedMediaType, Unavailable),
+    ),
+    Operation(
+        "POST",
+        "/wsi/slides/{series}/deidentify",
+        "dicom.write",
+        "Slides",
+        "Make a slide without names of a slide",
+        "A new series in a new study: the pixels, and what is needed to show them. Label and overview stay behind, all "
+        "identifiers are new, texts and dates of the source are not taken over, comments within frames and texts of "
+        "ICC profiles are removed. JPEG and JPEG 2000 frames are copied, others kept without loss unless they had lost "
+        "before. The body has options of `anor dicomize`; what `metadata` says is set. The source stays. It needs the "
+        "right `dicom.read` too.",
+        deidentify_slide,
+        (_ACCEPTED,),
+        body=(Content("application/json", {"name": "case-17", "metadata": {"PatientID": "T-17"}}),),
+        errors=(BadQuery, BadRequest, NotFound, TooLarge, UnsupportedMediaType, Unavailable),
     ),
 )

@@ -11,7 +11,7 @@ from api.routes.wado import IF_NONE_MATCH
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, TooLarge, Unavailable
 from dicomweb.negotiation import parse_accept, plan_rendered
-from dicomweb.rendered.encode import JPEG, PNG
+from dicomweb.rendered.encode import JPEG, PNG, TIFF
 from dicomweb.rendered.parameters import parse_profile, parse_window
 from dicomweb.slides.jpeg import JPEG_SYNTAXES
 from dicomweb.slides.levels import Rung
@@ -20,11 +20,11 @@ from dicomweb.wado import etag
 from storage.slides import StoredSlide
 from wsi.blending import parse_components
 from wsi.compose import MAX_FRAMES
-from wsi.dialects import Asked, parse_region
+from wsi.dialects import Asked, PictureType, parse_region
 from wsi.manifest import manifest, mpp_of, orthanc_pyramid
 from wsi.tiles import Channel, MediaType, Tile
 
-_FORMATS: dict[str, MediaType] = {"jpeg": "image/jpeg", "jpg": "image/jpeg", "png": "image/png"}
+_FORMATS: dict[str, PictureType] = {"jpeg": JPEG, "jpg": JPEG, "png": PNG, "tiff": TIFF, "tif": TIFF}
 _REGION = frozenset(("region", "unit", "width", "height", "mpp", "format"))
 _THUMBNAIL_SIDE = 256
 _SHORT_QUERY = 256
@@ -35,7 +35,7 @@ class Query:
     """The parameters of a tile: which picture of the place, its type, and the version that the URL names."""
 
     channel: Channel
-    media_type: MediaType | None
+    media_type: PictureType | None
     version: str | None
 
 
@@ -59,7 +59,7 @@ def _parsed_query(raw: bytes) -> Query:
     if focal is not None and not (focal.isascii() and focal.isdigit() and len(focal) < 6):
         raise BadQuery("a focal plane is a number from 0", attribute="focal")
     if name is not None and name not in _FORMATS:
-        raise BadQuery("a format is jpeg or png", attribute="format")
+        raise BadQuery("a format is jpeg or png, and tiff of regions", attribute="format")
     window = parse_window(given["window"]) if "window" in given else None
     profile = parse_profile(given.get("iccprofile", "no"))
     channel = Channel(given.get("path"), None if focal is None else int(focal), window, profile, blend)
@@ -109,6 +109,8 @@ async def tile(http: Exchange) -> None:
     """One tile."""
     level, x, y = place_of(http, "level", "x", "y")
     query = tile_query(http.scope["query_string"])
+    if query.media_type == TIFF:
+        raise BadQuery("a tile is jpeg or png", attribute="format")
     series = checked_uid(http.path["series"], "series")
     stored = await http.services.tiles.slide(http.access, series, query.version)
     rung = rung_at(stored.slide.rungs, level)
@@ -260,12 +262,17 @@ CHANNEL = (
     IF_NONE_MATCH,
 )
 _FORMAT = Parameter("format", "query", "jpeg or png", "jpeg")
+_REGION_FORMAT = Parameter("format", "query", "jpeg, png or tiff", "tiff")
 _SIZE = (
     Parameter("width", "query", "width of the picture in pixels", "800"),
     Parameter("height", "query", "height of the picture in pixels", "600"),
 )
 PICTURES = (Content(JPEG, "(a JPEG file)"), Content(PNG, "(a PNG file)"))
 PICTURE_ANSWERS = (Answer(200, "The picture.", PICTURES), Answer(304, "Not modified."))
+_REGION_ANSWERS = (
+    Answer(200, "The picture.", (*PICTURES, Content(TIFF, "(a TIFF file)"))),
+    Answer(304, "Not modified."),
+)
 ERRORS = (BadPixels, BadQuery, NotFound, TooLarge, Unavailable)
 
 
@@ -284,8 +291,9 @@ def described(
 def _pictured(
     path: str, summary: str, description: str, handler: HotHandler, parameters: tuple[Parameter, ...]
 ) -> Operation:
+    answers = _REGION_ANSWERS if _REGION_FORMAT in parameters else PICTURE_ANSWERS
     return Operation(
-        "GET", path, "dicom.read", "Slides", summary, description, handler, PICTURE_ANSWERS, parameters, errors=ERRORS
+        "GET", path, "dicom.read", "Slides", summary, description, handler, answers, parameters, errors=ERRORS
     )
 
 
@@ -310,7 +318,8 @@ OPERATIONS = (
     _pictured(
         _BASE + "/region",
         "Retrieve a region of a slide",
-        "Any part at any size, from the level that is just fine enough.",
+        "Any part at any size, from the level that is just fine enough. TIFF is compressed without loss and says how "
+        "large its pixels are.",
         region,
         (
             Parameter("region", "query", "x,y,width,height in the unit; without it the whole", "1000,800,500,400"),
@@ -318,7 +327,7 @@ OPERATIONS = (
             *_SIZE,
             Parameter("mpp", "query", "micrometres a pixel of the picture, instead of its size", "1.0"),
             *CHANNEL,
-            _FORMAT,
+            _REGION_FORMAT,
         ),
     ),
     _pictured(
@@ -326,7 +335,7 @@ OPERATIONS = (
         "Retrieve a small picture of a slide",
         "The whole slide, 256 pixels wide unless a size is given.",
         thumbnail,
-        (*_SIZE, *CHANNEL, _FORMAT),
+        (*_SIZE, *CHANNEL, _REGION_FORMAT),
     ),
     described(
         "/wsi/pyramids/{orthanc}",

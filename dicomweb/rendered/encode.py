@@ -1,4 +1,4 @@
-"""Pixels as image files: JPEG, PNG, animated GIF."""
+"""Pixels as image files: JPEG, PNG, animated GIF, TIFF."""
 
 import struct
 import zlib
@@ -20,6 +20,7 @@ Shown = NDArray[np.uint8]
 JPEG: Final = "image/jpeg"
 PNG: Final = "image/png"
 GIF: Final = "image/gif"
+TIFF: Final = "image/tiff"
 IMAGE_TYPES: Final = (JPEG, PNG, GIF)
 
 # An animation is held as a whole while it is made.
@@ -31,6 +32,7 @@ _FULL_COLOUR: Final = 90
 _JPEG_SEGMENT: Final = 65519
 # Colour types of PNG by the samples of a pixel.
 _PNG_COLOUR: Final = {1: 0, 3: 2, 4: 6}
+_MICRONS: Final = 10_000.0  # in a centimetre
 _ICC_MARK: Final = b"ICC_PROFILE\0"
 
 
@@ -87,6 +89,17 @@ def encode_png(shown: Shown, profile: bytes | None = None) -> bytes:
         chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
     chunks += _chunk(b"IDAT", bytes(imagecodecs.deflate_encode(data, level=1)))
     return b"".join((*chunks, *_chunk(b"IEND", b"")))
+
+
+def encode_tiff(shown: Shown, profile: bytes | None, spacing: tuple[float, float] | None) -> bytes:
+    """TIFF 6.0, compressed without loss (Deflate). `spacing`: micrometres a pixel, across and down."""
+    out = BytesIO()
+    said: dict[str, object] = {} if profile is None else {"icc_profile": profile}
+    if spacing is not None:
+        across, down = (_MICRONS / value for value in spacing)
+        said |= {"resolution_unit": "cm", "x_resolution": across, "y_resolution": down}
+    Image.fromarray(np.ascontiguousarray(shown)).save(out, "TIFF", compression="tiff_adobe_deflate", **said)
+    return out.getvalue()
 
 
 def _chunk(kind: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dicomweb.errors import Forbidden, NotFound, ObjectMissing, Unavailable
+from dicomweb.errors import Forbidden, Gone, NotFound, ObjectMissing, Unavailable
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
 from storage.fsck import Check
-from storage.jobs import Claimed, Handler, JobFailed, JobRunner, Progress
+from storage.jobs import Claimed, Done, Handler, JobFailed, JobRunner, Progress
 from storage.settings import Settings
 from storage.worker import sweep
 
@@ -23,7 +24,7 @@ async def archive(settings: Callable[..., Settings], database_url: str) -> Async
 
 
 def runner(archive: Archive, handler: Handler) -> JobRunner:
-    return JobRunner(archive.settings, archive.db, {"test": handler})
+    return JobRunner(archive.settings, archive.db, archive.objects, {"test": handler})
 
 
 async def create(archive: Archive, **more: Any) -> str:
@@ -43,9 +44,9 @@ async def later(archive: Archive) -> None:
     await archive.db.fetch_sql("UPDATE job SET heartbeat_at = now() - interval '1 hour' WHERE state = 'running'")
 
 
-async def done(job: Claimed, progress: Progress) -> dict[str, Any]:
+async def done(job: Claimed, _folder: Path, progress: Progress) -> Done:
     progress(0.5)
-    return {"was": job.content}
+    return Done({"was": job.content})
 
 
 async def test_a_job_runs_once(archive: Archive) -> None:
@@ -67,7 +68,7 @@ async def test_a_job_runs_once(archive: Archive) -> None:
     ],
 )
 async def test_how_jobs_fail(archive: Archive, error: Exception, state: str, said: str | None) -> None:
-    async def fail(_job: Claimed, _progress: Progress) -> dict[str, Any]:
+    async def fail(_job: Claimed, _folder: Path, _progress: Progress) -> Done:
         raise error
 
     name = await create(archive)
@@ -79,10 +80,10 @@ async def test_how_jobs_fail(archive: Archive, error: Exception, state: str, sai
 async def test_a_dead_workers_job_goes_to_another_and_the_dead_one_is_fenced(archive: Archive) -> None:
     name, begun, go_on = await create(archive), asyncio.Event(), asyncio.Event()
 
-    async def slow(_job: Claimed, _progress: Progress) -> dict[str, Any]:
+    async def slow(_job: Claimed, _folder: Path, _progress: Progress) -> Done:
         begun.set()
         await go_on.wait()
-        return {"by": "the first"}
+        return Done({"by": "the first"})
 
     first = asyncio.create_task(runner(archive, slow).step())
     await begun.wait()
@@ -110,10 +111,10 @@ async def test_a_job_that_kills_its_workers_is_given_up(archive: Archive) -> Non
 async def test_a_worker_that_stops_gives_its_job_back(archive: Archive) -> None:
     name, begun = await create(archive), asyncio.Event()
 
-    async def slow(_job: Claimed, _progress: Progress) -> dict[str, Any]:
+    async def slow(_job: Claimed, _folder: Path, _progress: Progress) -> Done:
         begun.set()
         await asyncio.sleep(60)
-        return {}
+        return Done({})
 
     working = asyncio.create_task(runner(archive, slow).run())
     await begun.wait()
@@ -132,11 +133,11 @@ async def test_cancelling(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> 
     assert (await archive.jobs.get(LOCAL, waiting)).error == "cancelled"
     running, begun = await create(archive), asyncio.Event()
 
-    async def slow(_job: Claimed, progress: Progress) -> dict[str, Any]:
+    async def slow(_job: Claimed, _folder: Path, progress: Progress) -> Done:
         progress(0.25)
         begun.set()
         await asyncio.sleep(60)
-        return {}
+        return Done({})
 
     working = asyncio.create_task(runner(archive, slow).step())
     await begun.wait()
@@ -156,9 +157,9 @@ async def test_an_upload_lives_as_long_as_its_job(archive: Archive) -> None:
     assert await sweep(archive) == 0
     assert (await Check(archive, seen.append).run()).sound, seen
 
-    async def read(job: Claimed, _progress: Progress) -> dict[str, Any]:
+    async def read(job: Claimed, _folder: Path, _progress: Progress) -> Done:
         assert job.object_key is not None
-        return {"bytes": len(await archive.objects.get(job.object_key)), "size": job.object_size}
+        return Done({"bytes": len(await archive.objects.get(job.object_key)), "size": job.object_size})
 
     await runner(archive, read).step()
     assert (await archive.jobs.get(LOCAL, name)).result == {"bytes": 5000, "size": 5000}
@@ -197,3 +198,97 @@ async def test_who_may(archive: Archive) -> None:
         await archive.jobs.get(Access(2, "other", frozenset({"jobs.read"})), name)
     with pytest.raises(NotFound):
         await archive.jobs.get(LOCAL, "x")
+
+
+async def leaves(_job: Claimed, folder: Path, _progress: Progress) -> Done:
+    (folder / "slide.tiff").write_bytes(b"tiff" * 1000)
+    return Done({"file": "slide.tiff"}, folder / "slide.tiff")
+
+
+async def test_a_file_that_a_job_left(archive: Archive) -> None:
+    name, seen = await create(archive), []
+    with pytest.raises(NotFound, match="not over"):
+        await archive.jobs.file(LOCAL, name)
+    await runner(archive, leaves).step()
+    assert (await archive.jobs.get(LOCAL, name)).has_file
+    assert not list(archive.settings.data.glob("job-*"))
+    file = await archive.jobs.file(LOCAL, name)
+    assert b"".join([part async for part in archive.jobs.read(file, 2, 6)]) == b"fftiff"
+    assert await sweep(archive) == 0
+    assert (await Check(archive, seen.append).run()).sound, seen
+    await archive.jobs.cancel(LOCAL, name)
+    with pytest.raises(Gone):
+        await archive.jobs.file(LOCAL, name)
+    assert await sweep(archive) == 0  # who reads it now may go on for an hour
+    await archive.db.fetch_sql("UPDATE tomb SET not_before = now()")
+    assert await sweep(archive) == 1
+    with pytest.raises(ObjectMissing):
+        await archive.objects.size(file.key)
+
+
+async def test_a_file_whose_intent_was_swept_is_made_again(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_file = archive.objects.put_file
+
+    async def slow(key: str, path: Path, size: int) -> None:
+        await put_file(key, path, size)
+        await archive.db.fetch_sql("UPDATE intent SET claimed_at = now()")
+
+    name = await create(archive)
+    monkeypatch.setattr(archive.objects, "put_file", slow)
+    await runner(archive, leaves).step()
+    assert (await archive.jobs.get(LOCAL, name)).state == "retry"
+    monkeypatch.undo()
+    await archive.db.fetch_sql("UPDATE job SET run_after = now()")
+    await runner(archive, leaves).step()
+    assert (await archive.jobs.get(LOCAL, name)).has_file
+
+
+async def test_a_fenced_workers_file_goes(archive: Archive) -> None:
+    name = await create(archive)
+
+    async def slow(job: Claimed, folder: Path, progress: Progress) -> Done:
+        await archive.db.fetch_sql("UPDATE job SET worker = gen_random_uuid()")
+        return await leaves(job, folder, progress)
+
+    await runner(archive, slow).step()
+    job = await archive.jobs.get(LOCAL, name)
+    assert (job.state, job.has_file) == ("running", False)
+    assert await sweep(archive) == 1
+
+
+async def test_retention(database_url: str, archive: Archive) -> None:
+    old, young, once = await create(archive), await create(archive), await create(archive, once="a file")
+    for _ in range(3):
+        assert await runner(archive, leaves).step()
+    waiting = await create(archive)
+    assert await archive.jobs.expire() == 0
+    await archive.db.fetch_sql(
+        "UPDATE job SET finished_at = now() - interval '8 days' WHERE id <> $1::text::uuid", young
+    )
+    await archive.db.fetch_sql("UPDATE job SET finished_at = NULL WHERE id = $1::text::uuid", waiting)
+    assert await archive.jobs.expire() == 1
+    with pytest.raises(NotFound):
+        await archive.jobs.get(LOCAL, old)
+    assert [job.id for job in await archive.jobs.page(LOCAL, 10)] == [waiting, once, young]
+    assert await archive.jobs.create(LOCAL, "test", {}, once="a file") is None
+
+
+async def test_files_that_are_kept(settings: Callable[..., Settings], database_url: str) -> None:
+    archive = await open_archive(settings(database_url=database_url, job_file_bytes=9000))
+    names = [await create(archive) for _ in range(3)]
+    for _ in names:
+        await runner(archive, leaves).step()
+    await archive.jobs.expire()
+    assert [(await archive.jobs.get(LOCAL, name)).has_file for name in names] == [False, True, True]
+    with pytest.raises(Gone):
+        await archive.jobs.file(LOCAL, names[0])
+    await archive.close()
+
+
+async def test_so_many_may_wait(archive: Archive) -> None:
+    for _ in range(2):
+        await create(archive, waiting=2)
+    with pytest.raises(Unavailable):
+        await create(archive, waiting=2)
+    await runner(archive, done).step()
+    await create(archive, waiting=2)

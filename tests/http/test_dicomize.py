@@ -96,3 +96,16 @@ def test_an_archive_that_does_not_take_it(tmp_path: Path, server: RunningServer)
     closed = anor("dicomize", str(tmp_path / "slide.tiff"), "--to", "http://127.0.0.1:9/dicom-web", "-q")
     assert closed.returncode == 1
     assert "did not take" in closed.stderr
+
+
+def test_a_folder_of_dicom_without_names(tmp_path: Path) -> None:
+    svs(tmp_path / "slide.svs")
+    assert anor("dicomize", str(tmp_path / "slide.svs"), "--out", str(tmp_path / "a"), "-q").returncode == 0
+    refused = anor("dicomize", str(tmp_path / "a" / "slide"), "--out", str(tmp_path / "b"), "-q")
+    assert (refused.returncode, "DICOM already" in refused.stderr) == (1, True)
+    flags = ("--deidentify", "--pyramid", "source", "--name", "case-1", "-q")
+    done = anor("dicomize", str(tmp_path / "a" / "slide"), "--out", str(tmp_path / "b"), *flags)
+    assert done.returncode == 0, done.stderr
+    files = sorted((tmp_path / "b" / "slide").iterdir())
+    assert [file.name for file in files] == ["level-00.dcm", "level-01.dcm", "thumbnail.dcm"]
+    assert {dcmread(file).ContainerIdentifier for file in files} == {"case-1"}

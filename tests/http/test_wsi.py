@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import tifffile
 from PIL import Image
 from pydicom import Dataset, dcmread
 
@@ -291,11 +292,29 @@ def test_a_region_in_physical_units(web: httpx.Client) -> None:
     assert opened(web.get(f"{slide}/thumbnail?width=60")).shape == (40, 60, 3)
 
 
+def test_a_region_as_tiff_says_how_large_its_pixels_are(web: httpx.Client) -> None:
+    array = matrix(*SIZE)
+    slide = stored(web, full(array, syntax=J2K))  # 0.25 µm across, 0.5 µm down
+    answer = web.get(f"{slide}/region?region=30,20,90,70&format=tiff&iccprofile=srgb")
+    assert answer.headers["content-type"] == "image/tiff"
+    with tifffile.TiffFile(BytesIO(answer.content)) as tiff:
+        page = tiff.pages.first
+        assert np.array_equal(page.asarray(), array[20:90, 30:120])
+        assert page.get_resolution("MICROMETER") == pytest.approx((4.0, 2.0))
+        assert page.iccprofile
+    half = web.get(f"{slide}/region?region=20,20,100,60&width=50&format=tiff")
+    with tifffile.TiffFile(BytesIO(half.content)) as tiff:
+        assert tiff.pages.first.get_resolution("MICROMETER") == pytest.approx((2.0, 1.0))
+        assert tiff.pages.first.iccprofile is None
+    refused = web.get(f"{slide}/tiles/0/0/0?format=tiff")
+    assert (refused.status_code, refused.json()["attribute"]) == (400, "format")
+
+
 @pytest.mark.parametrize(
     "query",
     [
         "region=1,2,3", "region=a,0,1,1", "region=200,0,5,5", "region=0,0,0,5", "width=0", "height=-1", "width=99999",
-        "unit=inch&region=0,0,1,1", "mpp=0", "mpp=1&width=5", "format=tiff", "window=1", "width=9000",
+        "unit=inch&region=0,0,1,1", "mpp=0", "mpp=1&width=5", "format=gif", "window=1", "width=9000",
     ],
 )  # fmt: skip
 def test_bad_parameters(web: httpx.Client, query: str, small: str) -> None:

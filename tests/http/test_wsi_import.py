@@ -2,6 +2,7 @@
 
 import os
 import time
+import zipfile
 from pathlib import Path
 
 import httpx
@@ -38,6 +39,21 @@ def test_an_upload_becomes_a_slide(web: httpx.Client, tmp_path: Path) -> None:
     assert {item["00400512"]["Value"][0] for item in found.json()} == {"S24-1"}
 
 
+def test_a_slide_in_a_zip_file(web: httpx.Client, tmp_path: Path) -> None:
+    tiled_tiff(tmp_path / "slide.tiff")
+    with zipfile.ZipFile(tmp_path / "case.zip", "w") as file:
+        file.write(tmp_path / "slide.tiff", "case/slide.tiff")
+        file.writestr("case/notes.txt", "nothing")
+    answer = web.post("/wsi/import", params={"filename": "S24-3.zip"}, content=(tmp_path / "case.zip").read_bytes())
+    job = finished(web, answer.json()["url"])
+    assert job["state"] == "success", job
+    slide = web.get(f"/wsi/slides/{job['result']['series']}").json()  # type: ignore[index]
+    assert (slide["width"], slide["height"]) == (1500, 1100)
+    empty = web.post("/wsi/import", params={"filename": "x.zip"}, content=b"PK\5\6" + bytes(18))
+    job = finished(web, empty.json()["url"])
+    assert (job["state"], job["error"]) == ("failure", "the ZIP file has 0 slides: send one")
+
+
 def test_what_is_no_slide_fails_with_a_reason(web: httpx.Client) -> None:
     answer = web.post("/wsi/import", params={"filename": "a.svs"}, content=b"II*\0 no slide")
     job = finished(web, answer.json()["url"])
@@ -61,6 +77,43 @@ def test_requests_that_are_wrong(
     answer = web.post("/wsi/import", params=query, content=content)
     assert answer.status_code == status
     assert answer.json().get("attribute") == attribute
+
+
+def test_a_slide_without_names(web: httpx.Client, tmp_path: Path) -> None:
+    svs(tmp_path / "slide.svs")
+    query = {"filename": "S24-2.svs", "metadata": '{"PatientID": "P-12", "PatientName": "Doe^Jane"}'}
+    made = web.post("/wsi/import", params=query, content=(tmp_path / "slide.svs").read_bytes()).json()
+    series = finished(web, made["url"])["result"]["series"]  # type: ignore[index]
+    asked = {"metadata": {"PatientID": "T-12"}, "name": "case-12"}
+    answer = web.post(f"/wsi/slides/{series}/deidentify", json=asked)
+    assert answer.status_code == 202, answer.text
+    job = finished(web, answer.json()["url"])
+    assert job["state"] == "success", job
+    result: dict[str, str] = job["result"]  # type: ignore[assignment]
+    before, after = (web.get(f"/wsi/slides/{name}").json() for name in (series, result["series"]))
+    assert set(before["images"]) == {"label", "overview", "thumbnail"}
+    assert set(after["images"]) == {"thumbnail"}
+    assert [level["width"] for level in after["levels"]] == [level["width"] for level in before["levels"]]
+    url = f"/dicom-web/studies/{result['study']}/metadata"
+    for instance in web.get(url).json():
+        assert instance["00100020"]["Value"] == ["T-12"]
+        assert instance["00400512"]["Value"] == ["case-12"]
+        assert "Value" not in instance["00100010"]
+    text = web.get(url).text
+    assert all(name not in text for name in ("P-12", "Doe", "S24-2", before["study"], series, "SS1234"))
+    tiles = [web.get(f"/wsi/slides/{name}/tiles/0/2/1").content for name in (series, result["series"])]
+    assert tiles[0] == tiles[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "attribute"),
+    [({"label": True}, "label"), ({"format": "gif"}, "format"), ({"seed": "1"}, "seed"), ({"study": "x"}, "study")],
+)
+def test_slides_without_names_that_are_asked_for_wrongly(
+    web: httpx.Client, body: dict[str, object], attribute: str
+) -> None:
+    answer = web.post("/wsi/slides/1.2.3/deidentify", json=body)
+    assert (answer.status_code, answer.json()["attribute"]) == (400, attribute)
 
 
 def test_jobs_that_are_none(web: httpx.Client) -> None:
@@ -110,5 +163,5 @@ def test_a_killed_worker_loses_no_job_and_a_folder_is_watched(tmp_path: Path) ->
             time.sleep(0.3)
         assert names == {"killed", "watched"}
         assert len(web.get("/dicom-web/series", params={"Modality": "SM"}).json()) == 2
-    assert not list((tmp_path / "data").glob("dicomize-*"))
+    assert not list((tmp_path / "data").glob("job-*"))
     assert (folder / "watched.tiff").exists()

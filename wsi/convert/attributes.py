@@ -14,6 +14,7 @@ from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 from dicomweb.pixels.image import ImagePixel
 from dicomweb.rendered.profiles import standard_profile
 from wsi.convert.options import Options
+from wsi.convert.profile import nameless
 from wsi.convert.source import BadSlide, Channel, PictureKind, Scan, SourceLevel
 
 # A slide has 25 x 75 mm (ISO 8037-1); nobody says where on it the scan lies, so it is put in the middle.
@@ -51,7 +52,7 @@ class SlideAttributes:
             raise BadSlide("the file does not say how large a pixel is: give mpp, in micrometres")
         self._size_mm = (base.width * mpp[0] / 1000, base.height * mpp[1] / 1000)
         self._name = options.name or ("" if options.deidentify else path.stem[:64])
-        self._icc = scan.icc or _input_profile()
+        self._icc = _profile(scan, options) or _input_profile()
         self._shared = self._common()
 
     @property
@@ -215,6 +216,11 @@ class SlideAttributes:
         specimen.SpecimenIdentifier, specimen.SpecimenUID = _line(name), self._options.uid("specimen")
         specimen.IssuerOfTheSpecimenIdentifierSequence = specimen.SpecimenPreparationSequence = []
         ds.SpecimenDescriptionSequence = [specimen]
+
+
+def _profile(scan: Scan, options: Options) -> bytes | None:
+    """The source's ICC profile; of a slide without names without the texts in it."""
+    return nameless(scan.icc) if scan.icc and options.deidentify else scan.icc
 
 
 def _line(text: str) -> str:

@@ -19,6 +19,8 @@ _APP0, _APP14, _APP15, _COM = 0xE0, 0xEE, 0xEF, 0xFE
 _HEADS: Final = 8
 _TAIL: Final = 64
 _COD: Final = b"\xff\x52"
+_SOT: Final = b"\xff\x90"
+_COM_2000: Final = b"\xff\x64"
 _MAX_HEAD: Final = 1 << 16
 
 
@@ -130,22 +132,26 @@ def _table_segments(tables: bytes) -> bytes:
 
 
 class Jpeg2000Tiles:
-    """Tiles that are bare JPEG 2000 code streams of RGB, or of one component."""
+    """Tiles that are bare JPEG 2000 code streams of RGB, or of one component.
 
-    def __init__(self, rows: int, columns: int, samples: int) -> None:
+    `syntax`: how they are called; without it the one that may be lossy, for nobody knows what came before.
+    """
+
+    def __init__(self, rows: int, columns: int, samples: int, syntax: str = JPEG_2000) -> None:
         self._size = (rows, columns, samples)
+        self._syntax = syntax
 
     def copied(self, data: bytes) -> Copied | None:
-        """How such tiles can be frames: the transfer syntax that may be lossy, for nobody knows what came before."""
+        """How such tiles can be frames; None where they cannot: then they are decoded."""
         if data[:4] != b"\xff\x4f\xff\x51":
             return None
         if self._size[2] == 1:
-            return Copied(JPEG_2000, "MONOCHROME2")
+            return Copied(self._syntax, "MONOCHROME2")
         at = data.find(_COD, 0, 1024)  # ITU-T T.800 A.6.1: ... multiple component transform, ..., transformation
         if at < 0 or len(data) < at + 14:
             return None
         transformed, reversible = data[at + 8], data[at + 13] == 1
-        return Copied(JPEG_2000, ("YBR_RCT" if reversible else "YBR_ICT") if transformed else "RGB")
+        return Copied(self._syntax, ("YBR_RCT" if reversible else "YBR_ICT") if transformed else "RGB")
 
     def frame(self, data: bytes) -> bytes:
         """The tile. Raises BadSlide for one that is not like the others."""
@@ -157,4 +163,17 @@ class Jpeg2000Tiles:
             raise BadSlide(f"the tile's code stream has {size.columns} x {size.rows} pixels, unlike the level's tiles")
         if _EOI not in data[-_TAIL:]:
             raise BadSlide("the tile's code stream is cut: it has no end marker")
-        return data
+        return _without_comments(data)
+
+
+def _without_comments(data: bytes) -> bytes:
+    """A JPEG 2000 code stream without the comments of its main header (ITU-T T.800 A.9.2)."""
+    at, kept = 2, data[:2]
+    while data[at : at + 2] not in (_SOT, b""):
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if end < at + 4 or end > len(data):
+            raise BadSlide("the tile's code stream has a damaged header")
+        if data[at : at + 2] != _COM_2000:
+            kept += data[at:end]
+        at = end
+    return kept + data[at:]

@@ -5,10 +5,11 @@ from typing import Final
 
 import openslide
 
+from wsi.convert.dicom import DicomSource
 from wsi.convert.opened import OpenedSlide
 from wsi.convert.others import OtherSlide
 from wsi.convert.picture import Picture
-from wsi.convert.source import BadSlide, Source
+from wsi.convert.source import BadSlide, Source, is_dicom
 from wsi.convert.tiff import open_tiff
 
 # Classic and Big TIFF, in both byte orders.
@@ -16,9 +17,16 @@ _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
-def open_source(path: Path) -> Source:
-    """The slide in a file: tiled TIFF as it is, what OpenSlide or large-image know, or a picture. Raises BadSlide."""
+def open_source(path: Path, *, deidentify: bool = False) -> Source:
+    """The slide in a file: tiled TIFF as it is, what OpenSlide or large-image know, or a picture. Raises BadSlide.
+
+    DICOM, in a file or in a folder, is taken to be de-identified only.
+    """
     try:
+        if is_dicom(path):
+            if not deidentify:
+                raise BadSlide("the slide is DICOM already: import it, or ask for deidentify")
+            return DicomSource(path)
         with path.open("rb") as file:
             head = file.read(8)
     except OSError as error:
@@ -29,8 +37,6 @@ def open_source(path: Path) -> Source:
             return found
     # A JPEG file may be the key of a Hamamatsu VMS slide: OpenSlide is asked first.
     vendor = openslide.OpenSlide.detect_format(path)
-    if vendor == "dicom":
-        raise BadSlide("the file is DICOM already: import it")
     if vendor is not None:
         return OpenedSlide(path)
     if head.startswith((*_TIFF, *_PICTURES)):

@@ -122,7 +122,7 @@ def _planned(number: int, shape: SourceLevel, origin: int | None, scan: Scan, op
         return PlannedLevel(
             number, shape, origin, True, shape.copied.syntax, replace(raw, photometric=shape.copied.photometric)
         )
-    syntax = _target(options.format, raw)
+    syntax = _target(options.format, raw, lossless=scan.lossless)
     return PlannedLevel(number, shape, origin, False, syntax, encoded_form(raw, EXPLICIT_LE, syntax))
 
 
@@ -130,8 +130,9 @@ def _may_copy(copied: Copied, wanted: Format) -> bool:
     return wanted == "keep" or (wanted in ("jpeg", "jpeg2000") and SYNTAX_OF[wanted] == copied.syntax)
 
 
-def _target(wanted: Format, raw: ImagePixel) -> str:
-    syntax = SYNTAX_OF.get(wanted) or (JPEG_BASELINE if raw.bits_stored == 8 else JPEG_2000_LOSSLESS)
+def _target(wanted: Format, raw: ImagePixel, *, lossless: bool) -> str:
+    kept = JPEG_BASELINE if raw.bits_stored == 8 and not lossless else JPEG_2000_LOSSLESS
+    syntax = SYNTAX_OF.get(wanted) or kept
     if not can_encode(raw, EXPLICIT_LE, syntax):
         raise BadSlide(f"samples of {raw.bits_stored} bits cannot be kept in the format {wanted}")
     return syntax

@@ -68,7 +68,7 @@ class _Reports:
 
 def _convert(request: dict[str, Any]) -> dict[str, object]:
     path, options = Path(request["path"]), Options.parse(request["options"])
-    source = open_source(path)
+    source = open_source(path, deidentify=options.deidentify)
     try:
         if request["dry_run"]:
             return describe(source, options)

@@ -13,6 +13,7 @@ import orjson
 
 from storage.settings import Settings
 from wsi.convert.options import Options
+from wsi.convert.source import is_dicom
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ async def _run(
         "out": str(Path.cwd() / out),
         "options": options.as_json(),
         "dry_run": dry_run,
-        "memory": settings.convert_memory,
+        "memory": settings.convert_memory + await asyncio.to_thread(_largest, path),
         "largest_file": settings.max_instance,
         "parent": os.getpid(),
     }
@@ -86,6 +87,15 @@ async def _run(
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+def _largest(path: Path) -> int:
+    """Bytes of the largest DICOM file, which is mapped while it is scanned: address space, not memory."""
+    try:
+        files = [each for each in path.iterdir() if each.is_file()] if path.is_dir() else [path]
+        return max((each.stat().st_size for each in files if is_dicom(each)), default=0)
+    except OSError:
+        return 0  # opening it says what is wrong
 
 
 async def _listen(process: asyncio.subprocess.Process, patience: int, progress: Progress) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Sources run in the conversion's own process (`wsi.convert.process`): they meet f
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ PictureKind = Literal["label", "overview", "thumbnail"]
 MAX_SIDE: Final = (1 << 31) - 1  # DICOM holds the total pixel matrix in 32 bits, readers take them for signed
 MAX_TILES: Final = 1 << 24  # of one level: more are no slide of any scanner
 MAX_TILE_SIDE: Final = 1 << 13
+_MAGIC: Final = b"DICM"
+_MAGIC_AT: Final = 128
 
 
 class BadSlide(Exception):
@@ -83,7 +86,7 @@ class Scan:
     """What the file says of the scan. `mpp`: micrometres a pixel, across and down; `depths`: focal planes in µm.
 
     `samples` is 3 (RGB), or 1 for each channel. `lossy`: the Lossy Image Compression Method that the pixels went
-    through already, "" for none, or none that is known.
+    through already, "" for none, or none that is known; `lossless`: it is known that there was none.
     """
 
     vendor: str
@@ -100,6 +103,7 @@ class Scan:
     serial: str = ""
     software: str = ""
     lossy: str = ""
+    lossless: bool = False
     background: tuple[int, int, int] = field(default=(255, 255, 255))
 
 
@@ -136,6 +140,14 @@ class Source(Protocol):
     def close(self) -> None:
         """Close the file."""
         ...
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether it is a folder, or a file that begins as PS3.10 7.1 says."""
+    if path.is_dir():
+        return True
+    with path.open("rb") as file:
+        return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
 
 
 def blank(level: SourceLevel, scan: Scan) -> Array:

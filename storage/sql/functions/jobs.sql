@@ -16,8 +16,10 @@ BEGIN
 END
 $$;
 
--- job_end: the job is over, and its object is not needed any more. False where another worker has it. p_worker NULL: nobody has begun.
-CREATE OR REPLACE FUNCTION job_end(p_id uuid, p_worker uuid, p_state text, p_result jsonb, p_error text, p_grace interval) RETURNS boolean
+-- job_end: the job is over, its object is not needed any more, and the file that it leaves takes over its intent.
+-- 'lost': another worker has it; 'late': the intent was swept, nothing changed. p_worker NULL: nobody has begun.
+CREATE OR REPLACE FUNCTION job_end(p_id uuid, p_worker uuid, p_state text, p_result jsonb, p_error text, p_file text, p_size bigint, p_grace interval)
+RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     v_key text;
@@ -25,14 +27,48 @@ BEGIN
     SELECT object_key INTO v_key FROM job
     WHERE id = p_id AND (worker = p_worker AND state = 'running' OR p_worker IS NULL AND state IN ('pending', 'retry')) FOR UPDATE;
     IF NOT FOUND THEN
-        RETURN false;
+        RETURN 'lost';
+    END IF;
+    IF p_file IS NOT NULL THEN
+        DELETE FROM intent WHERE key = p_file AND claimed_at IS NULL;
+        IF NOT FOUND THEN
+            RETURN 'late';
+        END IF;
     END IF;
     UPDATE job SET state = p_state, result = p_result, error = p_error, finished_at = now(), worker = NULL, heartbeat_at = NULL, object_key = NULL,
-        progress = CASE WHEN p_state = 'success' THEN 1 ELSE progress END
+        result_key = p_file, result_size = p_size, progress = CASE WHEN p_state = 'success' THEN 1 ELSE progress END
     WHERE id = p_id;
     IF v_key IS NOT NULL THEN
         INSERT INTO tomb (key, not_before) VALUES (v_key, now() + p_grace) ON CONFLICT DO NOTHING;
     END IF;
-    RETURN true;
+    RETURN 'ended';
 END
+$$;
+
+-- job_drop_results: files that jobs left and that are beyond p_bytes, counted from the youngest; how many. Their objects go after the grace.
+CREATE OR REPLACE FUNCTION job_drop_results(p_bytes bigint, p_grace interval) RETURNS bigint
+LANGUAGE sql AS $$
+    WITH kept AS (
+        SELECT id, sum(result_size) OVER (ORDER BY finished_at DESC, id) AS bytes FROM job WHERE result_key IS NOT NULL
+    ), chosen AS (
+        SELECT id, result_key FROM job WHERE id IN (SELECT id FROM kept WHERE bytes > p_bytes) FOR UPDATE SKIP LOCKED
+    ), dropped AS (
+        UPDATE job SET result_key = NULL FROM chosen WHERE job.id = chosen.id RETURNING chosen.result_key
+    ), buried AS (
+        INSERT INTO tomb (key, not_before) SELECT result_key, now() + p_grace FROM dropped ON CONFLICT DO NOTHING
+    )
+    SELECT count(*) FROM dropped
+$$;
+
+-- job_expire: finished jobs older than p_keep, and what they left; how many. Jobs that are asked for once stay: the row is what tells that they were.
+CREATE OR REPLACE FUNCTION job_expire(p_keep interval, p_grace interval, p_limit integer) RETURNS bigint
+LANGUAGE sql AS $$
+    WITH chosen AS (
+        SELECT id FROM job WHERE once IS NULL AND finished_at < now() - p_keep ORDER BY finished_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM job USING chosen WHERE job.id = chosen.id RETURNING job.result_key
+    ), buried AS (
+        INSERT INTO tomb (key, not_before) SELECT result_key, now() + p_grace FROM gone WHERE result_key IS NOT NULL ON CONFLICT DO NOTHING
+    )
+    SELECT count(*) FROM gone
 $$;

@@ -38,6 +38,7 @@ WHERE NOT EXISTS (SELECT FROM instance i WHERE i.object_key = o.base AND (NOT o.
   AND NOT EXISTS (SELECT FROM intent n WHERE n.key = o.base)
   AND NOT EXISTS (SELECT FROM tomb t WHERE t.key = o.base)
   AND NOT EXISTS (SELECT FROM job j WHERE j.object_key = o.base)
+  AND NOT EXISTS (SELECT FROM job j WHERE j.result_key = o.base)
 
 -- name: fsck_counts
 -- Parents whose counts differ from their children, or that have none.

@@ -22,12 +22,46 @@ WHERE id = $1 AND worker = $2 AND state = 'running'
 
 -- name: job_end
 -- See functions/jobs.sql.
-SELECT job_end($1, $2, $3, $4::text::jsonb, $5, $6)
+SELECT job_end($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8)
 
 -- name: job_cancel
 -- Who works on it looks here with every beat.
 UPDATE job SET cancel_requested = true WHERE tenant = $1 AND id = $2 AND state = 'running'
 
+-- name: job_drop_result
+-- The file that a job left is not wanted any more.
+WITH held AS (
+    SELECT id, result_key FROM job WHERE tenant = $1 AND id = $2 AND result_key IS NOT NULL FOR UPDATE
+), dropped AS (
+    UPDATE job SET result_key = NULL FROM held WHERE job.id = held.id RETURNING held.result_key
+)
+INSERT INTO tomb (key, not_before) SELECT result_key, now() + $3::interval FROM dropped ON CONFLICT DO NOTHING
+
+-- name: job_waiting
+-- How many jobs of a kind are not over, up to $3.
+SELECT count(*) FROM (SELECT FROM job WHERE tenant = $1 AND kind = $2 AND finished_at IS NULL LIMIT $3) j
+
 -- name: job_get
 -- One job.
-SELECT id, kind, state, progress, attempts, result::text, error, created_at, started_at, finished_at FROM job WHERE tenant = $1 AND id = $2
+SELECT id, kind, state, progress, attempts, result::text, error, created_at, started_at, finished_at, result_key IS NOT NULL AS has_file
+FROM job WHERE tenant = $1 AND id = $2
+
+-- name: job_list
+-- A page of jobs, the youngest first, from the one after $2 on; $3 and $4: state and kind, or NULL for any.
+SELECT id, kind, state, progress, attempts, result::text, error, created_at, started_at, finished_at, result_key IS NOT NULL AS has_file
+FROM job
+WHERE tenant = $1 AND ($2::uuid IS NULL OR (created_at, id) < (SELECT created_at, id FROM job WHERE tenant = $1 AND id = $2))
+  AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR kind = $4)
+ORDER BY created_at DESC, id DESC LIMIT $5
+
+-- name: job_file
+-- Where the file lies that a job left.
+SELECT state, result_key, result_size, result::text FROM job WHERE tenant = $1 AND id = $2
+
+-- name: job_drop_results
+-- See functions/jobs.sql.
+SELECT job_drop_results($1, $2)
+
+-- name: job_expire
+-- See functions/jobs.sql.
+SELECT job_expire($1, $2, $3)
