@@ -229,10 +229,10 @@ async def test_an_original_stays_unless_the_copy_is_the_same(
     before = await only(archive)
     encode, head = transcoding.encode_frame, transcoding.transcoded_head
 
-    def other_pixels(syntax, pixels, form):
+    def other_pixels(syntax, pixels, form, quality):
         array = pixels.array.copy()
         array[3, 3] ^= 1
-        return encode(syntax, type(pixels)(array, pixels.photometric), form)
+        return encode(syntax, type(pixels)(array, pixels.photometric), form, quality)
 
     def other_attribute(dataset, *rest):
         dataset.PatientName = "Somebody^Else"
