@@ -20,7 +20,7 @@ from .report import SUBJECT, Figures, Report, metered, say
 
 _TILE, _GRAIN, _LEVELS = 256, 10, 6
 _FRAME = 'multipart/related; type="image/jpeg"; transfer-syntax=1.2.840.10008.1.2.4.50'
-_WARM = 1_000  # tiles that are asked for again and again: some 20 MB
+_WARM = 200  # tiles that are asked for again and again
 _PER_ROUND = {1: 200, 8: 1_000}
 
 
