@@ -134,10 +134,14 @@ async def _convert_all(
                 where = await sink.take(slide, done)
         except (ConversionFailed, Refused, ArchiveError) as error:
             failed += 1
-            Console(stderr=True, highlight=False).print(f"[red]{escape(str(slide))}:[/red] {escape(str(error))}")
+            _complain(slide, error)
             continue
         print(f"{slide}: series {done.series}, {len(done.files)} instances {where}")
     return 1 if failed else 0
+
+
+def _complain(slide: Path, error: Exception) -> None:
+    Console(stderr=True, highlight=False).print(f"[red]{escape(str(slide))}:[/red] {escape(str(error))}")
 
 
 async def _with_progress(settings: Settings, slide: Path, folder: Path, options: Options, *, quiet: bool) -> Converted:
@@ -158,7 +162,7 @@ async def _describe_all(settings: Settings, slides: Sequence[Path], options: Opt
             said = await describe(settings, slide, options)
         except ConversionFailed as error:
             failed += 1
-            Console(stderr=True, highlight=False).print(f"[red]{escape(str(slide))}:[/red] {escape(str(error))}")
+            _complain(slide, error)
             continue
         mpp = "unknown" if said["mpp"] is None else " x ".join(f"{value:g}" for value in said["mpp"])
         console.print(f"{escape(str(slide))}: {said['vendor']}, {mpp} µm a pixel")

@@ -160,6 +160,16 @@ def refuse_encoding(http: Exchange) -> None:
         raise UnsupportedMediaType("Content-Encoding is not supported here", attribute="Content-Encoding")
 
 
+async def whole_body(http: Exchange, limit: int) -> bytes:
+    """A small body at once. Raises as `BodyReader` and `refuse_encoding`."""
+    refuse_encoding(http)
+    chunks = []
+    with BodyReader(http, limit) as body:
+        while (chunk := await body.read()) is not None:
+            chunks.append(chunk)
+    return b"".join(chunks)
+
+
 class MemoryBudget:
     """Bytes of uploads in memory, over all requests of this process; uploads beyond it go to disk instead of waiting.
 

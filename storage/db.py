@@ -138,7 +138,8 @@ class Database:
         try:
             return await self._connections.take()
         except DRIVER_ERRORS as error:
-            raise Unavailable(str(translated(error))) from error
+            found = translated(error)
+            raise Unavailable(found.message) if isinstance(found, ConnectionLost) else found from error
 
     def text(self, name: str) -> str:
         """The statement of that name."""

@@ -2,18 +2,16 @@
 
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Final
 
-from dicomweb.errors import ArchiveError
 from dicomweb.slides.derived import REVISION, derived_syntax, plan, with_derived
 from dicomweb.slides.pyramid import Slide
 from storage.db import Database
-from storage.leases import renewed
 from storage.objects import ObjectStore
+from storage.owned_objects import OwnedObjects
 from storage.retrieve import Instance
 from storage.settings import Settings
 from storage.spool import Spooled
@@ -72,11 +70,10 @@ class DerivedLevels:
 
     def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
         self._db = db
-        self._objects = objects
+        self._owned = OwnedObjects(settings, db, objects)
         self._worker = uuid.uuid4()
         self._after = timedelta(seconds=settings.derive_levels_after_s)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
-        self._put = timedelta(seconds=settings.intent_lease_s)
 
     async def claim(self) -> Due | None:
         """The next slide that has been left alone for long enough."""
@@ -105,25 +102,14 @@ class DerivedLevels:
         `name`: the fingerprint of what they were made of; `table`: the records of the tiles. False where the series
         was deleted, or another worker took over. Raises Unavailable.
         """
+        content = spooled.path if spooled.data is None else spooled.data
+        assert content is not None
         key = f"{due.tenant}/{_PREFIX}/{uuid.uuid4().hex}"
-        # No stored file has an empty digest: nothing is known of the key.
-        await self._db.fetch("ingest_intent", due.tenant, self._put, [key], [""], [b""], [spooled.size])
-        done = False
         try:
-            async with renewed(self._put, lambda: self._db.execute("intent_renew", key, self._put)):
-                if spooled.data is not None:
-                    await self._objects.put(key, [spooled.data], spooled.size)
-                else:
-                    assert spooled.path is not None
-                    await self._objects.put_file(key, spooled.path, spooled.size)
-            done = await self._derive(due, name, key, spooled.size, table)
+            async with self._owned.stored(due.tenant, content, spooled.size, key=key):
+                return await self._derive(due, name, key, spooled.size, table)
         finally:
             spooled.release()
-            # Where the outcome is not known, too: the intent tells whether there is anything to renounce.
-            if not done:
-                with suppress(ArchiveError):
-                    await self._db.execute("ingest_renounce", [key], self._grace)
-        return done
 
     async def _derive(
         self, due: Due, name: bytes | None, key: str | None, size: int | None, table: bytes | None

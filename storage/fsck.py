@@ -19,6 +19,7 @@ from storage.archive import Archive
 from storage.embedded import database_url
 from storage.parallel import side_by_side
 from storage.session import Session, open_session
+from storage.side_objects import SIDE
 
 T = TypeVar("T")
 
@@ -26,7 +27,6 @@ Kind = Literal["missing object", "wrong size", "wrong digest", "wrong metadata",
 
 PAGE: Final = 1000
 PARALLEL: Final = 8  # requests to the object store at once
-SIDE: Final = ".json"
 # The sweeper comes by every half minute; what is due for longer shows that none runs.
 _PATIENCE: Final = timedelta(minutes=10)
 _INFLATE_STEP: Final = 1 << 20

@@ -25,6 +25,7 @@ from storage.objects import ObjectStore
 from storage.retrieve import Instance
 from storage.rows import Prepared
 from storage.settings import Settings
+from storage.side_objects import SIDE
 from storage.slides import SlideIndex
 from storage.spool import Spooled
 
@@ -212,7 +213,7 @@ class IngestService:
                     await self._objects.put_file(prepared.key, spooled.path, spooled.size)
                 if not prepared.metadata_inline:
                     side = prepared.scan.metadata.data
-                    await self._objects.put(prepared.key + ".json", [side], len(side))
+                    await self._objects.put(prepared.key + SIDE, [side], len(side))
         except BaseException as error:
             with suppress(ArchiveError):
                 await self._db.execute("ingest_renounce", [prepared.key], self._grace)
@@ -248,7 +249,7 @@ class IngestService:
         try:
             found = await self._objects.size(stored_key)
             if not prepared.metadata_inline:
-                await self._objects.size(stored_key + ".json")
+                await self._objects.size(stored_key + SIDE)
         except ObjectMissing:
             return False
         if found == prepared.size:

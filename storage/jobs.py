@@ -19,10 +19,11 @@ import orjson
 from dicomweb.errors import ArchiveError, BadQuery, Gone, NotFound, Unavailable
 from storage.access import Access
 from storage.db import Database
-from storage.job_files import JobFiles, workplace
 from storage.objects import ObjectStore
+from storage.owned_objects import OwnedObjects
 from storage.settings import Settings
 from storage.spool import Spooled
+from storage.workplace import workplace
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class JobService:
         self._settings = settings
         self._db = db
         self._objects = objects
-        self._files = JobFiles(settings, db, objects)
+        self._files = OwnedObjects(settings, db, objects)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
 
     async def create(
@@ -227,7 +228,7 @@ class JobRunner:
     def __init__(self, settings: Settings, db: Database, objects: ObjectStore, handlers: Mapping[str, Handler]) -> None:
         self._data = settings.data
         self._db = db
-        self._files = JobFiles(settings, db, objects)
+        self._files = OwnedObjects(settings, db, objects)
         self._handlers = handlers
         self._worker = uuid.uuid4()
         self._grace = timedelta(seconds=settings.tomb_grace_s)

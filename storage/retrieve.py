@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dicomweb.bulk import BulkTable
-from dicomweb.deflate import DeflatedJson, GzipArray, gzip_array, plain_array
+from dicomweb.deflate import GzipArray, gzip_array, plain_array
 from dicomweb.errors import CorruptObject, NotFound, TooLarge
 from dicomweb.frames import RECORD_SIZE, bit_span, is_fragmented, locate, realign
 from dicomweb.media import EXPLICIT_BE
@@ -18,6 +18,7 @@ from storage.db import Database
 from storage.objects import ObjectStore
 from storage.rows import FLAG_DEFLATED
 from storage.settings import Settings
+from storage.side_objects import stored_metadata
 
 Extent = tuple[int, int]
 
@@ -137,17 +138,11 @@ class RetrieveService:
         version = rows[0]["version"]
         if len(rows) > _METADATA_PAGE:
             return Metadata(version, None, self._metadata_stream(level, args, gzip))
-        pieces = [await self._piece(row) for row in rows]
+        pieces = [await stored_metadata(self._objects, row["object_key"], row) for row in rows]
         body = tuple(gzip_array(pieces)) if gzip else (plain_array(pieces),)
         answer = (b"".join(body),)
         self._cache.put(key, version, answer)
         return Metadata(version, answer, None)
-
-    async def _piece(self, row: Any) -> DeflatedJson:
-        data = row["metadata"]
-        if data is None:
-            data = await self._objects.get(row["object_key"] + ".json")
-        return DeflatedJson(data, row["metadata_crc"], row["metadata_length"])
 
     async def _metadata_stream(self, level: str, args: tuple[object, ...], gzip: bool) -> AsyncIterator[bytes]:
         """Many instances: row by row from a cursor, so that only a page of them is in memory."""
@@ -156,7 +151,7 @@ class RetrieveService:
         limit = () if level == "instance" else (_UNLIMITED,)
         async with self._db.cursor(self._db.text(f"{level}_metadata"), (*args, *limit), prefetch=_CURSOR_ROWS) as rows:
             async for row in rows:
-                piece = await self._piece(row)
+                piece = await stored_metadata(self._objects, row["object_key"], row)
                 if gzip:
                     yield b"".join(array.add(piece))
                 else:

@@ -5,7 +5,6 @@ from typing import Any
 
 import orjson
 
-from dicomweb.deflate import DeflatedJson
 from dicomweb.query import Query
 from dicomweb.tags import COMPUTED_TAGS, Level, level_of
 from storage.access import Access
@@ -13,6 +12,7 @@ from storage.db import Database
 from storage.objects import ObjectStore
 from storage.query_sql import FROM, Arguments, element, where
 from storage.rows import SERIES_SUMMARY, STUDY_SUMMARY
+from storage.side_objects import stored_metadata
 
 _MAX_FIELDS = 200
 
@@ -173,10 +173,7 @@ class SearchService:
 
     async def _complete(self, record: Any, base_url: str) -> bytes:
         """An instance with all its attributes: the stored metadata, the computed ones set in at their places."""
-        data = record["metadata"]
-        if data is None:
-            data = await self._objects.get(record["object_key"] + ".json")
-        text = DeflatedJson(data, record["metadata_crc"], record["metadata_length"]).inflate()
+        text = (await stored_metadata(self._objects, record["object_key"], record)).inflate()
         url = orjson.dumps(base_url + record["path"])
         syntax = record["transfer_syntax"].encode()
         computed = (

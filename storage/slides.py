@@ -24,13 +24,16 @@ from dicomweb.rendered.attributes import Item, binary, items, number
 from dicomweb.slides.places import Places, read_places, split_metadata
 from dicomweb.slides.pyramid import Slide, assemble
 from dicomweb.slides.tiled import MATRIX_COLUMNS, WHOLE_SLIDE, NotTiled, Problem, Tiled, is_tiled
+from dicomweb.uids import parse_orthanc_id
 from storage.access import Access
 from storage.cache import Cache
 from storage.db import Database
 from storage.derived import fingerprint, with_object
 from storage.objects import ObjectStore
+from storage.once import Once
 from storage.retrieve import Instance, instance_of
 from storage.settings import Settings
+from storage.side_objects import stored_metadata
 
 # Instances of one slide: each optical path and focal plane of each level may be one.
 _MAX_INSTANCES: Final = 10_000
@@ -85,7 +88,7 @@ class SlideIndex:
         self._db = db
         self._objects = objects
         self._slides: Cache[tuple[int, str], StoredSlide] = Cache(settings.slide_cache_bytes, kept=1)
-        self._loading: dict[tuple[int, str, int], asyncio.Task[StoredSlide]] = {}
+        self._loading: Once[tuple[int, str, int], StoredSlide] = Once()
         self._asked: dict[tuple[int, str], asyncio.Future[int | None]] = {}
         self._asking = False
         self._rounds: asyncio.Task[None] | None = None
@@ -112,17 +115,7 @@ class SlideIndex:
         if version is None:
             self._slides.drop(key)
             raise NotFound("no such series")
-        loading = (*key, version)
-        task = self._loading.get(loading)
-        if task is None:
-            task = self._loading[loading] = asyncio.create_task(self._load(access.tenant, series))
-            task.add_done_callback(lambda done: self._loaded(loading, done))
-        return await asyncio.shield(task)
-
-    def _loaded(self, key: tuple[int, str, int], task: asyncio.Task[StoredSlide]) -> None:
-        del self._loading[key]
-        if not task.cancelled():
-            task.exception()  # whoever asked may have gone
+        return await self._loading.do((*key, version), lambda: self._load(access.tenant, series))
 
     async def series_of(self, access: Access, orthanc_id: str) -> str:
         """The Series Instance UID for an Orthanc identifier. Raises NotFound."""
@@ -131,7 +124,7 @@ class SlideIndex:
         known = self._orthanc.get(key)
         if known is not None:
             return known  # an identifier is a hash of the UIDs: it never comes to mean another series
-        digest = _digest(orthanc_id)
+        digest = parse_orthanc_id(orthanc_id)
         found: str | None = await self._db.fetch_value("series_of_orthanc", access.tenant, digest)
         if found is None:
             raise NotFound("no such series")
@@ -139,14 +132,6 @@ class SlideIndex:
         if len(self._orthanc) > _ORTHANC_IDS:
             self._orthanc.popitem(last=False)
         return found
-
-    async def instance_of(self, access: Access, orthanc_id: str) -> tuple[str, str, str]:
-        """Study, Series and SOP Instance UID for an Orthanc identifier. Raises NotFound."""
-        access.require("dicom.read")
-        row = await self._db.fetch_row("instance_of_orthanc", access.tenant, _digest(orthanc_id))
-        if row is None:
-            raise NotFound("no such instance")
-        return row["study_uid"], row["series_uid"], row["sop_uid"]
 
     async def _version(self, tenant: int, series: str) -> int | None:
         """The version of a series, read after this call: who comes while a statement runs shares the next one."""
@@ -224,10 +209,7 @@ class SlideIndex:
         row = await self._db.fetch_row("undescribed", instance.tenant, instance.sop, instance.key)
         if row is None:
             return None
-        data = row["metadata"]
-        if data is None:
-            data = await self._objects.get(instance.key + ".json")
-        metadata = DeflatedJson(data, row["metadata_crc"], row["metadata_length"])
+        metadata = await stored_metadata(self._objects, instance.key, row)
         bulk = None if instance.deflated else BulkTable.from_bytes(row["bulk_table"])
         made = await self._description(metadata, instance.key, instance.base, bulk)
         if made is not None:
@@ -258,13 +240,6 @@ class SlideIndex:
             if inline:
                 return hashlib.sha256(inline).digest()
         return None
-
-
-def _digest(orthanc_id: str) -> bytes:
-    try:
-        return bytes.fromhex(orthanc_id.replace("-", ""))
-    except ValueError:
-        raise NotFound("there is no such Orthanc identifier") from None
 
 
 def _described(metadata: DeflatedJson) -> tuple[Description | None, Item]:

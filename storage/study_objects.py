@@ -11,6 +11,7 @@ from storage.access import Access
 from storage.db import Database
 from storage.objects import ObjectStore
 from storage.retrieve import Instance, instance_of
+from storage.side_objects import stored_metadata
 
 # Objects of one study that are looked at, the newest ones.
 MAX_OBJECTS: Final = 500
@@ -68,7 +69,4 @@ class StudyObjects:
         row = await self._db.fetch_row("object_metadata", instance.tenant, instance.sop, instance.key)
         if row is None:
             raise NotFound("the instance was removed or replaced")
-        data = row["metadata"]
-        if data is None:
-            data = await self._objects.get(instance.key + ".json")
-        return DeflatedJson(data, row["metadata_crc"], row["metadata_length"])
+        return await stored_metadata(self._objects, instance.key, row)

@@ -14,6 +14,7 @@ from dicomweb.errors import ArchiveError, Unavailable
 from storage.archive import Archive
 from storage.jobs import Handler, JobRunner
 from storage.parallel import side_by_side
+from storage.side_objects import SIDE
 from storage.stored_syntax import StoredSyntax
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ _YOUNG_ROWS = 100_000  # larger tables are autovacuum's
 _SWEEP_SECONDS = 30.0
 _EXPIRE_SECONDS = 30.0
 _TRANSCODE_SECONDS = 1.0
-_SIDE_OBJECT = ".json"
 _AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
 _MAX_FAILED = 64
 
@@ -73,7 +73,7 @@ async def _delete(archive: Archive, keys: Sequence[str], forget: str, failed: li
     async def delete(key: str) -> None:
         try:
             await archive.objects.delete(key)
-            await archive.objects.delete(key + _SIDE_OBJECT)
+            await archive.objects.delete(key + SIDE)
         except (ArchiveError, ValueError) as error:  # ValueError: not a key that this program has made
             failed.append(key)
             if len(failed) >= _MAX_FAILED:

@@ -25,6 +25,7 @@ from dicomweb.slides.measurements import COMPREHENSIVE_3D_SR, Measurement, read_
 from storage.access import Access
 from storage.archive import Archive
 from storage.cache import Cache
+from storage.once import Once
 from storage.retrieve import Instance
 from storage.slides import StoredSlide
 from storage.study_objects import Found, StudyObject
@@ -65,7 +66,7 @@ class AnnotationService:
         self._archive = archive
         self._read: Cache[tuple[int, str, str], _Read] = Cache(_REMEMBERED, kept=1)
         self._shapes: Cache[_Key, Shapes] = Cache(archive.settings.slide_cache_bytes, kept=1)
-        self._loading: dict[_Key, asyncio.Task[Shapes]] = {}
+        self._loading: Once[_Key, Shapes] = Once()
 
     async def find(self, access: Access, stored: StoredSlide) -> Found:
         """The reports and annotations of the slide's study, whatever they refer to."""
@@ -94,11 +95,13 @@ class AnnotationService:
         held = self._shapes.get(key)
         if held is not None:
             return version, held
-        task = self._loading.get(key)
-        if task is None:
-            task = self._loading[key] = asyncio.create_task(self._load(access, stored, sop, number))
-            task.add_done_callback(lambda done: self._loaded(key, done))
-        return version, await asyncio.shield(task)
+        return version, await self._loading.do(key, lambda: self._load_and_keep(key, access, stored))
+
+    async def _load_and_keep(self, key: _Key, access: Access, stored: StoredSlide) -> Shapes:
+        _, sop, number, _ = key
+        found = await self._load(access, stored, sop, number)
+        self._shapes.put(key, found, found.weight)
+        return found
 
     async def _load(self, access: Access, stored: StoredSlide, sop: str, number: int) -> Shapes:
         found = await self.find(access, stored)
@@ -145,12 +148,6 @@ class AnnotationService:
         read = _Read(found.instance, dataset, groups)
         self._read.put(key, read, found.length)
         return read
-
-    def _loaded(self, key: _Key, task: asyncio.Task[Shapes]) -> None:
-        del self._loading[key]
-        if task.cancelled() or task.exception() is not None:
-            return
-        self._shapes.put(key, task.result(), task.result().weight)
 
     async def _array(self, access: Access, read: _Read, group: Group, tag: str, kind: str) -> NDArray[Any]:
         """The numbers of an attribute of a group, which may be small enough to stand in its metadata."""

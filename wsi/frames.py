@@ -18,6 +18,7 @@ from dicomweb.slides.tilemap import Grid
 from storage.access import Access
 from storage.archive import Archive
 from storage.cache import Cache
+from storage.once import Once
 from storage.pixels import Image
 from wsi.compose import Shown, padded, reduced
 
@@ -93,7 +94,7 @@ class FramePyramids:
         self._archive = archive
         self._keep = keep
         self._pictures: Cache[str, Shown] = Cache(_HELD, kept=1)
-        self._making: dict[str, asyncio.Task[Shown]] = {}
+        self._making: Once[str, Shown] = Once()
         self._slots = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
         self._large = asyncio.Semaphore(1)
 
@@ -101,9 +102,9 @@ class FramePyramids:
         """A frame (from 0) by the Orthanc identifier of its instance. Raises NotFound, BadPixels for no image."""
         if number >= _MAX_FRAMES:
             raise NotFound("the instance has no such frame")
-        study, series, sop = await self._archive.slides.instance_of(access, identifier)
-        image = await self._archive.pixels.image(access, study, series, sop, (number + 1,))
-        return FramePyramid(identifier, number, image, f"{REVISION}.{sop}.{image.instance.version}.{number}")
+        found = await self._archive.archives.instance(access, identifier)
+        image = await self._archive.pixels.image(access, found.study, found.series, found.sop, (number + 1,))
+        return FramePyramid(identifier, number, image, f"{REVISION}.{found.sop}.{image.instance.version}.{number}")
 
     async def tile(
         self,
@@ -131,16 +132,7 @@ class FramePyramids:
         held = self._pictures.get(key)
         if held is not None:
             return held
-        task = self._making.get(key)
-        if task is None:
-            task = self._making[key] = asyncio.create_task(self._make(access, key, pyramid.image))
-            task.add_done_callback(lambda done: self._done(key, done))
-        return await asyncio.shield(task)
-
-    def _done(self, key: str, task: asyncio.Task[Shown]) -> None:
-        del self._making[key]
-        if not task.cancelled():
-            task.exception()  # whoever asked may have gone
+        return await self._making.do(key, lambda: self._make(access, key, pyramid.image))
 
     async def _make(self, access: Access, key: str, image: Image) -> Shown:
         async with self._large if image.pixel.decoded_bytes > _LARGE else nullcontext():

@@ -23,6 +23,7 @@ from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.tilemap import FrameRef
 from storage.access import Access
 from storage.archive import Archive
+from storage.once import Once
 from storage.slides import StoredSlide
 from storage.thumbnails import ThumbnailStore
 from wsi.blending import Component, Light, window_between
@@ -84,7 +85,7 @@ class TileService:
         self._archive = archive
         self._composer = Composer(archive)
         self._made = ThumbnailStore(archive.settings.data / "tiles", archive.settings.tile_bytes)
-        self._making: dict[str, asyncio.Task[bytes]] = {}
+        self._making: Once[str, bytes] = Once()
         self.frames = FramePyramids(archive, self.kept)
 
     async def slide(self, access: Access, series: str, version: str | None = None) -> StoredSlide:
@@ -228,16 +229,7 @@ class TileService:
         held = await self._made.get(key)
         if held is not None:
             return held
-        task = self._making.get(key)
-        if task is None:
-            task = self._making[key] = asyncio.create_task(self._make_and_keep(key, make))
-            task.add_done_callback(lambda done: self._done(key, done))
-        return await asyncio.shield(task)
-
-    def _done(self, key: str, task: asyncio.Task[bytes]) -> None:
-        del self._making[key]
-        if not task.cancelled():
-            task.exception()  # whoever asked may have gone
+        return await self._making.do(key, lambda: self._make_and_keep(key, make))
 
     async def _make_and_keep(self, key: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
         body = await make()

@@ -8,7 +8,7 @@ from api.exchange import Exchange
 from api.responses import JSON, send_bytes
 from api.routes.wsi import slide_of
 from api.routing import Answer, Content, Operation, Parameter
-from api.uploads import BodyReader, Upload, refuse_encoding
+from api.uploads import BodyReader, Upload, refuse_encoding, whole_body
 from dicomweb.errors import BadQuery, BadRequest, NotFound, TooLarge, Unavailable, UnsupportedMediaType
 from wsi.convert.options import Options
 from wsi.export import LAYOUTS
@@ -81,11 +81,7 @@ async def deidentify_slide(http: Exchange) -> None:
 
 async def _json_body(http: Exchange) -> dict[str, Any]:
     """The body as a JSON object; none at all is an empty one. Raises BadRequest."""
-    refuse_encoding(http)
-    data = b""
-    with BodyReader(http, _MAX_JSON) as body:
-        while (chunk := await body.read()) is not None:
-            data += chunk
+    data = await whole_body(http, _MAX_JSON)
     try:
         found = orjson.loads(data or b"{}")
     except ValueError:

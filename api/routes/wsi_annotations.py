@@ -10,7 +10,7 @@ from api.responses import CACHE_REVALIDATE, JSON, Header, cache_control, client_
 from api.routes.wado import IF_NONE_MATCH
 from api.routes.wsi import place_of, rung_at, slide_of
 from api.routing import Answer, Content, Operation, Parameter
-from api.uploads import BodyReader, Upload, refuse_encoding
+from api.uploads import Upload, whole_body
 from dicomweb.errors import BadDicom, BadQuery, BadRequest, NotFound, TooLarge, Unavailable, UnsupportedMediaType
 from dicomweb.uids import checked_uid
 from dicomweb.wado import etag
@@ -60,13 +60,9 @@ async def measure(http: Exchange) -> None:
     """Store what was drawn as a structured report, or as bulk annotations."""
     if (http.header(b"content-type") or "").partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("the body is JSON", attribute="Content-Type")
-    refuse_encoding(http)
-    chunks = []
-    with BodyReader(http, _MAX_BODY) as body:
-        while (chunk := await body.read()) is not None:
-            chunks.append(chunk)
+    data = await whole_body(http, _MAX_BODY)
     try:
-        given = orjson.loads(b"".join(chunks))
+        given = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is no JSON: {error}") from None
     stored = await slide_of(http)

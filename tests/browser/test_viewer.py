@@ -300,7 +300,10 @@ async def test_small_screen_and_touch(watched: Watched, server: RunningServer, s
     assert await page.is_visible("#panel")
     client = await page.context.new_cdp_session(page)
     before = await page.evaluate("viewer.map.getView().getResolution()")
-    points = lambda gap: [{"x": 180 - gap, "y": 250, "id": 0}, {"x": 180 + gap, "y": 250, "id": 1}]  # noqa: E731
+
+    def points(gap: int) -> list[dict[str, int]]:
+        return [{"x": 180 - gap, "y": 250, "id": 0}, {"x": 180 + gap, "y": 250, "id": 1}]
+
     await client.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": points(30)})
     for gap in (40, 60, 90):
         await client.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": points(gap)})

@@ -10,11 +10,6 @@ SELECT series_uid, version FROM series WHERE tenant = $1 AND series_uid = ANY ($
 -- The series with an Orthanc identifier.
 SELECT series_uid FROM series WHERE orthanc_id = $2 AND tenant = $1 LIMIT 1
 
--- name: instance_of_orthanc
--- The instance with an Orthanc identifier.
-SELECT t.study_uid, s.series_uid, i.sop_uid FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
-WHERE i.orthanc_id = $2 AND i.tenant = $1 LIMIT 1
-
 -- name: slide_instances
 -- The tiled instances of a series in reading order, with their descriptions; whole-slide images ($3) also without one. `beyond`: the
 -- descriptions up to here have more than $5 bytes, and those from here on are not read.
