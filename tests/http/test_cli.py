@@ -267,17 +267,18 @@ def test_one_server_per_data_directory(running: RunningServer) -> None:
 
 def test_parts_alone_beside_a_running_server(running: RunningServer, tmp_path: Path) -> None:
     """`anor api` and `anor worker` with the embedded database of another process."""
-    port = free_port()
+    port, dimse_port = free_port(), free_port()
     environment = dict(running.environment) | {"ANOR_HTTP_PORT": str(port)}
     command = [str(part) for part in (Path(psutil.Process(running.process.pid).cmdline()[0]), "-m", "api.cli")]
     with (tmp_path / "log").open("wb") as log:
         parts = [
             subprocess.Popen([*command, *arguments], env=environment, stdout=log, stderr=log, cwd=Path.cwd())
-            for arguments in (["api", "--workers", "1"], ["worker"], ["dimse", "--dimse-port", str(free_port())])
+            for arguments in (["api", "--workers", "1"], ["worker"], ["dimse", "--dimse-port", str(dimse_port)])
         ]
     beside = RunningServer(running.data, parts[0], tmp_path / "log", f"http://127.0.0.1:{port}")
     try:
         eventually(lambda: _answers(beside))
+        eventually(lambda: _listens(dimse_port))  # what is told to stop while it starts has no exit status of its own
         assert get(beside, "/readyz")[0] == 200
         assert all(part.poll() is None for part in parts), beside.output()
     finally:
@@ -292,6 +293,14 @@ def _answers(server: RunningServer) -> bool:
         return get(server, "/healthz")[0] == 200
     except OSError:
         return False
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("command", ["api", "worker", "dimse"])
