@@ -11,6 +11,8 @@ from dicomweb.values import LONG_VRS, SHORT_VRS
 _U32 = Struct("<I").unpack_from
 _U16 = Struct("<H").unpack_from
 _START = 132
+_SOP_CLASS = b"\x02\x00\x02\x00UI"
+_DICOMDIR_CLASS = b"1.2.840.10008.1.3.10"
 _WANTED = {b"\x02\x00": "sop_class", b"\x03\x00": "sop_uid", b"\x10\x00": "transfer_syntax"}
 
 
@@ -23,6 +25,20 @@ class FileMeta:
     sop_uid: str
     size: int
     warnings: tuple[str, ...]
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file that begins with `head` says that it is DICOM: it has a preamble and the prefix."""
+    return head[128:_START] == b"DICM"
+
+
+def is_dicomdir(head: bytes) -> bool:
+    """Whether a DICOM file that begins with `head` is the index of a medium (PS3.10 8.6): it holds no image."""
+    at = head.find(_SOP_CLASS, _START)
+    if at < 0:
+        return False
+    start = at + 8
+    return head[start : start + int.from_bytes(head[at + 6 : start], "little")].rstrip(b"\0 ") == _DICOMDIR_CLASS
 
 
 def read_file_meta(buffer: Buffer) -> FileMeta:

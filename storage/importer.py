@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Final, Literal
 
 from dicomweb.errors import ArchiveError, Unavailable
+from dicomweb.meta import is_dicom, is_dicomdir
 from storage.access import LOCAL
 from storage.archive import Archive
 from storage.ingest import Provenance
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 
 _CHUNK: Final = 4 << 20
 _HEAD: Final = 1024
-_DICOMDIR_CLASS: Final = b"1.2.840.10008.1.3.10"
 _MAX_FAILURES: Final = 1000  # described one by one; more are counted
 _TRIES: Final = 4
 _GIVE_UP_AFTER: Final = 20  # files in a row that the archive could not take although each was tried again
@@ -197,16 +197,10 @@ def find(paths: Sequence[Path]) -> Iterator[_Found]:
 
 
 def _kind(head: bytes, name: str) -> Literal["dicom", "dicomdir", "zip", "other"]:
-    """What a file is, from its first bytes (PS3.10 7.1: preamble, "DICM", then the file meta group)."""
-    if head[128:132] != b"DICM":
+    """What a file is, from its first bytes."""
+    if not is_dicom(head):
         return "zip" if head[:4] in SIGNATURES and name.lower().endswith(".zip") else "other"
-    at = head.find(b"\x02\x00\x02\x00UI", 132)  # Media Storage SOP Class UID
-    if (
-        at >= 0
-        and head[at + 8 : at + 8 + int.from_bytes(head[at + 6 : at + 8], "little")].rstrip(b"\0 ") == _DICOMDIR_CLASS
-    ):
-        return "dicomdir"
-    return "dicom"
+    return "dicomdir" if is_dicomdir(head) else "dicom"
 
 
 class _Reading:

@@ -1,5 +1,6 @@
 """Members of a ZIP file as streams, never as files: names are labels, what inflates too much is refused."""
 
+import io
 import struct
 import zipfile
 import zlib
@@ -25,9 +26,10 @@ MEMBER_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplemented
 
 @dataclass(frozen=True, slots=True)
 class ZipLimits:
-    """Bounds of one ZIP file: bytes of its directory (46 or more per member), size and inflation ratio of a member."""
+    """Bounds of one ZIP file: bytes of its directory (46 or more per member), members; size and ratio of a member."""
 
     max_directory: int = 32 << 20
+    max_members: int = 1_000_000
     max_member: int = 16 << 30
     max_ratio: int = 200
 
@@ -45,14 +47,21 @@ class Member:
 class ZipMembers:
     """An open ZIP file. Members may be read from several threads at a time."""
 
-    def __init__(self, path: Path, limits: ZipLimits) -> None:
-        """Open `path`; raises TooLarge for a directory beyond the limit, BadRequest for no ZIP file, and OSError."""
-        if _directory_size(path) > limits.max_directory:
-            raise TooLarge(f"the ZIP file's directory is larger than {limits.max_directory} bytes")
+    def __init__(self, source: Path | bytes, limits: ZipLimits) -> None:
+        """Open a file, or what one holds.
+
+        Raises TooLarge for a directory beyond the limits, BadRequest for what is no ZIP file, and OSError.
+        """
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            if _directory_size(file) > limits.max_directory:
+                raise TooLarge(f"the ZIP file's directory is larger than {limits.max_directory} bytes")
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source)
         except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
             raise BadRequest(f"the ZIP file is damaged: {error}") from error
+        if len(self._zip.infolist()) > limits.max_members:
+            self._zip.close()
+            raise TooLarge(f"the ZIP file has more than {limits.max_members} members")
         self._limits = limits
 
     def __iter__(self) -> Iterator[Member]:
@@ -79,24 +88,23 @@ class ZipMembers:
         return ""
 
 
-def _directory_size(path: Path) -> int:
+def _directory_size(file: IO[bytes]) -> int:
     """Bytes of the central directory, which zipfile would read into memory; 0 when there is no end record."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        start = max(0, size - _END.size - _MAX_COMMENT)
-        file.seek(start)
-        tail = file.read()
-        at = tail.rfind(_END_SIGNATURE)
-        if at < 0 or len(tail) - at < _END.size:
-            return 0
-        directory: int = _END.unpack_from(tail, at)[5]
-        locator_at = start + at - _LOCATOR.size
-        if locator_at < 0:
-            return directory
-        file.seek(locator_at)
-        signature, _, end64_at, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
-        if signature != b"PK\x06\x07" or end64_at > size - _END64.size:
-            return directory
-        file.seek(end64_at)
-        directory64: int = _END64.unpack(file.read(_END64.size))[8]
-        return max(directory if directory != 0xFFFFFFFF else 0, directory64)
+    size = file.seek(0, 2)
+    start = max(0, size - _END.size - _MAX_COMMENT)
+    file.seek(start)
+    tail = file.read()
+    at = tail.rfind(_END_SIGNATURE)
+    if at < 0 or len(tail) - at < _END.size:
+        return 0
+    directory: int = _END.unpack_from(tail, at)[5]
+    locator_at = start + at - _LOCATOR.size
+    if locator_at < 0:
+        return directory
+    file.seek(locator_at)
+    signature, _, end64_at, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if signature != b"PK\x06\x07" or end64_at > size - _END64.size:
+        return directory
+    file.seek(end64_at)
+    directory64: int = _END64.unpack(file.read(_END64.size))[8]
+    return max(directory if directory != 0xFFFFFFFF else 0, directory64)

@@ -1,10 +1,13 @@
 """POST /instances, GET /statistics and GET /system as Orthanc's clients use them."""
 
 import gzip
+import io
 import os
+import zipfile
 
 import httpx
 import pytest
+from pydicom.dataset import Dataset
 
 from dicomweb.uids import orthanc_ids
 from tests.files import ct, dataset, encoded
@@ -62,8 +65,10 @@ def test_chunked_and_gzip(web: httpx.Client) -> None:
         (gzip.compress(b"x" * 1000)[:-9], {"Content-Encoding": "gzip"}, 400, 8),
         (gzip.compress(b"x") + b"more", {"Content-Encoding": "gzip"}, 400, 8),
         (b"x", {"Content-Encoding": "br"}, 415, 3000),
-        (b"PK\x03\x04" + bytes(100), {}, 415, 3000),
-        (b"--b--", {"Content-Type": "multipart/form-data; boundary=b"}, 415, 3000),
+        (b"PK\x03\x04" + bytes(100), {}, 400, 8),
+        (b"--b--", {"Content-Type": "multipart/form-data; boundary=b"}, 400, 15),
+        (b"--c--", {"Content-Type": "multipart/form-data; boundary=b"}, 400, 8),
+        (b"--b--", {"Content-Type": "multipart/related; boundary=b"}, 415, 3000),
     ],
 )
 def test_what_is_not_taken(web: httpx.Client, content: bytes, headers: dict[str, str], status: int, code: int) -> None:
@@ -91,12 +96,73 @@ def test_limits(strict: httpx.Client) -> None:
 
 def test_an_answer_that_leaves_the_body_unread_ends_the_connection(web: httpx.Client) -> None:
     """Or a client sends its next request on a connection that the server is about to close."""
-    early = web.post("/instances", content=b"PK\x03\x04" + bytes(2 << 20))
+    early = web.post("/instances", content=bytes(2 << 20), headers={"Content-Encoding": "br"})
     assert (early.status_code, early.headers["connection"]) == (415, "close")
     assert web.get("/healthz").status_code == 200
     assert web.post("/healthz", content=bytes(1000)).headers["connection"] == "close"
     for whole in (web.post("/instances", content=ct()), web.get("/system"), web.post("/healthz")):
         assert "connection" not in whole.headers
+
+
+def _zip(*members: tuple[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return target.getvalue()
+
+
+def _id(ds: Dataset) -> str:
+    return orthanc_ids(ds.PatientID, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID).instance
+
+
+@pytest.mark.parametrize("padding", [0, 12_000_000])  # in memory, and in a file
+def test_zip(web: httpx.Client, padding: int) -> None:
+    """One answer for each instance, in the order of names; what is no DICOM file is passed over."""
+    one, two = dataset(), dataset()
+    content = _zip(
+        ("b/../../two", encoded(two)),
+        ("readme.txt", b"hello" + os.urandom(padding)),
+        ("a/one.dcm", encoded(one)),
+        ("empty", b""),
+        ("cut.dcm", encoded(dataset())[:-100]),
+    )
+    answer = _upload(web, content)
+    assert answer.status_code == 200
+    first, second, third = answer.json()
+    assert (first["ID"], first["Status"]) == (_id(one), "Success")
+    assert (second["ID"], second["Status"]) == (_id(two), "Success")
+    assert (third["Name"], third["Status"]) == ("cut.dcm", "Failure")
+    assert "cut" in third["Details"]
+    assert [each["Status"] for each in _upload(web, content).json()] == ["AlreadyStored", "AlreadyStored", "Failure"]
+    assert _upload(web, _zip(("readme.txt", b"hello"))).json() == []
+    compressed = _upload(web, gzip.compress(content), **{"Content-Encoding": "gzip"})
+    assert [each["Status"] for each in compressed.json()] == ["AlreadyStored", "AlreadyStored", "Failure"]
+
+
+def test_hostile_zips(web: httpx.Client, strict: httpx.Client) -> None:
+    bomb = _upload(web, _zip(("bomb.dcm", encoded(dataset()) + bytes(300 << 20)))).json()
+    assert [(each["Status"], "inflates more" in each["Details"]) for each in bomb] == [("Failure", True)]
+    damaged = bytearray(_zip(("one.dcm", encoded(dataset()))))
+    damaged[300:320] = bytes(20)
+    assert [each["Status"] for each in _upload(web, bytes(damaged)).json()] == ["Failure"]
+    many = _upload(strict, _zip(*((str(number), b"") for number in range(4))))
+    assert (many.status_code, "more than 3 members" in many.json()["Details"]) == (413, True)
+
+
+def test_form(web: httpx.Client) -> None:
+    one, two, three = dataset(), dataset(), dataset()
+    single = web.post("/instances", files={"f": ("one.dcm", encoded(one))})
+    assert (single.status_code, single.json()["ID"], single.json()["Status"]) == (200, _id(one), "Success")
+    several = web.post(
+        "/instances",
+        data={"field": "of the form"},
+        files=[("f", ("a", encoded(two))), ("f", ("b.zip", _zip(("c", encoded(three)), ("d", encoded(one)))))],
+    )
+    assert [each["Status"] for each in several.json()] == ["Success", "Success", "AlreadyStored"]
+    assert [each["ID"] for each in several.json()] == [_id(two), _id(three), _id(one)]
+    refused = web.post("/instances", files={"f": ("x.txt", b"hello")})
+    assert (refused.status_code, refused.json()["OrthancStatus"]) == (400, 15)
 
 
 def test_statistics_count(web: httpx.Client) -> None:
