@@ -112,6 +112,7 @@ async def open_archive(settings: Settings) -> Archive:
         limit=settings.database_timeout,
     )
     objects = open_store(settings)
+    search = SearchService(db, objects)
     retrieve = RetrieveService(settings, db, objects)
     decoders = DecoderPool(settings)
     pixels = PixelService(retrieve, decoders)
@@ -123,7 +124,7 @@ async def open_archive(settings: Settings) -> Archive:
         db=db,
         objects=objects,
         ingest=IngestService(settings, db, objects, slides),
-        search=SearchService(db, objects),
+        search=search,
         retrieve=retrieve,
         pixels=pixels,
         transcode=transcode,
@@ -132,7 +133,7 @@ async def open_archive(settings: Settings) -> Archive:
         study_objects=StudyObjects(db, objects),
         frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
         decoders=decoders,
-        archives=ArchiveService(db, retrieve, transcode),
+        archives=ArchiveService(db, search, retrieve, transcode),
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
         worklist=WorklistService(settings, db, channels),
         channels=channels,

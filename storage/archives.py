@@ -1,45 +1,76 @@
-"""Everything of a patient, a study or a series as one ZIP file, written while it is read."""
+"""Everything of patients, studies and series as one ZIP file, written while it is read: folders, or a medium."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, Final, Literal
 
 import orjson
 
+from dicomweb.dicomdir import Directory, Entry, record_fields
 from dicomweb.errors import BadPixels, NotAcceptable, NotFound
 from dicomweb.folders import file_name, patient_folder, series_folder, study_folder
-from dicomweb.pixels.encode import Quality
+from dicomweb.meta import read_file_meta
+from dicomweb.pixels.encode import DEFAULT_QUALITY, Quality
+from dicomweb.query import Query
+from dicomweb.tags import Level
 from dicomweb.uids import parse_orthanc_id
 from storage.access import Access
 from storage.db import Database
 from storage.retrieve import Instance, RetrieveService, instance_of
+from storage.search import SearchService
 from storage.transcoding import TranscodeService
 from storage.zip_writer import ZipWriter
 
-Level = Literal["patient", "study", "series"]
+Kind = Literal["patient", "study", "series"]
 
 # What goes out at once, and from where on a checksum is worth a thread.
 _CHUNK: Final = 64 << 10
 _THREAD_FROM: Final = 256 << 10
+_META: Final = 4 << 10  # the file meta group is within
+_PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One series of an archive: `path` ends with a slash."""
+    """One series of an archive.
+
+    `path` ends with a slash. `attributes` as DICOM JSON, those of the series and above; `only`: the SOP Instance UIDs
+    that were asked for, where that is not the whole series.
+    """
 
     study: str
     series: str
     modality: str
     path: str
+    attributes: dict[str, Any]
+    only: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How files are packed: images that can be sent in the transfer syntax `target` are, all else as stored.
+
+    `medium`: with a DICOMDIR and the names that media have (PS3.10 8.2); `extended`: with more in its records.
+    """
+
+    target: str | None = None
+    quality: Quality = DEFAULT_QUALITY
+    medium: bool = False
+    extended: bool = False
 
 
 class ArchiveService:
     """Finds resources by Orthanc's identifiers and packs them. Takes the caller's rights as every service."""
 
-    def __init__(self, db: Database, retrieve: RetrieveService, transcode: TranscodeService) -> None:
+    def __init__(
+        self, db: Database, search: SearchService, retrieve: RetrieveService, transcode: TranscodeService
+    ) -> None:
         self._db = db
+        self._search = search
         self._retrieve = retrieve
         self._transcode = transcode
 
@@ -51,61 +82,112 @@ class ArchiveService:
             raise NotFound("no such instance")
         return instance_of(access.tenant, row["study_uid"], row)
 
-    async def folders(self, access: Access, level: Level, identifier: str) -> list[Folder]:
-        """The series of a resource with that Orthanc identifier, each with a folder of its own. Raises NotFound."""
+    async def folders(self, access: Access, identifiers: Sequence[str], level: Kind | None = None) -> list[Folder]:
+        """The series of resources with those Orthanc identifiers, each with a folder of its own.
+
+        `level` is what all of them are, None for a mixture. Raises NotFound when one of them is not there.
+        """
         access.require("dicom.read")
-        rows = await self._db.fetch("orthanc_series", access.tenant, level, parse_orthanc_id(identifier))
-        if not rows:
-            raise NotFound(f"no such {level}")
+        wanted = list(dict.fromkeys(parse_orthanc_id(each) for each in identifiers))
+        rows = await self._db.fetch("orthanc_series", access.tenant, level or "", wanted)
+        if {each for row in rows for each in row["found"]} != set(wanted):
+            raise NotFound(f"no such {level or 'resource'}")
         found, taken = [], _Names()
         for row in rows:
             attributes = orjson.loads(row["of_study"])
             study = taken.path("", patient_folder(attributes), "")
             study = taken.path(study, study_folder(attributes), row["study_uid"])
-            path = taken.path(study, series_folder(orjson.loads(row["of_series"])), row["series_uid"])
-            found.append(Folder(row["study_uid"], row["series_uid"], row["modality"], path))
+            attributes |= orjson.loads(row["of_series"])
+            path = taken.path(study, series_folder(attributes), row["series_uid"])
+            only = None if row["only"] is None else frozenset(row["only"])
+            found.append(Folder(row["study_uid"], row["series_uid"], row["modality"], path, attributes, only))
         return found
 
-    async def zip(
-        self, access: Access, folders: Sequence[Folder], target: str | None, quality: Quality
-    ) -> AsyncGenerator[bytes, None]:
-        """The ZIP file in chunks. Images that can be sent in the transfer syntax `target` are, all else as stored."""
+    async def zip(self, access: Access, folders: Sequence[Folder], packing: Packing) -> AsyncGenerator[bytes, None]:
+        """The ZIP file in chunks."""
         writer = ZipWriter()
+        directory = Directory(extended=packing.extended) if packing.medium else None
+        images = count()
         for folder in folders:
             try:
                 _, instances = await self._retrieve.instances(access, folder.study, folder.series)
             except NotFound:  # deleted since
                 continue
-            number = 0
-            async with aclosing(self._files(access, instances, target, quality)) as files:
-                async for size, chunks in files:
-                    number += 1
-                    writer.begin(folder.path + file_name(folder.modality, number), size)
-                    async for chunk in chunks:
+            if folder.only is not None:
+                instances = [each for each in instances if each.sop in folder.only]
+            described = {} if directory is None else await self._described(access, folder, packing)
+            numbers = count(1)
+            async with aclosing(self._files(access, instances, packing)) as files:
+                async for file in files:
+                    file_id = ("IMAGES", f"IM{next(images)}")
+                    path = folder.path + file_name(folder.modality, next(numbers))
+                    writer.begin(path if directory is None else "/".join(file_id), file.size)
+                    head = b""
+                    async for chunk in file.chunks:
+                        head += chunk[: _META - len(head)]
                         await _add(writer, chunk)
                         if writer.waiting >= _CHUNK:
                             yield writer.take()
                     writer.end()
+                    if directory is not None:
+                        # What lies there may be a derived instance, in another transfer syntax than the stored one.
+                        meta = read_file_meta(head)
+                        known = folder.attributes | described.get(file.instance.sop, {})
+                        directory.add(Entry(file_id, meta.sop_class, meta.sop_uid, meta.transfer_syntax, known))
+        if directory is not None:
+            index = directory.encode(f"2.25.{uuid.uuid4().int}")
+            writer.begin("DICOMDIR", len(index))
+            await _add(writer, index)
+            writer.end()
         writer.close()
         yield writer.take()
 
+    async def _described(self, access: Access, folder: Folder, packing: Packing) -> dict[str, dict[str, Any]]:
+        """What the records of a DICOMDIR hold of each instance of a series."""
+        found: dict[str, dict[str, Any]] = {}
+        access = access.with_scope("dicom.search")
+        query = Query(
+            Level.INSTANCE,
+            study=folder.study,
+            series=folder.series,
+            fields=record_fields(packing.extended),
+            limit=_PAGE,
+        )
+        while True:
+            page = await self._search.run(access, query, "")
+            for row in page.rows:
+                attributes = orjson.loads(row)
+                found[attributes["00080018"]["Value"][0]] = attributes
+            if not page.more:
+                return found
+            query = replace(query, offset=query.offset + _PAGE)
+
     async def _files(
-        self, access: Access, instances: Sequence[Instance], target: str | None, quality: Quality
-    ) -> AsyncGenerator[tuple[int | None, AsyncIterator[bytes]], None]:
-        """Size, where it is known, and bytes of each file; files that leave as stored are read ahead."""
-        if target is None:
+        self, access: Access, instances: Sequence[Instance], packing: Packing
+    ) -> AsyncGenerator["_File", None]:
+        """The files in turn; those that leave as stored are read ahead."""
+        if packing.target is None:
             async with aclosing(self._retrieve.files(instances)) as files:
                 async for instance, body in files:
-                    yield instance.size, _once(body) if isinstance(body, bytes) else body
+                    yield _File(instance, instance.size, _once(body) if isinstance(body, bytes) else body)
             return
         for instance in instances:
-            chunks = self._transcode.file(access, instance, target, quality)
+            chunks = self._transcode.file(access, instance, packing.target, packing.quality)
             try:
                 first = await anext(chunks)
             except (NotAcceptable, BadPixels):
-                yield instance.size, self._retrieve.file(instance)
+                yield _File(instance, instance.size, self._retrieve.file(instance))
             else:
-                yield None, _behind(first, chunks)
+                yield _File(instance, None, _behind(first, chunks))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """`size` where it is known before the bytes are."""
+
+    instance: Instance
+    size: int | None
+    chunks: AsyncIterator[bytes]
 
 
 class _Names:

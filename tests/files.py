@@ -2,11 +2,13 @@
 
 import random
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.fileset import FileSet
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
     UID,
@@ -96,3 +98,10 @@ def compressed(
     ds = dataset(**{"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "NumberOfFrames": len(frames)} | attributes)
     ds.PixelData = encapsulate(frames, has_bot=offset_table)
     return encoded(ds, transfer_syntax)
+
+
+def file_set(path: Path) -> FileSet:
+    """What pydicom reads of a DICOMDIR; its folder for changes, which it makes at once, goes."""
+    found = FileSet(path)
+    found._stage["t"].cleanup()
+    return found

@@ -1,6 +1,7 @@
 """Files and archives by Orthanc's identifiers, as stored or in another transfer syntax."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -14,9 +15,11 @@ from dicomweb.folders import safe_name
 from dicomweb.media import DEFLATED_LE
 from dicomweb.negotiation import ALL_TARGETS, parse_accept
 from dicomweb.pixels.encode import quality_of
-from storage.archives import Level
+from storage.archives import Kind, Packing
 
 _ZIP: Header = (b"content-type", b"application/zip")
+_MAX_RESOURCES = 1000  # longer URLs than those of so many are refused before
+_LEVELS: tuple[tuple[Kind, str], ...] = (("patient", "patients"), ("study", "studies"), ("series", "series"))
 _TARGETS = ALL_TARGETS | {DEFLATED_LE}
 
 
@@ -29,13 +32,32 @@ async def file(http: Exchange) -> None:
     await send_files(http, [instance], [plan], instance.version, _attachment(http, f"{instance.sop}.dcm"))
 
 
-async def archive(http: Exchange, level: Level) -> None:
+async def archive(http: Exchange, level: Kind, *, medium: bool) -> None:
+    """A resource as a ZIP file."""
+    await _send_zip(http, [http.path["id"]], level, medium=medium)
+
+
+async def archive_of_several(http: Exchange, *, medium: bool, extended: bool = False) -> None:
+    """Resources of any level as one ZIP file."""
+    wanted = [each for each in (http.query_value("resources") or "").split(",") if each]
+    if not wanted:
+        raise BadQuery("resources is a list of Orthanc identifiers", attribute="resources")
+    if len(wanted) > _MAX_RESOURCES:
+        raise BadQuery(f"resources are {_MAX_RESOURCES} at most", attribute="resources")
+    await _send_zip(http, wanted, None, medium=medium, extended=extended)
+
+
+async def _send_zip(
+    http: Exchange, resources: Sequence[str], level: Kind | None, *, medium: bool, extended: bool = False
+) -> None:
     """A ZIP file that is written while it is sent: the first bytes leave before the second file is read."""
-    target, quality = _target(http), _quality(http)
+    extended = extended or http.query_value("extended") is not None
+    packing = Packing(_target(http), quality_of(_quality(http)), medium, extended)
     service = http.archive.archives
-    folders = await service.folders(http.access, level, http.path["id"])
-    headers = [_ZIP, (b"cache-control", b"no-store"), _attachment(http, f"{http.path['id']}.zip")]
-    await send_stream(http, 200, headers, None, service.zip(http.access, folders, target, quality_of(quality)))
+    folders = await service.folders(http.access, resources, level)
+    name = f"{resources[0]}.zip" if len(resources) == 1 else "archive.zip"
+    headers = [_ZIP, (b"cache-control", b"no-store"), _attachment(http, name)]
+    await send_stream(http, 200, headers, None, service.zip(http.access, folders, packing))
 
 
 def _target(http: Exchange) -> str | None:
@@ -71,19 +93,54 @@ _TRANSCODE = (
 )
 
 
-def _archive(level: Level, plural: str) -> Operation:
+_ZIPPED = (Answer(200, "The ZIP file.", (Content("application/zip", "(the bytes of a ZIP file)"),)),)
+_ERRORS = (BadPixels, BadQuery, NotFound, Unavailable)
+_FOLDERS = (
+    "One folder for each patient, study and series, streamed while it is read. With `transcode`, images that can be "
+    "written in that transfer syntax are; all others come as stored."
+)
+_MEDIUM = (
+    "The files as on a medium (PS3.10), with a DICOMDIR at the end. With `extended`, its records hold more than the "
+    "standard asks for. `transcode` as for archives."
+)
+_EXTENDED = Parameter("extended", "query", "more attributes in the DICOMDIR", "true")
+_RESOURCES = Parameter(
+    "resources",
+    "query",
+    "Orthanc identifiers of any level, with commas between them",
+    "9ad2b0da-a406c43c-6e0df76d-1204b86f-78d12c15",
+    required=True,
+)
+
+
+def _archive(level: Kind, plural: str, *, medium: bool) -> Operation:
     return Operation(
         "GET",
-        f"/{plural}/{{id}}/archive",
+        f"/{plural}/{{id}}/{'media' if medium else 'archive'}",
         "dicom.read",
         "Orthanc",
-        f"Download a {level} as ZIP",
-        "One folder for each patient, study and series, streamed while it is read. With `transcode`, images that can "
-        "be written in that transfer syntax are; all others come as stored.",
-        functools.partial(archive, level=level),
-        (Answer(200, "The ZIP file.", (Content("application/zip", "(the bytes of a ZIP file)"),)),),
-        _TRANSCODE,
-        errors=(BadPixels, BadQuery, NotFound, Unavailable),
+        f"Download a {level} as {'a medium' if medium else 'ZIP'}",
+        _MEDIUM if medium else _FOLDERS,
+        functools.partial(archive, level=level, medium=medium),
+        _ZIPPED,
+        (*_TRANSCODE, _EXTENDED) if medium else _TRANSCODE,
+        errors=_ERRORS,
+        orthanc=True,
+    )
+
+
+def _archive_of_several(name: str, *, medium: bool, extended: bool = False) -> Operation:
+    return Operation(
+        "GET",
+        f"/tools/{name}",
+        "dicom.read",
+        "Orthanc",
+        f"Download resources as {'an extended medium' if extended else 'a medium' if medium else 'ZIP'}",
+        _MEDIUM if medium else _FOLDERS,
+        functools.partial(archive_of_several, medium=medium, extended=extended),
+        _ZIPPED,
+        (_RESOURCES, *_TRANSCODE),
+        errors=_ERRORS,
         orthanc=True,
     )
 
@@ -108,7 +165,8 @@ OPERATIONS = (
         errors=(BadPixels, BadQuery, NotAcceptable, NotFound, Unavailable),
         orthanc=True,
     ),
-    _archive("patient", "patients"),
-    _archive("study", "studies"),
-    _archive("series", "series"),
+    *(_archive(level, plural, medium=medium) for level, plural in _LEVELS for medium in (False, True)),
+    _archive_of_several("create-archive", medium=False),
+    _archive_of_several("create-media", medium=True),
+    _archive_of_several("create-media-extended", medium=True, extended=True),
 )

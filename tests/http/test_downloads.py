@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,7 +19,7 @@ from pydicom.uid import (
 )
 
 from dicomweb.uids import OrthancIds, orthanc_ids
-from tests.files import dataset, encoded
+from tests.files import dataset, encoded, file_set
 
 
 def _ids(ds: Dataset) -> OrthancIds:
@@ -167,3 +168,51 @@ def test_a_transcoded_archive_keeps_what_cannot_be_transcoded(web: httpx.Client)
     assert np.array_equal(pixels, image.pixel_array)
     # A stored member whose size comes behind its bytes could not be read from a stream.
     assert {each.compress_type for each in _opened(answer).infolist()} == {zipfile.ZIP_DEFLATED}
+
+
+def test_a_medium(web: httpx.Client, tmp_path: Path) -> None:
+    one, two = _image(InstanceNumber=1, StudyID="S", PatientID="medium"), _image(InstanceNumber=2)
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID"):
+        setattr(two, keyword, one[keyword].value)
+    files = _stored(web, one, two)
+    opened = _opened(web.get(f"/studies/{_ids(one).study}/media"))
+    assert sorted(opened.namelist()) == ["DICOMDIR", "IMAGES/IM0", "IMAGES/IM1"]
+    assert {opened.read(name) for name in opened.namelist() if name != "DICOMDIR"} == set(files)
+    opened.extractall(tmp_path)
+    medium = file_set(tmp_path / "DICOMDIR")
+    assert {each.SOPInstanceUID for each in medium} == {one.SOPInstanceUID, two.SOPInstanceUID}
+    assert {each.InstanceNumber for each in medium} == {1, 2}
+    assert {str(each.PatientName) for each in medium} == {str(one.PatientName)}
+
+
+def test_a_medium_names_what_was_derived(web: httpx.Client, tmp_path: Path) -> None:
+    values = np.zeros((64, 64), dtype="u1")
+    eight = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0}
+    ds = dataset(Rows=64, Columns=64, PixelData=values.tobytes(), InstanceNumber=1, **eight)
+    _stored(web, ds)
+    url = f"/series/{_ids(ds).series}/media?extended&transcode={JPEGBaseline8Bit}"
+    _opened(web.get(url)).extractall(tmp_path)
+    (found,) = file_set(tmp_path / "DICOMDIR")
+    loaded = dcmread(tmp_path / "IMAGES" / "IM0")
+    assert found.SOPInstanceUID == loaded.SOPInstanceUID != ds.SOPInstanceUID
+    (*_, record) = dcmread(tmp_path / "DICOMDIR").DirectoryRecordSequence
+    assert record.ReferencedTransferSyntaxUIDInFile == loaded.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
+
+
+def test_archives_of_several_resources(web: httpx.Client) -> None:
+    one, two, three = _image(PatientID="one"), _image(), _image(PatientID="three")
+    for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(two, keyword, one[keyword].value)
+    files = _stored(web, one, two, three)
+    several = f"{_ids(two).instance},{_ids(three).patient},{_ids(two).instance}"
+    opened = _opened(web.get("/tools/create-archive", params={"resources": several}))
+    assert {opened.read(name) for name in opened.namelist()} == set(files[1:])
+    whole = f"{_ids(two).instance},{_ids(one).series}"
+    opened = _opened(web.get("/tools/create-archive", params={"resources": whole, "filename": "x.zip"}))
+    assert {opened.read(name) for name in opened.namelist()} == set(files[:2])
+    for name in ("create-media", "create-media-extended"):
+        assert "DICOMDIR" in _opened(web.get(f"/tools/{name}", params={"resources": whole})).namelist()
+    missing = web.get("/tools/create-archive", params={"resources": f"{whole},{'-'.join(['01234567'] * 5)}"})
+    assert missing.status_code == 404
+    assert web.get("/tools/create-archive").status_code == 400
+    assert web.get("/tools/create-archive", params={"resources": ",".join(["x"] * 1001)}).status_code == 400

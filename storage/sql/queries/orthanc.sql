@@ -6,16 +6,21 @@ FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
 WHERE i.orthanc_id = $2 AND i.tenant = $1
 
 -- name: orthanc_series
--- The series of a patient, study or series ($2) by its Orthanc identifier, with what names their folders.
--- Patients of several issuers may share an identifier.
+-- The series of the resources $3 by their Orthanc identifiers, all of level $2 or of any, with what names their folders.
+-- Patients of several issuers may share an identifier. `only`: instances, where not the whole series was asked for.
 WITH wanted AS (
-    SELECT s.id FROM patient p JOIN study t ON t.patient = p.id JOIN series s ON s.study = t.id
-    WHERE $2 = 'patient' AND p.orthanc_id = $3 AND p.tenant = $1
+    SELECT s.id, p.orthanc_id AS of, NULL::text AS sop FROM patient p JOIN study t ON t.patient = p.id JOIN series s ON s.study = t.id
+    WHERE $2 IN ('patient', '') AND p.orthanc_id = ANY ($3::bytea[]) AND p.tenant = $1
     UNION ALL
-    SELECT s.id FROM study t JOIN series s ON s.study = t.id WHERE $2 = 'study' AND t.orthanc_id = $3 AND t.tenant = $1
+    SELECT s.id, t.orthanc_id, NULL FROM study t JOIN series s ON s.study = t.id
+    WHERE $2 IN ('study', '') AND t.orthanc_id = ANY ($3::bytea[]) AND t.tenant = $1
     UNION ALL
-    SELECT s.id FROM series s WHERE $2 = 'series' AND s.orthanc_id = $3 AND s.tenant = $1
+    SELECT s.id, s.orthanc_id, NULL FROM series s WHERE $2 IN ('series', '') AND s.orthanc_id = ANY ($3::bytea[]) AND s.tenant = $1
+    UNION ALL
+    SELECT i.series, i.orthanc_id, i.sop_uid FROM instance i WHERE $2 = '' AND i.orthanc_id = ANY ($3::bytea[]) AND i.tenant = $1
+), grouped AS (
+    SELECT id, array_agg(of) AS found, CASE WHEN bool_and(sop IS NOT NULL) THEN array_agg(sop) END AS only FROM wanted GROUP BY id
 )
-SELECT t.study_uid, s.series_uid, s.modality, t.attributes AS of_study, s.attributes AS of_series
-FROM wanted JOIN series s USING (id) JOIN study t ON t.id = s.study
+SELECT t.study_uid, s.series_uid, s.modality, t.attributes AS of_study, s.attributes AS of_series, g.found, g.only
+FROM grouped g JOIN series s USING (id) JOIN study t ON t.id = s.study
 ORDER BY t.study_date, t.id, s.series_number, s.id
