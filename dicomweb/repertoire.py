@@ -135,3 +135,8 @@ def repertoire(value: bytes) -> Repertoire | None:
     if notes.count:
         return None
     return UTF8 if codecs == ("utf-8",) else Repertoire(plain, codecs)
+
+
+def is_writable(value: bytes) -> bool:
+    """Whether a Specific Character Set can be written in: each of its terms is defined."""
+    return repertoire(value) is not None
