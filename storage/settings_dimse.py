@@ -22,3 +22,12 @@ class DimseSettings:
         default=True,
         metadata=about("DIMSE", "Whether a declared application entity has to call from its declared host."),
     )
+    dimse_character_set: str = field(
+        default="",
+        metadata=about(
+            "DIMSE",
+            "Specific Character Set of answers to queries, such as `ISO_IR 192`; unset: that of the query. What it"
+            " cannot hold is sent in `ISO_IR 192`.",
+            check="character_set",
+        ),
+    )
