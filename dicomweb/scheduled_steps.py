@@ -6,19 +6,18 @@ ScheduledProcedureStepSequence has exactly one item (PS3.4 table K.6-1): who sch
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from dicomweb import qido
-from dicomweb.errors import BadQuery
-from dicomweb.query import MAX_DEPTH, Key, Match, Path, Query, assemble, parse_path
-from dicomweb.tags import Level, keyword_of
+from dicomweb.identifier import Identifier, Items, Member, keys_of, narrowed
+from dicomweb.query import Options, Query, assemble, parse_path, together
+from dicomweb.tags import Level
 from dicomweb.ups_model import CHARACTER_SET, Dataset, element_of, items, text
 from dicomweb.worklist_model import MISSING_ATTRIBUTE, check_text, folded_name, refusal, texts, trimmed
 
 STEPS: Final = "00400100"  # ScheduledProcedureStepSequence
 STATION, START_DATE, START_TIME, MODALITY = "00400001", "00400002", "00400003", "00080060"
 STEP_ID, STATUS = "00400009", "00400020"
-START: Final = "00404005"  # date and time in one; stands for both where they are matched together
 PATIENT_NAME, PATIENT_ID, ACCESSION = "00100010", "00100020", "00080050"
 STUDY, PROCEDURE_ID = "0020000D", "00401001"
 RETRIEVE_URL: Final = "00081190"
@@ -28,6 +27,7 @@ SCHEDULED, STARTED = "SCHEDULED", "STARTED"
 STATES: Final = (SCHEDULED, "ARRIVED", "READY", STARTED, "DEPARTED", "COMPLETED", "DISCONTINUED", "CANCELED")
 FINISHED: Final = ("COMPLETED", "DISCONTINUED", "CANCELED")
 
+_TIME: Final = (STEPS, START_TIME)
 _OF_STEP: Final = (STATION, START_DATE, START_TIME, MODALITY, STEP_ID, STATUS)
 _OF_ITEM: Final = (PATIENT_ID, ACCESSION, STUDY, PROCEDURE_ID)
 # What a search by web returns unasked: return keys of type 1 and 2 (PS3.4 table K.6-1).
@@ -98,27 +98,8 @@ def parse(params: Iterable[tuple[str, str]], max_limit: int, default_limit: int)
     """
     given = list(params)
     query = qido.parse(Level.INSTANCE, None, None, given, max_limit, default_limit)
-    ranged = any("-" in value and parse_path(name) == (STEPS, START_TIME) for name, value in given)
-    return together(query) if ranged else query
-
-
-def together(query: Query) -> Query:
-    """The range of dates and the range of times as one range (PS3.4 table K.6-1).
-
-    "5 to 7 July" and "10 to 18" begin at 10 on the 5th and end at 18 on the 7th.
-    """
-    date = _range_of(query, (STEPS, START_DATE))
-    time = _range_of(query, (STEPS, START_TIME))
-    if date is None or time is None:
-        return query
-    low, high = date.values
-    both = Match((STEPS, START), "DT", "range", (low and low + time.values[0], high and high + (time.values[1] or "~")))
-    others = tuple(match for match in query.matches if match not in (date, time))
-    return replace(query, matches=(*others, both))
-
-
-def _range_of(query: Query, path: Path) -> Match | None:
-    return next((match for match in query.matches if match.path == path and match.kind == "range"), None)
+    ranged = any("-" in value and parse_path(name) == _TIME for name, value in given)
+    return replace(query, matches=together(query.matches)) if ranged else query
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,56 +107,26 @@ class Find:
     """A C-FIND request: the search, the keys as they came, and whether one of them could not be matched."""
 
     query: Query
-    keys: Dataset
+    keys: Items
     partial: bool
 
-    def answer(self, attributes: Dataset) -> Dataset:
+    def answer(self, found: Mapping[str, Member]) -> dict[str, Member]:
         """The attributes that were asked for, empty where nothing is known (PS3.4 K.2.2.1.2)."""
-        return narrowed(attributes, self.keys)
+        answer: dict[str, Member] = {}
+        for key in self.keys:
+            member = found.get(key.tag) or {"vr": key.vr}
+            answer[key.tag] = narrowed(member, key.items[0]) if key.items and member["vr"] == "SQ" else member
+        return answer
 
 
-def find(identifier: Dataset, limit: int) -> Find:
-    """The search that a C-FIND identifier asks for (PS3.4 K.4.1.1.3). Raises BadQuery."""
-    wanted = {tag: element for tag, element in identifier.items() if tag != CHARACTER_SET and tag[4:] != "0000"}
-    keys = list(_keys(wanted, ()))
-    query = assemble(Query(Level.INSTANCE, limit=limit), keys)
-    if any(key.path == (STEPS, START_TIME) and "-" in key.texts[0] for key in keys):
-        query = together(query)
+def find(identifier: Identifier, limit: int) -> Find:
+    """The search that a C-FIND identifier asks for (PS3.4 K.4.1.1.3). Raises BadQuery.
+
+    Ranges of dates and of times are one range (PS3.4 table K.6-1): "5 to 7 July" and "10 to 18" begin at 10 on the 5th
+    and end at 18 on the 7th. A single time is one of each day.
+    """
+    wanted = tuple(element for element in identifier.elements if element.tag != CHARACTER_SET)
+    keys = list(keys_of(wanted))
+    ranged = any(key.path == _TIME and "-" in key.texts[0] for key in keys)
+    query = assemble(Query(Level.INSTANCE, limit=limit), keys, options=Options(date_time=ranged))
     return Find(query, wanted, bool(query.warnings))
-
-
-def _keys(identifier: Dataset, parents: Path) -> Iterable[Key]:
-    if len(parents) >= MAX_DEPTH:
-        raise BadQuery(f"sequences in a query may be at most {MAX_DEPTH} levels deep")
-    for tag, element in identifier.items():
-        path = (*parents, tag)
-        name = keyword_of(tag) or tag
-        values = element.get("Value") or []
-        if element["vr"] != "SQ":
-            yield Key(path, name, ("\\".join(map(_as_text, values)),))
-            continue
-        if len(values) > 1:
-            raise BadQuery(f"{name} has more than one item", attribute=name)
-        for inner in values:
-            yield from _keys(inner, path)
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, Mapping):
-        groups = [value.get(name, "") for name in ("Alphabetic", "Ideographic", "Phonetic")]
-        return "=".join(groups).rstrip("=")
-    return "" if value is None else str(value)
-
-
-def narrowed(found: Dataset, asked: Dataset) -> Dataset:
-    """The attributes of `asked` as `found` has them, items of sequences likewise; all of an item none is named of."""
-    answer: Dataset = {}
-    for tag, key in asked.items():
-        element: dict[str, Any] | None = found.get(tag)
-        if element is None or "BulkDataURI" in element:
-            answer[tag] = {"vr": key["vr"]}
-        elif element["vr"] == "SQ" and (inner := items(asked, tag)) and inner[0]:
-            answer[tag] = {"vr": "SQ", "Value": [narrowed(each, inner[0]) for each in items(found, tag)]}
-        else:
-            answer[tag] = element
-    return answer

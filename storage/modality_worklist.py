@@ -3,7 +3,7 @@
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -122,7 +122,7 @@ class ModalityWorklistService:
         rows = await self._rows(statement)
         return SearchResult([row["row"].encode() for row in rows[: query.limit]], len(rows) > query.limit)
 
-    async def matches(self, access: Access, query: Query) -> AsyncIterator[Dataset | None]:
+    async def matches(self, access: Access, query: Query) -> AsyncGenerator[Dataset | None, None]:
         """Matching items one after the other, all their attributes; None at the end when the limit left some out.
 
         Memory is bounded by a page. Raises BadQuery.

@@ -14,10 +14,10 @@ _ITEM: Final = {
     mwl.STUDY: Column("t.study_uid", "text"),
     mwl.PROCEDURE_ID: Column("t.procedure_id", "text"),
 }
-# Of the one item of ScheduledProcedureStepSequence. A date is the beginning of `start`, which has an index.
+# Of the one item of ScheduledProcedureStepSequence. A date is the beginning of `start`, which has an index, and a range
+# of date and time together is a range of it.
 _STEP: Final = {
     mwl.STATION: Column("t.stations", "array"),
-    mwl.START: Column("t.start", "text"),
     mwl.START_DATE: Column("t.start", "text"),
     mwl.START_TIME: Column("t.start_time", "text"),
     mwl.MODALITY: Column("t.modality", "text"),
@@ -52,8 +52,8 @@ _paths: Final = frozenset((tag,) for tag in _STEP)
 def _by_start(query: Query) -> Query:
     """One day as the range of all its moments: dates and times are one column."""
     matches = [
-        replace(match, kind="range", values=(match.values[0], match.values[0]))
-        if match.kind == "exact" and match.path[-1] in _DATES
+        replace(match, kind="range", values=(match.values[0], match.values[-1]), time="")
+        if match.kind in ("exact", "range") and match.path[-1] in _DATES
         else match
         for match in query.matches
     ]
