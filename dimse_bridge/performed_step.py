@@ -35,7 +35,7 @@ def _answered(serve: Callable[[Exchange, Dataset], Awaitable[None]]) -> Callable
             given = _attributes(exchange)
             await serve(exchange, given)
         except ArchiveError as error:
-            failed = status.of_step(error)
+            failed = status.of_request(error, exchange.request)
             log_event(
                 "step-refused", peer=exchange.association.peer, status=failed.code, reason=status.comment(error.message)
             )
