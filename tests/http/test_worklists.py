@@ -1,6 +1,7 @@
 """The modality worklist and performed steps over HTTP: PS3.18 chapters 14 and 15, and Orthanc's worklists plugin."""
 
 import json
+import subprocess
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ from tests.files import new_uid
 from tests.http.bodies import ROOT
 from tests.http.bodies import problem as slug_of
 from tests.modality_worklist import dataset, finished, item, performed
+from tests.support import ROOT as TREE
 from tests.support import RunningServer
 
 SCHEDULED = f"{ROOT}/modality-scheduled-procedure-steps"
@@ -52,6 +54,22 @@ def test_feed_find_change_remove(web: httpx.Client, server: RunningServer) -> No
     assert web.get(url).json()["0020000D"]["Value"] == ["1.2.3.4"]
     assert (web.delete(url).status_code, web.delete(url).status_code) == (204, 404)
     assert web.get(url).status_code == web.put(url, json=item(), headers=TYPE).status_code == 404
+
+
+def test_the_documented_examples(server: RunningServer, web: httpx.Client) -> None:
+    text = (TREE / "infra/docs/modality-worklist.md").read_text("utf-8")
+    dicomweb, orthanc = text.split("```")[1::2]
+    ran = subprocess.run(
+        ["bash", "-ec", dicomweb.replace("http://127.0.0.1:8042", server.url)],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "HTTP/1.1 201 " in ran.stdout
+    assert '"A-1"' in ran.stdout.splitlines()[-1]
+    ran = subprocess.run(
+        ["bash", "-ec", orthanc.replace("http://127.0.0.1:8042", server.url)],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert web.get(json.loads(ran.stdout)["Path"]).json()["Tags"]["PatientID"] == "PID-45"
 
 
 def test_the_examples_of_the_standard(web: httpx.Client) -> None:
