@@ -20,6 +20,7 @@ from storage.pixels import PixelService
 from storage.rendering import RenderingService
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
+from storage.selection import SelectionService
 from storage.settings import Settings
 from storage.slides import SlideIndex
 from storage.spool import Spool
@@ -49,6 +50,7 @@ class Archive:
     ingest: IngestService
     search: SearchService
     retrieve: RetrieveService
+    selection: SelectionService
     pixels: PixelService
     transcode: TranscodeService
     rendering: RenderingService
@@ -127,6 +129,7 @@ async def open_archive(settings: Settings) -> Archive:
         ingest=IngestService(settings, db, objects, slides),
         search=SearchService(db, objects),
         retrieve=retrieve,
+        selection=SelectionService(db, retrieve),
         pixels=pixels,
         transcode=transcode,
         rendering=RenderingService(settings, retrieve, pixels),
