@@ -7,6 +7,7 @@ from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.archives import ArchiveService
 from storage.channels import EventChannels
+from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
 from storage.embedded import attach
@@ -53,6 +54,7 @@ class Archive:
     selection: SelectionService
     pixels: PixelService
     transcode: TranscodeService
+    data_sets: DataSetService
     rendering: RenderingService
     slides: SlideIndex
     study_objects: StudyObjects
@@ -132,6 +134,7 @@ async def open_archive(settings: Settings) -> Archive:
         selection=SelectionService(db, retrieve),
         pixels=pixels,
         transcode=transcode,
+        data_sets=DataSetService(retrieve, transcode),
         rendering=RenderingService(settings, retrieve, pixels),
         slides=slides,
         study_objects=StudyObjects(db, objects),

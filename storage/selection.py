@@ -1,6 +1,6 @@
 """Which instances a retrieve request means (PS3.4 C.4.2.2.1): unique keys, one or many of each level."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,7 +39,7 @@ class Selection:
     _access: Access
     _retrieve: RetrieveService
 
-    async def instances(self) -> AsyncIterator[Instance]:
+    async def instances(self) -> AsyncGenerator[Instance, None]:
         """They themselves in reading order, those of one series in memory. What was deleted meanwhile is left out."""
         for instance in self._found:
             yield instance
@@ -68,12 +68,12 @@ class SelectionService:
         # Only parameters and constants of storage go into the text.
         text = f"FROM {FROM[level]} WHERE {conditions} ORDER BY {_ORDER}"
         if level is Level.SERIES:
-            rows = await self._db.fetch_sql(f"SELECT {_SERIES} {text}", *arguments.values)  # noqa: S608
+            rows = await self._db.fetch_sql(f"SELECT {_SERIES} {text}", *arguments.values)
             count = sum(row["instance_count"] for row in rows)
             series = [(row["study_uid"], row["series_uid"]) for row in rows]
             return Selection(count, series, (), access, self._retrieve)
         rows = await self._db.fetch_sql(
-            f"SELECT {_INSTANCES} {text}, i.instance_number, i.sop_uid",  # noqa: S608
+            f"SELECT {_INSTANCES} {text}, i.instance_number, i.sop_uid",
             *arguments.values,
         )
         found = [instance_of(access.tenant, row["study_uid"], row) for row in rows]
