@@ -6,7 +6,7 @@ from typing import Final
 
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
 
-from dimse_bridge import status
+from dimse_bridge import find, status
 from dimse_bridge.contexts import VERIFICATION
 from dimse_bridge.service import Entry, Exchange
 
@@ -16,6 +16,8 @@ async def echo(exchange: Exchange) -> None:
     await exchange.respond(status.SUCCESS)
 
 
+ECHO: Final = {(C_ECHO, VERIFICATION): Entry(echo, "echo")}
+
 SERVICES: Final[Mapping[tuple[type[DIMSEPrimitive], str], Entry]] = MappingProxyType(
-    {(C_ECHO, VERIFICATION): Entry(echo, "echo")}
+    {key: entry for table in (ECHO, find.ENTRIES) for key, entry in table.items()}
 )
