@@ -6,8 +6,10 @@ from typing import Final
 
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
 
-from dimse_bridge import find, status
+from dimse_bridge import find, retrieve, status
 from dimse_bridge.contexts import VERIFICATION
+from dimse_bridge.move import MoveService
+from dimse_bridge.scu import Requestor
 from dimse_bridge.service import Entry, Exchange
 
 
@@ -18,6 +20,8 @@ async def echo(exchange: Exchange) -> None:
 
 ECHO: Final = {(C_ECHO, VERIFICATION): Entry(echo, "echo")}
 
-SERVICES: Final[Mapping[tuple[type[DIMSEPrimitive], str], Entry]] = MappingProxyType(
-    {key: entry for table in (ECHO, find.ENTRIES) for key, entry in table.items()}
-)
+
+def services(requestor: Requestor) -> Mapping[tuple[type[DIMSEPrimitive], str], Entry]:
+    """All services; `requestor` makes the associations that some of them need."""
+    tables = (ECHO, find.ENTRIES, retrieve.ENTRIES, MoveService(requestor).entries())
+    return MappingProxyType({key: entry for table in tables for key, entry in table.items()})
