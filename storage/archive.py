@@ -6,6 +6,7 @@ from datetime import timedelta
 from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.archives import ArchiveService
+from storage.asked import AskedService
 from storage.channels import EventChannels
 from storage.data_sets import DataSetService
 from storage.db import Database
@@ -66,6 +67,7 @@ class Archive:
     channels: EventChannels
     jobs: JobService
     modalities: ModalityService
+    asked: AskedService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -102,6 +104,7 @@ class Archive:
         """Close connections; requests in flight fail."""
         self.decoders.close()
         await self.channels.close()
+        await self.jobs.close()
         await self.db.close()
         await self.objects.close()
 
@@ -146,4 +149,5 @@ async def open_archive(settings: Settings) -> Archive:
         channels=channels,
         jobs=JobService(settings, db, objects),
         modalities=ModalityService(settings, db),
+        asked=AskedService(settings, db),
     )
