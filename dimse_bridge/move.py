@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Final
 
 from pynetdicom.dimse_primitives import C_MOVE, DIMSEPrimitive
@@ -74,24 +74,18 @@ class MoveService:
 
 async def _send_all(exchange: Exchange, found: Selection, sender: Sender, destination: Modality) -> None:
     operations, comment = SubOperations(exchange, found.count), ""
-    try:
-        async with aclosing(found.instances()) as instances:
-            async for instance in instances:
-                try:
-                    outcome = await _sent(operations, sender, instance)
-                except (PeerFailed, Unavailable) as error:
-                    log_event("move-failed", peer=destination.host, reason=error.message)
-                    comment = error.message
-                    await operations.give_up(instance.sop, instances)
-                    break
-                if outcome is None:
-                    break
-                await operations.add(instance.sop, outcome.status)
-    except BaseException as error:
-        await sender.close(error)
-        raise
-    with suppress(PeerFailed):  # what was sent was answered: how the association ends says nothing any more
-        await sender.close()
+    async with sender, aclosing(found.instances()) as instances:
+        async for instance in instances:
+            try:
+                outcome = await _sent(operations, sender, instance)
+            except (PeerFailed, Unavailable) as error:
+                log_event("move-failed", peer=destination.host, reason=error.message)
+                comment = error.message
+                await operations.give_up(instance.sop, instances)
+                break
+            if outcome is None:
+                break
+            await operations.add(instance.sop, outcome.status)
     await operations.end(comment)
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
 
-from dimse_bridge import find, retrieve, status
+from dimse_bridge import find, performed_step, retrieve, status, worklist
 from dimse_bridge.contexts import VERIFICATION
 from dimse_bridge.move import MoveService
 from dimse_bridge.scu import Requestor
@@ -23,5 +23,13 @@ ECHO: Final = {(C_ECHO, VERIFICATION): Entry(echo, "echo")}
 
 def services(requestor: Requestor) -> Mapping[tuple[type[DIMSEPrimitive], str], Entry]:
     """All services; `requestor` makes the associations that some of them need."""
-    tables = (ECHO, find.ENTRIES, retrieve.ENTRIES, MoveService(requestor).entries())
-    return MappingProxyType({key: entry for table in tables for key, entry in table.items()})
+    return MappingProxyType(
+        {
+            **ECHO,
+            **find.ENTRIES,
+            **retrieve.ENTRIES,
+            **MoveService(requestor).entries(),
+            **worklist.ENTRIES,
+            **performed_step.ENTRIES,
+        }
+    )

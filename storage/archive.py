@@ -17,7 +17,9 @@ from storage.ingest import IngestService
 from storage.jobs import JobService
 from storage.lifecycle import LifecycleService
 from storage.modalities import ModalityService
+from storage.modality_worklist import ModalityWorklistService
 from storage.objects import ObjectStore, open_store
+from storage.performed_steps import PerformedStepService
 from storage.pixels import PixelService
 from storage.rendering import RenderingService
 from storage.retrieve import RetrieveService
@@ -68,6 +70,8 @@ class Archive:
     jobs: JobService
     modalities: ModalityService
     asked: AskedService
+    modality_worklist: ModalityWorklistService
+    performed_steps: PerformedStepService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -150,4 +154,6 @@ async def open_archive(settings: Settings) -> Archive:
         jobs=JobService(settings, db, objects),
         modalities=ModalityService(settings, db),
         asked=AskedService(settings, db),
+        modality_worklist=ModalityWorklistService(settings, db),
+        performed_steps=PerformedStepService(settings, db),
     )
