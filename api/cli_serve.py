@@ -231,6 +231,7 @@ def _require_migrated(settings: Settings) -> None:
 def _worker(settings: Settings) -> int:
     import uvloop
 
+    from dimse_bridge.commitment import handlers as commitment_handlers
     from dimse_bridge.scu import Requestor
     from dimse_bridge.tasks import handlers as dimse_handlers
     from storage.archive import open_archive
@@ -244,7 +245,8 @@ def _worker(settings: Settings) -> int:
         archive = await open_archive(settings)
         try:
             requestor = Requestor(archive)
-            lanes = ((handlers(archive), 1), (dimse_handlers(requestor), settings.jobs_at_once))
+            dimse = {**dimse_handlers(requestor), **commitment_handlers(requestor)}
+            lanes = ((handlers(archive), 1), (dimse, settings.jobs_at_once))
             try:
                 await work(archive, stop, lanes, steps(archive))
             finally:

@@ -8,6 +8,7 @@ from storage.access import Access
 from storage.archives import ArchiveService
 from storage.asked import AskedService
 from storage.channels import EventChannels
+from storage.commitment import CommitmentService
 from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
@@ -70,6 +71,7 @@ class Archive:
     jobs: JobService
     modalities: ModalityService
     asked: AskedService
+    commitment: CommitmentService
     modality_worklist: ModalityWorklistService
     performed_steps: PerformedStepService
 
@@ -131,6 +133,7 @@ async def open_archive(settings: Settings) -> Archive:
     transcode = TranscodeService(settings, retrieve, pixels, decoders)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
+    jobs = JobService(settings, db, objects)
     return Archive(
         settings=settings,
         db=db,
@@ -151,9 +154,10 @@ async def open_archive(settings: Settings) -> Archive:
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
         worklist=WorklistService(settings, db, channels),
         channels=channels,
-        jobs=JobService(settings, db, objects),
+        jobs=jobs,
         modalities=ModalityService(settings, db),
         asked=AskedService(settings, db),
+        commitment=CommitmentService(settings, db, objects, jobs),
         modality_worklist=ModalityWorklistService(settings, db),
         performed_steps=PerformedStepService(settings, db),
     )

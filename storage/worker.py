@@ -122,6 +122,7 @@ async def run_worker(
         (_EXPIRE_SECONDS, "expire_performed_steps", archive.performed_steps.expire),
         (_EXPIRE_SECONDS, "expire_jobs", archive.jobs.expire),
         (_EXPIRE_SECONDS, "expire_commitments", archive.asked.expire),
+        (_EXPIRE_SECONDS, "expire_transactions", archive.commitment.expire),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
         *more,
     ]
