@@ -26,7 +26,7 @@ from storage.modalities import Modality
 from tests.dimse.conftest import Bridge
 from tests.dimse.in_memory import exchange, stored
 from tests.dimse.peers import encoded, instance
-from tests.dimse.wire import CT
+from tests.dimse.wire import CT, EXPLICIT_LE, Wire, associate_rq, command, us
 from tests.files import ct, dataset, new_uid
 from tests.files import encoded as file_of
 from tests.support import free_port
@@ -225,3 +225,18 @@ async def test_a_long_request_and_its_report(archive: Archive) -> None:
     )
     assert event == 2
     assert len(report) > 10_000 * 60
+
+
+def test_too_much_at_once_is_told_so(bridge: Bridge, modality: Modality) -> None:
+    item = b"\xfe\xff\x00\xe0\x00\x00\x00\x00"
+    head = b"\x08\x00\x99\x11SQ\x00\x00\xff\xff\xff\xff"
+    request = command(
+        t0003=COMMITMENT.encode(), t0100=us(0x130), t0110=us(1), t0800=us(1), t1001=COMMITMENT_INSTANCE.encode(),
+        t1008=us(1),
+    )  # fmt: skip
+    with Wire(bridge.port) as peer:
+        peer.send(associate_rq({1: (COMMITMENT, [EXPLICIT_LE])}, calling=modality.aet))
+        assert peer.receive()[0] == 2
+        for _ in range(2):  # and once more on the same association
+            peer.message(1, request, head + item * 1_000_000)
+            assert peer.status() == 0x0213
