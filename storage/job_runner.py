@@ -16,7 +16,7 @@ import orjson
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.db import Database
-from storage.jobs import Claimed, Handler, JobFailed, Progress
+from storage.jobs import Claimed, Handler, JobFailed, Postponed, Progress
 from storage.objects import ObjectStore
 from storage.owned_objects import OwnedObjects
 from storage.settings import Settings
@@ -131,11 +131,8 @@ class JobRunner:
                     pass
         except JobFailed as error:
             await self._end(job, "failure", None, str(error), "failed")
-        except Unavailable as error:
-            if job.attempts >= _ATTEMPTS:
-                await self._end(job, "failure", None, error.message, error.slug)
-            else:
-                await self._release(job, _RETRY * job.attempts, blameless=False)
+        except (Postponed, Unavailable) as error:
+            await self._again(job, error)
         except ArchiveError as error:
             await self._end(job, "failure", None, error.message, error.slug)
         except Exception as error:
@@ -143,6 +140,14 @@ class JobRunner:
             await self._end(job, "failure", None, f"internal error ({type(error).__name__})", "internal")
         finally:
             beats.cancel()
+
+    async def _again(self, job: Claimed, error: Postponed | Unavailable) -> None:
+        if isinstance(error, Postponed):
+            await self._release(job, error.after, blameless=True)
+        elif job.attempts >= _ATTEMPTS:
+            await self._end(job, "failure", None, error.message, error.slug)
+        else:
+            await self._release(job, _RETRY * job.attempts, blameless=False)
 
     async def _do(self, job: Claimed, progress: Progress) -> None:
         """The work, and its end where that is a good one."""

@@ -29,6 +29,14 @@ class JobFailed(Exception):
     """The job cannot be done; the message is for who asked for it."""
 
 
+class Postponed(Exception):
+    """The job is to be begun anew after some time, as often as it says so."""
+
+    def __init__(self, after: timedelta) -> None:
+        super().__init__()
+        self.after = after
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What there is to say of a job.
@@ -128,11 +136,16 @@ class JobService:
         `items`: its parts, in order; those that one worker has done, the next does not do again. Raises Unavailable
         where `waiting` jobs of the kind are not over.
         """
-        if waiting is not None and await self._db.fetch_value("job_waiting", access.tenant, kind, waiting) >= waiting:
-            raise Unavailable(f"{waiting} jobs of this kind wait already; ask again when some are done")
+        if waiting is not None:
+            await self.require_room(access, kind, waiting)
         more = (priority, None if user_data is None else orjson.dumps(user_data).decode(), items)
         found: uuid.UUID | None = await self._create(access, kind, content, None, None, once, *more)
         return None if found is None else str(found)
+
+    async def require_room(self, access: Access, kind: str, waiting: int) -> None:
+        """Raise Unavailable where `waiting` jobs of the kind are not over."""
+        if await self._db.fetch_value("job_waiting", access.tenant, kind, waiting) >= waiting:
+            raise Unavailable(f"{waiting} jobs of this kind wait already; ask again when some are done")
 
     async def create_with(self, access: Access, kind: str, content: Mapping[str, Any], spooled: Spooled) -> str:
         """A new job for an upload, which is durable when this returns; releases the spool. Raises Unavailable."""
