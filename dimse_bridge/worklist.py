@@ -1,6 +1,5 @@
 """Modality worklist C-FIND (PS3.4 annex K)."""
 
-from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -39,6 +38,4 @@ async def find(exchange: Exchange) -> None:
     await exchange.respond(status.CANCELLED if exchange.cancelled else status.SUCCESS)
 
 
-ENTRIES: Final[Mapping[tuple[type[DIMSEPrimitive], str], Entry]] = {
-    (C_FIND, MODALITY_WORKLIST): Entry(find, "worklist")
-}
+ENTRIES: Final[dict[tuple[type[DIMSEPrimitive], str], Entry]] = {(C_FIND, MODALITY_WORKLIST): Entry(find, "worklist")}

@@ -34,6 +34,31 @@ class DimseSettings:
             check="character_set",
         ),
     )
+    dimse_timeout: float = field(
+        default=30.0,
+        metadata=about(
+            "DIMSE", "Silence of another application entity that is borne.", unit="seconds", minimum=0.1, maximum=86_400
+        ),
+    )
+    dimse_requests: int = field(
+        default=8,
+        metadata=about("DIMSE", "Associations that one process asks for at the same time.", minimum=1, maximum=256),
+    )
+    dimse_queries: int = field(
+        default=100,
+        metadata=about("DIMSE", "Answered queries that are kept for `/queries`; the oldest go first.", minimum=1),
+    )
+    dimse_client_certificate: Path | None = field(
+        default=None,
+        metadata=about("DIMSE", "PEM file with our certificate for associations by TLS that we ask for."),
+    )
+    dimse_client_key: Path | None = field(
+        default=None, metadata=about("DIMSE", "PEM file with its key (default: in the same file).")
+    )
+    dimse_client_ca: Path | None = field(
+        default=None,
+        metadata=about("DIMSE", "PEM file with the authorities that certify others (default: those of the system)."),
+    )
     dimse_processes: int = field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         metadata=about("DIMSE", "Processes that share the DIMSE port (default: one per core).", minimum=1, maximum=256),

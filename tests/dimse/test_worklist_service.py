@@ -15,8 +15,8 @@ from pynetdicom.dimse_primitives import C_FIND, N_CREATE, N_GET, N_SET, DIMSEPri
 
 from dicomweb.errors import BadQuery
 from dicomweb.ups_model import Dataset as Members
+from dimse_bridge import performed_step, worklist
 from dimse_bridge.performed_step import MPPS, MPPS_RETRIEVE
-from dimse_bridge.services import SERVICES
 from dimse_bridge.worklist import MODALITY_WORKLIST
 from storage.access import Access
 from storage.archive import Archive, open_archive
@@ -52,7 +52,7 @@ async def served(
     made = exchange(archive, request, sop_class, data, syntax=syntax, access=MODALITY)
     for name, value in more.items():
         setattr(made, name, value)
-    await SERVICES[type(request), sop_class].service(made)
+    await (worklist.ENTRIES | performed_step.ENTRIES)[type(request), sop_class].service(made)
     return made
 
 

@@ -5,11 +5,12 @@ from typing import Any, Final
 
 import orjson
 
-from api.datasets import read_body
 from api.examples import WORKLIST_ID
 from api.exchange import Exchange
-from api.responses import JSON, send_bytes, send_stream
+from api.responses import JSON, send_stream
+from api.routes.orthanc.dialect import send_json
 from api.routing import Answer, Content, Operation, Parameter
+from api.uploads import whole_body
 from dicomweb import orthanc_tags
 from dicomweb.errors import BadDicom, BadQuery, NotFound, TooLarge, Unavailable, WorkitemRefused
 from dicomweb.query import Query
@@ -18,7 +19,6 @@ from dicomweb.ups_model import Dataset, dataset_of
 from storage.modality_worklist import WorklistItem
 
 MAX_BODY: Final = 256 << 10
-_INDENT: Final = orjson.OPT_INDENT_2
 
 
 def _format(http: Exchange) -> orthanc_tags.Format:
@@ -40,7 +40,7 @@ def _described(item: WorklistItem, form: orthanc_tags.Format) -> dict[str, Any]:
 async def _body(http: Exchange) -> tuple[Dataset, bool]:
     """The data set of a request, and whether it is taken as it stands; whatever its Content-Type."""
     try:
-        body = orjson.loads(await read_body(http, MAX_BODY))
+        body = orjson.loads(await whole_body(http, MAX_BODY))
     except orjson.JSONDecodeError:
         raise BadDicom("the body is not JSON") from None
     if not isinstance(body, dict) or not isinstance(body.get("Tags"), dict):
@@ -52,8 +52,7 @@ async def _body(http: Exchange) -> tuple[Dataset, bool]:
 
 
 async def _answer_path(http: Exchange, item_id: str) -> None:
-    answer = {"ID": item_id, "Path": f"/worklists/{item_id}"}
-    await send_bytes(http, 200, [JSON], orjson.dumps(answer, option=_INDENT))
+    await send_json(http, {"ID": item_id, "Path": f"/worklists/{item_id}"})
 
 
 async def create(http: Exchange) -> None:
@@ -80,14 +79,14 @@ async def replace(http: Exchange) -> None:
 async def delete(http: Exchange) -> None:
     """Remove an item."""
     await http.archive.modality_worklist.delete(http.access, http.path["worklist"])
-    await send_bytes(http, 200, [JSON], b"{}")
+    await send_json(http, {})
 
 
 async def retrieve(http: Exchange) -> None:
     """One item."""
     form = _format(http)
     item = await http.archive.modality_worklist.get(http.access, http.path["worklist"])
-    await send_bytes(http, 200, [JSON], orjson.dumps(_described(item, form), option=_INDENT))
+    await send_json(http, _described(item, form))
 
 
 async def browse(http: Exchange) -> None:
