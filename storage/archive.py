@@ -6,7 +6,10 @@ from datetime import timedelta
 from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.archives import ArchiveService
+from storage.asked import AskedService
 from storage.channels import EventChannels
+from storage.commitment import CommitmentService
+from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
 from storage.embedded import attach
@@ -14,11 +17,15 @@ from storage.frame_blocks import FrameBlocks
 from storage.ingest import IngestService
 from storage.jobs import JobService
 from storage.lifecycle import LifecycleService
+from storage.modalities import ModalityService
+from storage.modality_worklist import ModalityWorklistService
 from storage.objects import ObjectStore, open_store
+from storage.performed_steps import PerformedStepService
 from storage.pixels import PixelService
 from storage.rendering import RenderingService
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
+from storage.selection import SelectionService
 from storage.settings import Settings
 from storage.slides import SlideIndex
 from storage.spool import Spool
@@ -48,8 +55,10 @@ class Archive:
     ingest: IngestService
     search: SearchService
     retrieve: RetrieveService
+    selection: SelectionService
     pixels: PixelService
     transcode: TranscodeService
+    data_sets: DataSetService
     rendering: RenderingService
     slides: SlideIndex
     study_objects: StudyObjects
@@ -60,6 +69,11 @@ class Archive:
     worklist: WorklistService
     channels: EventChannels
     jobs: JobService
+    modalities: ModalityService
+    asked: AskedService
+    commitment: CommitmentService
+    modality_worklist: ModalityWorklistService
+    performed_steps: PerformedStepService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -96,6 +110,7 @@ class Archive:
         """Close connections; requests in flight fail."""
         self.decoders.close()
         await self.channels.close()
+        await self.jobs.close()
         await self.db.close()
         await self.objects.close()
 
@@ -119,6 +134,7 @@ async def open_archive(settings: Settings) -> Archive:
     transcode = TranscodeService(settings, retrieve, pixels, decoders)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
+    jobs = JobService(settings, db, objects)
     return Archive(
         settings=settings,
         db=db,
@@ -126,8 +142,10 @@ async def open_archive(settings: Settings) -> Archive:
         ingest=IngestService(settings, db, objects, slides),
         search=search,
         retrieve=retrieve,
+        selection=SelectionService(db, retrieve),
         pixels=pixels,
         transcode=transcode,
+        data_sets=DataSetService(retrieve, transcode),
         rendering=RenderingService(settings, retrieve, pixels),
         slides=slides,
         study_objects=StudyObjects(db, objects),
@@ -137,5 +155,10 @@ async def open_archive(settings: Settings) -> Archive:
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
         worklist=WorklistService(settings, db, channels),
         channels=channels,
-        jobs=JobService(settings, db, objects),
+        jobs=jobs,
+        modalities=ModalityService(settings, db),
+        asked=AskedService(settings, db),
+        commitment=CommitmentService(settings, db, objects, jobs),
+        modality_worklist=ModalityWorklistService(settings, db),
+        performed_steps=PerformedStepService(settings, db),
     )
