@@ -127,6 +127,7 @@ def create_app(settings: Settings) -> Anor:
         metrics = Metrics(settings.data / "metrics", archive.counters)
         metrics.start()
         try:
+            await archive.slides.prepare()
             cast("Anor", app).open_front(settings, archive, metrics)
             yield
         finally:

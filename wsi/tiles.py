@@ -24,6 +24,7 @@ from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.tilemap import FrameRef
 from storage.access import Access
 from storage.archive import Archive
+from storage.cache import AnswerCache
 from storage.once import Once
 from storage.slides import StoredSlide
 from storage.thumbnails import ThumbnailStore
@@ -35,6 +36,8 @@ from wsi.manifest import mpp_of
 
 # Changes whenever the same request gives other bytes than before: a part of entity tags and of the keys of the cache.
 REVISION: Final = 1
+
+_MANIFESTS: Final = 1 << 20
 
 MediaType = Literal["image/jpeg", "image/png"]
 
@@ -87,6 +90,7 @@ class TileService:
         self._composer = Composer(archive)
         self._made = ThumbnailStore(archive.settings.data / "tiles", archive.settings.tile_bytes)
         self._making: Once[str, bytes] = Once()
+        self.manifests = AnswerCache(_MANIFESTS)
         self.frames = FramePyramids(archive, self.kept)
 
     async def slide(self, access: Access, series: str, version: str | None = None) -> StoredSlide:

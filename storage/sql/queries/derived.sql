@@ -22,10 +22,6 @@ UPDATE derived SET tries = tries - 1 WHERE tenant = $1 AND series_uid = $2 AND w
 -- What was made, see functions/derived.sql.
 SELECT derive($1, $2, $3, $4, $5, $6, $7, $8, $9)
 
--- name: derived_object
--- The levels that were made of exactly these instances.
-SELECT object_key, object_size FROM derived WHERE tenant = $1 AND series_uid = $2 AND fingerprint = $3
-
 -- name: derived_records
 -- A stretch of the table of tiles: $3 bytes from byte $4 on, counted from 1.
 SELECT substring(frame_table FROM $4 FOR $3) FROM derived WHERE tenant = $1 AND object_key = $2
