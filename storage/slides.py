@@ -138,9 +138,13 @@ class SlideIndex:
         return await self._loading.do((*key, version), lambda: self._load(access.tenant, series))
 
     async def prepare(self) -> None:
-        """Have the database prepare the statement for a slide now: the first viewer need not wait 5 ms for that."""
+        """Have the database parse and plan the statement for a slide now, for which viewers would wait 5 ms and more.
+
+        It plans a statement anew five times before it keeps the plan.
+        """
         with suppress(Unavailable):  # the first statement of a request will say so
-            await self._db.fetch("slide_instances", 0, "", WHOLE_SLIDE, 1, 0)
+            for _ in range(6):
+                await self._db.fetch("slide_instances", 0, "", WHOLE_SLIDE, 1, 0)
 
     async def series_of(self, access: Access, orthanc_id: str) -> str:
         """The Series Instance UID for an Orthanc identifier. Raises NotFound."""
