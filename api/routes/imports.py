@@ -18,8 +18,8 @@ _MAX_NAME: Final = 255
 _MAX_JSON: Final = 1 << 16
 _WAITING: Final = 100  # jobs of one kind that are not over
 _DEIDENTIFY: Final = frozenset(
-    ("format", "quality", "tile", "pyramid", "levels", "offsets", "thumbnail", "mpp", "study", "series", "name",
-     "metadata")
+    ("format", "quality", "tile", "pyramid", "levels", "offsets", "instance_bytes", "thumbnail", "mpp", "study",
+     "series", "name", "metadata")
 )  # fmt: skip
 
 
@@ -127,6 +127,7 @@ OPERATIONS = (
             Parameter("pyramid", "query", "source, apex, full or rebuilt", "full"),
             Parameter("levels", "query", "only these levels", "0,1"),
             Parameter("offsets", "query", "offset table: basic, extended or empty", "basic"),
+            Parameter("instance_bytes", "query", "a level that takes more becomes a concatenation", "1073741824"),
             Parameter("label", "query", "keep the image of the label", "false"),
             Parameter("overview", "query", "keep the image of the whole slide", "false"),
             Parameter("thumbnail", "query", "keep the source's thumbnail", "true"),
