@@ -45,9 +45,9 @@ def options() -> dict[str, Any]:
 
 @pytest.fixture
 async def archive(
-    settings: Callable[..., Settings], database_url: str, options: dict[str, Any]
+    settings: Callable[..., Settings], database_url: str, options: dict[str, Any], either_store: dict[str, object]
 ) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url, **options))
+    opened = await open_archive(settings(database_url=database_url, **options, **either_store))
     yield opened
     await opened.close()
 
