@@ -134,6 +134,7 @@ def create_app(settings: Settings) -> Anor:
         metrics.start()
         requestor = Requestor(archive)
         try:
+            await archive.slides.prepare()
             cast("Anor", app).open_front(settings, archive, requestor, metrics)
             yield
         finally:

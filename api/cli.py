@@ -172,6 +172,9 @@ def dicomize(
     ] = "apex",
     levels: Annotated[str | None, typer.Option("--levels", metavar="N,N", help="Only these; 0 is the finest.")] = None,
     offsets: Annotated[str, typer.Option("--offsets", help="Offset table: basic, extended, empty.")] = "basic",
+    instance_bytes: Annotated[
+        int, typer.Option("--instance-bytes", metavar="N", help="A larger level becomes a concatenation.")
+    ] = 0,
     label: Annotated[bool, typer.Option(help="Keep the image of the label.")] = True,
     overview: Annotated[bool, typer.Option(help="Keep the image of the whole slide.")] = True,
     thumbnail: Annotated[bool, typer.Option(help="Keep the source's thumbnail.")] = True,
@@ -200,8 +203,8 @@ def dicomize(
     settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
     given: dict[str, object] = {
         "format": format_, "quality": quality, "tile": tile, "pyramid": pyramid, "offsets": offsets, "label": label,
-        "overview": overview, "thumbnail": thumbnail, "deidentify": deidentify, "mpp": mpp, "study": study,
-        "series": series, "name": name,
+        "instance_bytes": instance_bytes, "overview": overview, "thumbnail": thumbnail, "deidentify": deidentify,
+        "mpp": mpp, "study": study, "series": series, "name": name,
     }  # fmt: skip
     if levels is not None:
         given["levels"] = levels

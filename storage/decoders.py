@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -200,7 +201,7 @@ class DecoderPool:
     async def decode(self, syntax: str, data: bytes, image: ImagePixel) -> Pixels:
         """One frame of an encapsulated transfer syntax. Raises BadPixels; Unavailable when all decoders stay busy."""
         self._check(syntax, data, image)
-        job = _Job("decode", syntax, data, image.decoded_bytes, asdict(image))
+        job = _Job("decode", syntax, data, image.decoded_bytes, _attributes(image))
 
         def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
             values = np.frombuffer(shared[out : out + answer["bytes"]], image.dtype)
@@ -214,7 +215,7 @@ class DecoderPool:
         See `reduced_jpeg`; raises as `decode` does.
         """
         self._check(JPEG_BASELINE, jpeg, image)
-        job = _Job("reduce", JPEG_BASELINE, jpeg, image.decoded_bytes, asdict(image), factor=factor)
+        job = _Job("reduce", JPEG_BASELINE, jpeg, image.decoded_bytes, _attributes(image), factor=factor)
         shape = (image.rows // factor, image.columns // factor, *image.shape[2:])
 
         def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> Pixels:
@@ -273,6 +274,11 @@ class DecoderPool:
         """End the idle processes; those at work end with this process."""
         while not self._idle.empty():
             self._idle.get_nowait().kill()
+
+
+@lru_cache(maxsize=256)
+def _attributes(image: ImagePixel) -> Mapping[str, Any]:
+    return asdict(image)
 
 
 def _bytes(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> bytes:

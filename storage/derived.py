@@ -40,7 +40,12 @@ def fingerprint(instances: Sequence[Instance]) -> bytes:
 
 def is_derived(instance: Instance) -> bool:
     """Whether this is the object of levels that were made, and not that of an instance."""
-    return instance.key.startswith(f"{instance.tenant}/{_PREFIX}/")
+    return is_levels_key(instance.tenant, instance.key)
+
+
+def is_levels_key(tenant: int, key: str) -> bool:
+    """Whether an object of this key holds levels that were made."""
+    return key.startswith(f"{tenant}/{_PREFIX}/")
 
 
 def with_object(

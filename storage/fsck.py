@@ -1,4 +1,6 @@
-"""Compares the index with the object store, while the archive runs or stands still; nothing is changed.
+"""Compares the index with the object store, while the archive runs or stands still.
+
+Nothing is changed, except that derived levels of slides whose object is not what it was are to be made anew.
 
 The store's listing goes into a temporary table of the database, which then joins it with the rows: memory here stays
 at a page, however large the archive. What is stored, deleted or swept during the check differs between listing and
@@ -16,6 +18,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from dicomweb.errors import CorruptObject, ObjectMissing
 from storage.archive import Archive
+from storage.derived import is_levels_key
 from storage.embedded import database_url
 from storage.parallel import side_by_side
 from storage.session import Session, open_session
@@ -126,10 +129,18 @@ class Check:
                 held = await self._objects.size(name)
             except ObjectMissing:
                 if await self._still(row):
-                    self._note("missing object", name, row["sop_uid"])
+                    self._note("missing object", name, row["sop_uid"], await self._replaced(row))
                 continue
             if size is not None and held != size and await self._still(row):
-                self._note("wrong size", name, row["sop_uid"], f"{held} bytes, {size} in the index")
+                again = await self._replaced(row)
+                self._note("wrong size", name, row["sop_uid"], f"{held} bytes, {size} in the index {again}".strip())
+
+    async def _replaced(self, row: Any) -> str:
+        """Have levels of a slide made anew, which can be; says so."""
+        if not is_levels_key(row["tenant"], row["object_key"]):
+            return ""
+        await self._archive.db.execute("derived_lost", row["tenant"], row["sop_uid"], row["object_key"])
+        return "(a worker makes these levels anew)"
 
     async def _still(self, row: Any) -> bool:
         found: bool = await self._archive.db.fetch_value("fsck_still", row["tenant"], row["sop_uid"], row["object_key"])

@@ -14,6 +14,9 @@ class Once(Generic[K, V]):
     def __init__(self) -> None:
         self._making: dict[K, asyncio.Task[V]] = {}
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._making
+
     def __len__(self) -> int:
         """How many are being made."""
         return len(self._making)

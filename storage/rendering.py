@@ -3,15 +3,16 @@
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
 from dicomweb.errors import BadPixels, NotFound, TooLarge
 from dicomweb.media import FRAME_MEDIA_TYPE_OF
+from dicomweb.rendered.annotation import draw_text
 from dicomweb.rendered.attributes import binary, references
 from dicomweb.rendered.document import document_length, document_type, documents_of_class
-from dicomweb.rendered.encode import GIF, IMAGE_TYPES, check_animation, encode_gif, frame_time_of
+from dicomweb.rendered.encode import GIF, IMAGE_TYPES, Shown, check_animation, encode_gif, encode_image, frame_time_of
 from dicomweb.rendered.image import REVISION, Source, picture, render_image
 from dicomweb.rendered.parameters import Rendering
 from dicomweb.rendered.report import (
@@ -282,6 +283,32 @@ class RenderingService:
         if middle != 1:
             image = await self._pixels.image(access, *place, (middle,))
         body = await self.one(access, image, wanted, media_type)
+        await self.thumbnails.put(key, body)
+        return body
+
+    async def composed_thumbnail(
+        self,
+        access: Access,
+        name: str,
+        dataset: Dataset,
+        wanted: Rendering,
+        media_type: str,
+        compose: Callable[[], Awaitable[tuple[Shown, bytes | None]]],
+    ) -> bytes:
+        """A small picture that `compose` makes, with the profile to embed, from the cache where it was made before.
+
+        `name`: of its pixels. `dataset`: what is said of the patient and technique where that is asked for.
+        """
+        access.require("dicom.read")
+        key = (access.tenant, name, self.look(wanted), media_type)
+        held = await self.thumbnails.get(key)
+        if held is not None:
+            return held
+        shown, profile = await compose()
+        async with self._slots:
+            if wanted.annotation:
+                shown = await asyncio.to_thread(draw_text, shown, dataset, wanted.annotation, self._fonts.faces)
+            body = await asyncio.to_thread(encode_image, shown, media_type, wanted.quality, profile)
         await self.thumbnails.put(key, body)
         return body
 

@@ -10,6 +10,7 @@ import math
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ import orjson
 
 from dicomweb.bulk import BulkTable
 from dicomweb.deflate import DeflatedJson
-from dicomweb.errors import NotFound, TooLarge
+from dicomweb.errors import NotFound, TooLarge, Unavailable
 from dicomweb.frames import RECORD_SIZE
 from dicomweb.part10 import Scan
 from dicomweb.rendered.attributes import Item, binary, items, number
@@ -40,6 +41,8 @@ _MAX_INSTANCES: Final = 10_000
 # Attributes of one instance as JSON, and of a slide's instances together with the places of their frames, compressed.
 _MAX_HEADER: Final = 1 << 20
 _MAX_DESCRIPTIONS: Final = 64 << 20
+# Descriptions up to here are put together at once, within two milliseconds; more of them in a thread.
+_SMALL: Final = 16 << 10
 # Bytes that parsed JSON takes in memory for one of its text.
 _PARSED: Final = 8
 # A profile has kilobytes, with tables a megabyte or two.
@@ -59,6 +62,20 @@ class Description:
     places: bytes | None
     per_frame: bool
     icc_sha256: bytes | None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.header) + len(self.places or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The object with coarse levels of a slide, made of tiled instances with this fingerprint."""
+
+    fingerprint: bytes
+    key: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +105,7 @@ class SlideIndex:
         self._db = db
         self._objects = objects
         self._slides: Cache[tuple[int, str], StoredSlide] = Cache(settings.slide_cache_bytes, kept=1)
-        self._loading: Once[tuple[int, str, int], StoredSlide] = Once()
+        self._loading: Once[tuple[int, str] | tuple[int, str, int], StoredSlide] = Once()
         self._asked: dict[tuple[int, str], asyncio.Future[int | None]] = {}
         self._asking = False
         self._rounds: asyncio.Task[None] | None = None
@@ -97,7 +114,7 @@ class SlideIndex:
     # -- reading
 
     async def slide(self, access: Access, series: str, wanted: str | None = None) -> StoredSlide:
-        """The slide that a series is now: one index lookup when it is remembered. Raises NotFound.
+        """The slide that a series is now: one statement, whether it is remembered or not. Raises NotFound.
 
         Nothing can change of the version `wanted`, but that it is gone: whether it is, is looked up once a second.
         """
@@ -107,6 +124,8 @@ class SlideIndex:
         now = asyncio.get_running_loop().time()
         if held is not None and wanted == held.name and now - held.checked[0] < _TRUSTED:
             return held
+        if held is None and key not in self._loading:
+            return await self._loading.do(key, lambda: self._load(access.tenant, series))
         version = await self._version(*key)
         held = self._slides.get(key)
         if held is not None and held.version == version:
@@ -115,7 +134,17 @@ class SlideIndex:
         if version is None:
             self._slides.drop(key)
             raise NotFound("no such series")
+        # Not what is loading already: that may have begun before the instance was stored that the caller knows of.
         return await self._loading.do((*key, version), lambda: self._load(access.tenant, series))
+
+    async def prepare(self) -> None:
+        """Have the database parse and plan the statement for a slide now, for which viewers would wait 5 ms and more.
+
+        It plans a statement anew five times before it keeps the plan.
+        """
+        with suppress(Unavailable):  # the first statement of a request will say so
+            for _ in range(6):
+                await self._db.fetch("slide_instances", 0, "", WHOLE_SLIDE, 1, 0)
 
     async def series_of(self, access: Access, orthanc_id: str) -> str:
         """The Series Instance UID for an Orthanc identifier. Raises NotFound."""
@@ -171,10 +200,11 @@ class SlideIndex:
             future.set_result(versions.get(series))
 
     async def _load(self, tenant: int, series: str) -> StoredSlide:
+        asked = asyncio.get_running_loop().time()
         limits = _MAX_INSTANCES + 1, _MAX_DESCRIPTIONS
         rows = await self._db.fetch("slide_instances", tenant, series, WHOLE_SLIDE, *limits)
         if not rows:
-            raise NotFound("the series has no tiled image")
+            raise NotFound("no such series, or it has no tiled image")
         if len(rows) > _MAX_INSTANCES or any(row["beyond"] for row in rows):
             raise TooLarge(f"the series has more than {_MAX_INSTANCES} tiled images, or too much is said of them")
         found: list[tuple[Instance, Description, int]] = []
@@ -187,10 +217,12 @@ class SlideIndex:
             )
             if described is not None:
                 found.append((instance, described, (row["table_size"] or 0) // RECORD_SIZE))
-        stored = await asyncio.to_thread(_assembled, rows[0]["study_uid"], series, rows[0]["parent_version"], found)
-        derived = await self._db.fetch_row("derived_object", tenant, series, stored.fingerprint)
-        if derived is not None:
-            stored = await asyncio.to_thread(_derived, stored, derived["object_key"], derived["object_size"])
+        first = rows[0]
+        made = Made(first["made_of"], first["made_key"], first["made_size"]) if first["made_key"] else None
+        parts = first["study_uid"], series, first["parent_version"], found, made
+        small = sum(described.size for _, described, _ in found) <= _SMALL
+        stored = _assembled(*parts) if small else await asyncio.to_thread(_assembled, *parts)
+        stored.checked[0] = asked
         self._slides.put((tenant, series), stored, stored.weight)
         return stored
 
@@ -256,8 +288,9 @@ def _described(metadata: DeflatedJson) -> tuple[Description | None, Item]:
 
 
 def _assembled(
-    study: str, series: str, version: int, found: Sequence[tuple[Instance, Description, int]]
+    study: str, series: str, version: int, found: Sequence[tuple[Instance, Description, int]], made: Made | None
 ) -> StoredSlide:
+    """The slide of these instances, with the levels that were made of exactly them."""
     tiled: list[Tiled] = []
     kept: list[tuple[Instance, Description]] = []
     problems: list[Problem] = []
@@ -276,7 +309,7 @@ def _assembled(
     digests = tuple(described.icc_sha256.hex() if described.icc_sha256 else "" for _, described in kept)
     instances = tuple(instance for instance, _ in kept)
     slide = assemble(tiled, problems)
-    return StoredSlide(
+    stored = StoredSlide(
         study,
         series,
         version,
@@ -288,9 +321,7 @@ def _assembled(
         weight + slide.weight,
         fingerprint(instances),
     )
-
-
-def _derived(stored: StoredSlide, key: str, size: int) -> StoredSlide:
-    slide, instances = with_object(stored.slide, stored.instances, key, size, stored.fingerprint)
-    more = slide.weight - stored.slide.weight
-    return replace(stored, slide=slide, instances=instances, weight=stored.weight + more)
+    if made is None or made.fingerprint != stored.fingerprint:
+        return stored
+    slide, instances = with_object(slide, instances, made.key, made.size, made.fingerprint)
+    return replace(stored, slide=slide, instances=instances, weight=weight + slide.weight)

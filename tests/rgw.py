@@ -314,6 +314,15 @@ def rgw_bucket(rgw: Rgw) -> str:
     return rgw.new_bucket()
 
 
+@pytest.fixture(params=["directory", "s3"])
+def either_store(request: pytest.FixtureRequest) -> dict[str, object]:
+    """The settings of an object store: a test that asks for it runs with a directory, and with S3."""
+    if request.param == "directory":
+        return {}
+    rgw: Rgw = request.getfixturevalue("rgw")
+    return rgw.settings(request.getfixturevalue("rgw_bucket"), f"either/{secrets.token_hex(6)}")
+
+
 def main() -> None:
     """Run a cluster until Ctrl-C; print what a shell needs to use it."""
     with running_rgw() as cluster:

@@ -7,7 +7,7 @@ is in memory is a canvas for each level, and tiles are written as they are finis
 import asyncio
 import logging
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ _SECONDS: Final = 5.0
 # Workers that died over a slide before it is left as it is.
 _MOST_TRIES: Final = 3
 _RECORD: Final = struct.Struct("<QI")
-_MAX_OBJECT: Final = 1 << 40
+MAX_OBJECT: Final = 1 << 40
 _SCOPES: Final = frozenset(("dicom.read",))
 _PLAIN: Final = Rendering()
 
@@ -96,10 +96,10 @@ class CoarseLevels:
             await self._due.drop(due)
             return
         spool = Spool(
-            self._archive.objects.spool_dir, memory_limit=self._archive.settings.spool_memory, max_size=_MAX_OBJECT
+            self._archive.objects.spool_dir, memory_limit=self._archive.settings.spool_memory, max_size=MAX_OBJECT
         )
         try:
-            table = await _Making(self._archive, self._composer, access, stored, spool).all(planned)
+            table = await LevelMaker(self._archive, self._composer, access, stored, spool).all(planned)
             spooled = await spool.finish()
         except BaseException:
             spool.discard()
@@ -128,10 +128,19 @@ class _Column:
         return np.tile(self.blank, (side, side, *[1] * (self.blank.ndim - 2)))
 
 
-class _Making:
-    """The levels of one slide, written to a spool."""
+class LevelMaker:
+    """Makes the levels of one slide and writes their tiles to a spool; `progress` is told how far it is, up to 1."""
 
-    def __init__(self, archive: Archive, composer: Composer, access: Access, stored: StoredSlide, spool: Spool) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        composer: Composer,
+        access: Access,
+        stored: StoredSlide,
+        spool: Spool,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self._progress = progress
         self._composer = composer
         self._access = access
         self._stored = stored
@@ -139,11 +148,13 @@ class _Making:
         self._at_once = asyncio.Semaphore(archive.decoders.size + 1)
         self._blanks: dict[tuple[int, Key], bytes] = {}
         self._records = bytearray()
+        self._left = 0
         self._lost = 0
 
     async def all(self, planned: tuple[Planned, ...]) -> bytes:
         """Make all tiles; the table of where they lie."""
         self._records = bytearray(RECORD_SIZE * tiles_of(planned))
+        self._left = tiles_of(planned)
         for source in sorted({level.source for level in planned}):
             levels = [level for level in planned if level.source == source]
             for key in levels[0].first:
@@ -231,6 +242,9 @@ class _Making:
         record = _RECORD.pack(self._spool.size, len(data))
         self._records[RECORD_SIZE * number : RECORD_SIZE * number + RECORD_SIZE] = record
         await self._spool.write(data)
+        self._left -= 1
+        if self._progress is not None:
+            self._progress(1 - self._left * RECORD_SIZE / len(self._records))
         return record
 
     async def _write_blank(self, column: _Column, number: int) -> None:

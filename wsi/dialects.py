@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from dicomweb.errors import BadQuery, NotFound
 from dicomweb.rendered.encode import JPEG, PNG, TIFF
+from dicomweb.rendered.parameters import THUMBNAIL_SIDE, Viewport
 
 PictureType = Literal["image/jpeg", "image/png", "image/tiff"]
 Quality = Literal["color", "gray", "bitonal"]
@@ -53,6 +54,21 @@ class Asked:
     def is_plain(self) -> bool:
         """Whether the picture is neither mirrored nor turned, and in colour where the slide is."""
         return not self.rotation and not self.mirrored and self.quality == "color"
+
+
+def fitting(width: int, height: int, aspect: float, viewport: Viewport | None) -> Asked:
+    """The whole of a slide, as large as a viewport allows; `aspect`: height of a pixel over its width.
+
+    Raises BadQuery for a picture that is not small any more.
+    """
+    box = viewport or Viewport(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    scale = min(
+        math.inf if box.width is None else box.width / width,
+        math.inf if box.height is None else box.height / (height * aspect),
+        1.0 if box.width is None and box.height is None else math.inf,
+    )
+    size = max(1, round(width * scale)), max(1, round(height * aspect * scale))
+    return Asked(0.0, 0.0, float(width), float(height), *_checked(*size, "viewport"))
 
 
 # -- regions of our own

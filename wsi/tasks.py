@@ -23,10 +23,12 @@ from wsi.convert.run import ConversionFailed, convert
 from wsi.convert.store import store_files
 from wsi.convert.unpack import SUFFIXES, is_zip, unpack
 from wsi.export import Layout, export
+from wsi.resampled import write_levels
 
 DICOMIZE: Final = "dicomize"
 DEIDENTIFY: Final = "deidentify"
 EXPORT: Final = "export"
+LEVELS: Final = "levels"
 
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,8}")
 _QUIET_SECONDS: Final = 10.0  # for which a file has not changed before it is taken for complete
@@ -42,6 +44,7 @@ def handlers(archive: Archive) -> Mapping[str, Handler]:
         DICOMIZE: partial(run_dicomize, archive),
         DEIDENTIFY: partial(run_deidentify, archive),
         EXPORT: partial(run_export, archive),
+        LEVELS: partial(run_levels, archive),
     }
 
 
@@ -112,6 +115,21 @@ async def run_export(archive: Archive, job: Claimed, folder: Path, progress: Pro
     await export(archive, _access(job), series, folder / name, layout, lambda n, total: progress(n / total))
     size = (folder / name).stat().st_size
     return Done({"file": name, "media_type": "image/tiff", "bytes": size}, folder / name)
+
+
+async def run_levels(archive: Archive, job: Claimed, folder: Path, progress: Progress) -> Done:
+    """Make the levels that a slide lacks, as instances of its series."""
+    series = str(job.content["series"])
+    stored, files = await write_levels(
+        archive, _access(job), series, job, folder, lambda done: progress(_CONVERTED * done)
+    )
+    await store_files(archive, _access(job), files)
+    return Done({"study": stored.study, "series": series, "instances": len(files)})
+
+
+def levels_content(series: str) -> dict[str, Any]:
+    """The content of a job that makes levels."""
+    return {"series": series}
 
 
 def deidentify_content(series: str, options: Options) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dicomweb.errors import BadQuery, NotFound
 from dicomweb.rendered.encode import JPEG, PNG, TIFF, encode_image, encode_tiff, with_icc_profile
+from dicomweb.rendered.geometry import aspect_of
 from dicomweb.rendered.parameters import DEFAULT_QUALITY, Profile, Rendering, Window
 from dicomweb.slides.background import Rgb
 from dicomweb.slides.channels import display_of, in_shades
@@ -23,17 +24,20 @@ from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.tilemap import FrameRef
 from storage.access import Access
 from storage.archive import Archive
+from storage.cache import AnswerCache
 from storage.once import Once
 from storage.slides import StoredSlide
 from storage.thumbnails import ThumbnailStore
 from wsi.blending import Component, Light, window_between
 from wsi.compose import MAX_FRAMES, Composer, Shown, View, blank, level_for, map_of, padded
-from wsi.dialects import Asked
+from wsi.dialects import Asked, fitting
 from wsi.frames import FramePyramids
 from wsi.manifest import mpp_of
 
 # Changes whenever the same request gives other bytes than before: a part of entity tags and of the keys of the cache.
 REVISION: Final = 1
+
+_MANIFESTS: Final = 1 << 20
 
 MediaType = Literal["image/jpeg", "image/png"]
 
@@ -86,6 +90,7 @@ class TileService:
         self._composer = Composer(archive)
         self._made = ThumbnailStore(archive.settings.data / "tiles", archive.settings.tile_bytes)
         self._making: Once[str, bytes] = Once()
+        self.manifests = AnswerCache(_MANIFESTS)
         self.frames = FramePyramids(archive, self.kept)
 
     async def slide(self, access: Access, series: str, version: str | None = None) -> StoredSlide:
@@ -211,6 +216,21 @@ class TileService:
 
         key = f"{access.tenant} {stored.series} {stored.name} {REVISION} {asked} {channel}"
         return await self.kept(key, make)
+
+    async def whole(self, access: Access, stored: StoredSlide, wanted: Rendering) -> tuple[Shown, bytes | None]:
+        """The slide within the viewport of `wanted`, and the ICC profile to embed: its thumbnail.
+
+        Raises TooLarge for a slide without a level that is coarse enough, BadQuery for a large viewport.
+        """
+        slide = stored.slide
+        aspect = aspect_of(slide.instances[slide.base.sample].dataset, 1)
+        asked = fitting(slide.base.width, slide.base.height, aspect, wanted.viewport)
+        level = level_for(slide, asked.scale)
+        channel = Channel(window=wanted.window, profile=wanted.iccprofile)
+        place = 0.0, 0.0, float(slide.levels[level].width), float(slide.levels[level].height)
+        view = View(level, *_key(slide, channel), *place, asked.columns, asked.rows, channel.wanted)
+        shown = await self._composer.view(access, stored, view)
+        return shown, await self._composer.profile(access, stored, level, channel.profile)
 
     def _as_tile(self, stored: StoredSlide, view: View, asked: Asked, channel: Channel) -> Tile | None:
         """The tile that a picture is, pixel by pixel: viewers of other dialects ask for tiles too."""

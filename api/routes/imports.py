@@ -12,14 +12,23 @@ from api.uploads import BodyReader, Upload, refuse_encoding, whole_body
 from dicomweb.errors import BadQuery, BadRequest, NotFound, TooLarge, Unavailable, UnsupportedMediaType
 from wsi.convert.options import Options
 from wsi.export import LAYOUTS
-from wsi.tasks import DEIDENTIFY, DICOMIZE, EXPORT, deidentify_content, export_content, job_content
+from wsi.tasks import (
+    DEIDENTIFY,
+    DICOMIZE,
+    EXPORT,
+    LEVELS,
+    deidentify_content,
+    export_content,
+    job_content,
+    levels_content,
+)
 
 _MAX_NAME: Final = 255
 _MAX_JSON: Final = 1 << 16
 _WAITING: Final = 100  # jobs of one kind that are not over
 _DEIDENTIFY: Final = frozenset(
-    ("format", "quality", "tile", "pyramid", "levels", "offsets", "thumbnail", "mpp", "study", "series", "name",
-     "metadata")
+    ("format", "quality", "tile", "pyramid", "levels", "offsets", "instance_bytes", "thumbnail", "mpp", "study",
+     "series", "name", "metadata")
 )  # fmt: skip
 
 
@@ -79,6 +88,14 @@ async def deidentify_slide(http: Exchange) -> None:
     await _accepted(http, await http.archive.jobs.create(http.access, DEIDENTIFY, content, waiting=_WAITING))
 
 
+async def store_levels(http: Exchange) -> None:
+    """Make a job that stores the levels which a slide lacks."""
+    _refuse_others(await _json_body(http))
+    stored = await slide_of(http)
+    content = levels_content(stored.series)
+    await _accepted(http, await http.archive.jobs.create(http.access, LEVELS, content, waiting=_WAITING))
+
+
 async def _json_body(http: Exchange) -> dict[str, Any]:
     """The body as a JSON object; none at all is an empty one. Raises BadRequest."""
     data = await whole_body(http, _MAX_JSON)
@@ -127,6 +144,7 @@ OPERATIONS = (
             Parameter("pyramid", "query", "source, apex, full or rebuilt", "full"),
             Parameter("levels", "query", "only these levels", "0,1"),
             Parameter("offsets", "query", "offset table: basic, extended or empty", "basic"),
+            Parameter("instance_bytes", "query", "a level that takes more becomes a concatenation", "1073741824"),
             Parameter("label", "query", "keep the image of the label", "false"),
             Parameter("overview", "query", "keep the image of the whole slide", "false"),
             Parameter("thumbnail", "query", "keep the source's thumbnail", "true"),
@@ -169,5 +187,20 @@ OPERATIONS = (
         (_ACCEPTED,),
         body=(Content("application/json", {"name": "case-17", "metadata": {"PatientID": "T-17"}}),),
         errors=(BadQuery, BadRequest, NotFound, TooLarge, UnsupportedMediaType, Unavailable),
+    ),
+    Operation(
+        "POST",
+        "/wsi/slides/{series}/levels",
+        "dicom.write",
+        "Slides",
+        "Store the levels that a slide lacks",
+        "A worker makes the coarse levels as instances of the series: TILED_FULL, Image Type "
+        "DERIVED\\PRIMARY\\VOLUME\\RESAMPLED, each a quarter of the one before. DICOMweb serves them then, and other "
+        "programs have them too; levels that were derived in the background are not needed any more. The job says how "
+        "many instances there are. It needs the right `dicom.read` too.",
+        store_levels,
+        (_ACCEPTED,),
+        body=(Content("application/json", {}),),
+        errors=(BadRequest, NotFound, TooLarge, UnsupportedMediaType, Unavailable),
     ),
 )

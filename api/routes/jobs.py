@@ -101,7 +101,7 @@ OPERATIONS = (
             Parameter("limit", "query", f"number of jobs, 1 to {MAX_PAGE}", "100", kind="integer"),
             Parameter("after", "query", "the last job of the page before", _ID),
             Parameter("state", "query", "pending, running, retry, success or failure", "failure"),
-            Parameter("kind", "query", "dicomize, export or deidentify", "export"),
+            Parameter("kind", "query", "dicomize, export, deidentify or levels", "export"),
         ),
         errors=(BadQuery, Unavailable),
     ),

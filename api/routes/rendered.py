@@ -34,9 +34,11 @@ from dicomweb.rendered.document import PDF
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES
 from dicomweb.rendered.parameters import Rendering, parse_rendering
 from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES
+from dicomweb.slides.tiled import PYRAMIDAL
 from dicomweb.wado import etag, parse_frame_list
 from storage.rendering import Subject, types_of
 from storage.retrieve import Instance
+from storage.slides import StoredSlide
 
 # What a stranger wrote is shown without scripts, forms or an origin; a browser's own PDF viewer needs more than that.
 _SANDBOX: Final[Header] = (b"content-security-policy", b"default-src 'none'; sandbox")
@@ -242,16 +244,42 @@ async def thumbnail(http: Exchange) -> None:
 async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int | None, wanted: Rendering) -> None:
     # Where nothing can be shown no type helps: NotFound comes before NotAcceptable.
     plan = plan_rendered(_ranges(http), IMAGE_TYPES)
-    versions = " ".join(f"{instance.sop} {instance.version}" for instance in shown)
-    tag = etag(versions, str(frame), plan.media_type, http.archive.rendering.look(wanted))
     single = "instance" in http.path
+    slide = None if single else await _slide_of(http, shown[0])
+    versions = " ".join(f"{instance.sop} {instance.version}" for instance in shown)
+    named = versions if slide is None else f"{slide.series} {slide.name}"
+    tag = etag(named, str(frame), plan.media_type, http.archive.rendering.look(wanted))
     cache = cache_control(http.query_value("v"), shown[0].version) if single else CACHE_REVALIDATE
     headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
     if await client_has(http, headers):
         return
     headers.append((b"content-type", plan.media_type.encode()))
-    body = await http.archive.rendering.thumbnail(http.access, shown, frame, wanted, plan.media_type)
+    body = None if slide is None else await _slide_thumbnail(http, slide, wanted, plan.media_type)
+    if body is None:
+        body = await http.archive.rendering.thumbnail(http.access, shown, frame, wanted, plan.media_type)
     await send_bytes(http, 200, headers, body)
+
+
+async def _slide_of(http: Exchange, shown: Instance) -> StoredSlide | None:
+    """The slide that an instance is a part of: one frame of it, the middle one even, may show nothing but glass."""
+    if shown.sop_class not in PYRAMIDAL:
+        return None
+    try:
+        return await http.services.tiles.slide(http.access, shown.series)
+    except (NotFound, TooLarge):
+        return None
+
+
+async def _slide_thumbnail(http: Exchange, slide: StoredSlide, wanted: Rendering, media_type: str) -> bytes | None:
+    """The whole slide; None where no level is coarse enough yet, or its frames cannot be read."""
+    tiles, name = http.services.tiles, f"{slide.series} {slide.name}"
+    dataset = slide.slide.instances[slide.slide.base.sample].dataset
+    try:
+        return await http.archive.rendering.composed_thumbnail(
+            http.access, name, dataset, wanted, media_type, lambda: tiles.whole(http.access, slide, wanted)
+        )
+    except (BadPixels, TooLarge):
+        return None
 
 
 IMAGE_BODIES: Final = (
@@ -316,7 +344,8 @@ def _thumbnail(path: str, what: str) -> Operation:
         "dicom.read",
         "Rendered",
         f"Thumbnail of {what}",
-        "One small picture: the middle frame of the middle image. Reports and presentation states are passed over. "
+        "One small picture: the middle frame of the middle image, or a slide as a whole. Reports and presentation "
+        "states are passed over. "
         "Finished thumbnails are kept. 404 where nothing can be shown, whatever Accept says.",
         thumbnail,
         (

@@ -90,10 +90,15 @@ async def slide(http: Exchange) -> None:
     """The manifest."""
     stored = await slide_of(http)
     base = f"{http.services.address.base(http.scope)}/wsi/slides/{stored.series}"
-    await send_described(http, stored, manifest(stored, base, http.root_url), base)
+    manifests, key = http.services.tiles.manifests, (http.access.tenant, base)
+    held = manifests.get(key, stored.version)
+    if held is None:
+        held = (orjson.dumps(manifest(stored, base, http.root_url)),)
+        manifests.put(key, stored.version, held)
+    await send_described(http, stored, held[0], base)
 
 
-async def send_described(http: Exchange, stored: StoredSlide, answer: object, *parts: str) -> None:
+async def send_described(http: Exchange, stored: StoredSlide, answer: bytes, *parts: str) -> None:
     """A JSON document about a slide; `parts` of what decides it, beside the version of the series."""
     tag = etag(stored.name, http.operation.path, *parts)
     headers: list[Header] = [
@@ -102,7 +107,7 @@ async def send_described(http: Exchange, stored: StoredSlide, answer: object, *p
         cache_control(http.query_value("v"), stored.name),
     ]
     if not await client_has(http, headers):
-        await send_bytes(http, 200, headers, orjson.dumps(answer))
+        await send_bytes(http, 200, headers, answer)
 
 
 async def tile(http: Exchange) -> None:
@@ -180,7 +185,8 @@ async def _orthanc_slide(http: Exchange, version: str | None = None) -> StoredSl
 async def orthanc_pyramids(http: Exchange) -> None:
     """The levels, as Orthanc describes them."""
     stored = await _orthanc_slide(http)
-    await send_described(http, stored, orthanc_pyramid(stored, http.path["orthanc"]), http.path["orthanc"])
+    answer = orjson.dumps(orthanc_pyramid(stored, http.path["orthanc"]))
+    await send_described(http, stored, answer, http.path["orthanc"])
 
 
 async def orthanc_tile(http: Exchange) -> None:

@@ -94,6 +94,12 @@ def derived_syntax(image: ImagePixel) -> str:
     return JPEG_BASELINE if (image.bits_allocated, image.bits_stored, image.signed) == (8, 8, False) else JPEG_LS
 
 
+def without_derived(slide: Slide) -> Slide:
+    """The slide with its stored levels only."""
+    levels = tuple(level for level in slide.levels if not level.derived)
+    return replace(slide, levels=levels, rungs=ladder(levels))
+
+
 def with_derived(slide: Slide, planned: Sequence[Planned]) -> tuple[Slide, tuple[int, ...]]:
     """The slide with levels that were made; and for each instance that it has more, the one that it was made of."""
     total = tiles_of(planned)

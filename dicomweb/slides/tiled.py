@@ -12,6 +12,8 @@ from dicomweb.slides.tilemap import Grid
 Flavor = Literal["VOLUME", "LABEL", "OVERVIEW", "THUMBNAIL"]
 
 WHOLE_SLIDE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
+# Classes whose instances are levels of one picture: VL Whole Slide Microscopy, Confocal Microscopy Tiled Pyramidal.
+PYRAMIDAL: Final = frozenset((WHOLE_SLIDE, "1.2.840.10008.5.1.4.1.1.77.1.9"))
 MATRIX_COLUMNS: Final = "00480006"
 MATRIX_ROWS: Final = "00480007"
 # A matrix may have this many pixels to a side; what is larger is no slide but a mistake or an attack.

@@ -318,7 +318,7 @@ async def test_series_that_is_no_slide(watched: Watched, server: RunningServer) 
     with httpx.Client(base_url=server.url) as web:
         assert store(web, ct(SeriesInstanceUID=series)).status_code == 200
     for query, words in (
-        (f"?series={series}", "the series has no tiled image"),
+        (f"?series={series}", "no such series, or it has no tiled image"),
         ("?series=1.2.3.4.5", "no such series"),
         ("", "names no series"),
     ):

@@ -2,8 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from io import BytesIO
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from storage.archive import Archive, open_archive
 from storage.derived import DerivedLevels
 from storage.fsck import Check, Finding
 from storage.ingest import Provenance
+from storage.jobs import Claimed
 from storage.settings import Settings
 from storage.slides import StoredSlide
 from storage.worker import sweep
@@ -25,6 +29,7 @@ from tests.wsi.variants import JPEG, JPEG_LS, NATIVE, Matrix, Place, Series, fil
 from wsi.blending import Component
 from wsi.coarse import CoarseLevels
 from wsi.manifest import manifest, orthanc_pyramid
+from wsi.tasks import LEVELS, levels_content, run_levels
 from wsi.tiles import DEFAULT, Channel, TileService
 
 READER = Access(LOCAL.tenant, "reader", frozenset({"dicom.read"}))
@@ -45,9 +50,9 @@ def options() -> dict[str, Any]:
 
 @pytest.fixture
 async def archive(
-    settings: Callable[..., Settings], database_url: str, options: dict[str, Any]
+    settings: Callable[..., Settings], database_url: str, options: dict[str, Any], either_store: dict[str, object]
 ) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url, **options))
+    opened = await open_archive(settings(database_url=database_url, **options, **either_store))
     yield opened
     await opened.close()
 
@@ -308,10 +313,48 @@ async def test_levels_that_were_lost_are_made_anew(archive: Archive) -> None:
     await made(archive, series)
     (key,) = await objects(archive)
     await archive.objects.delete(key)
-    await archive.db.fetch_sql("UPDATE derived SET due = now(), fingerprint = NULL")
-    await archive.db.fetch_sql("UPDATE series SET version = nextval('version')")
+    (found,) = await findings(archive)
+    assert (found.kind, found.key, found.uid) == ("missing object", key, series)
+    assert "anew" in found.detail
+    meanwhile = await archive.slides.slide(READER, series)
+    assert not any(level.derived for level in meanwhile.slide.levels)
     after = await made(archive, series)
     near(await level_of(archive, after, 2), quartered(matrix(*SIZE), 2), 3, 24)
+    await sweep(archive)
+    assert await findings(archive) == []
+
+
+async def test_levels_that_were_cut_are_made_anew(archive: Archive) -> None:
+    series = await store(archive, slide(matrix(*SIZE)))
+    await made(archive, series)
+    (key,) = await objects(archive)
+    await archive.objects.delete(key)
+    await archive.objects.put(key, [b"cut"], 3)
+    assert [found.kind for found in await findings(archive)] == ["wrong size"]
+    after = await made(archive, series)
+    near(await level_of(archive, after, 2), quartered(matrix(*SIZE), 2), 3, 24)
+    await sweep(archive)
+    assert await findings(archive) == []
+
+
+async def test_levels_as_instances_take_the_place_of_derived_ones(archive: Archive, tmp_path: Path) -> None:
+    series = await store(archive, slide(matrix(*SIZE)))
+    before = await made(archive, series)
+    job = Claimed(str(uuid4()), LOCAL.tenant, LEVELS, levels_content(series), None, 0, 1, datetime.now(UTC))
+    steps: list[float] = []
+    for _ in range(2):  # a job that is repeated stores nothing twice
+        (tmp_path / "job").mkdir(exist_ok=True)
+        done = await run_levels(archive, job, tmp_path / "job", steps.append)
+    assert done.result["instances"] == 0
+    assert steps == sorted(steps)
+    stored = await archive.slides.slide(READER, series)
+    assert [(level.width, level.derived) for level in stored.slide.levels] == [(900, False), (225, False), (57, False)]
+    assert stored.name != before.name
+    for number in (1, 2):
+        near(await level_of(archive, stored, number), quartered(matrix(*SIZE), number), 3, 24)
+    await made(archive, series)
+    await sweep(archive)
+    assert await objects(archive) == []
     assert await findings(archive) == []
 
 

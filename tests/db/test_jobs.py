@@ -18,8 +18,11 @@ from storage.worker import sweep
 
 
 @pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url, tomb_grace_s=0, sweep_quarantine_s=0))
+async def archive(
+    settings: Callable[..., Settings], database_url: str, either_store: dict[str, object]
+) -> AsyncIterator[Archive]:
+    values = {"tomb_grace_s": 0, "sweep_quarantine_s": 0} | either_store
+    opened = await open_archive(settings(database_url=database_url, **values))
     yield opened
     await opened.close()
 

@@ -45,6 +45,22 @@ def test_a_slide_is_shown_as_it_was_scanned(server: RunningServer, web: httpx.Cl
     assert "no such file" in again.stderr
 
 
+def test_a_concatenation_is_one_level(server: RunningServer, web: httpx.Client, tmp_path: Path) -> None:
+    svs(tmp_path / "slide.svs")
+    series = str(generate_uid())
+    said = ["--series", series, "--quiet", "--instance-bytes", "200000", "--no-thumbnail"]
+    done = anor("dicomize", str(tmp_path / "slide.svs"), "--to", server.dicomweb, *said)
+    assert done.returncode == 0, done.stderr
+    slide = web.get(f"/wsi/slides/{series}").json()
+    assert [level["width"] for level in slide["levels"]] == [1500, 375]
+    assert slide["problems"] == []
+    with openslide.OpenSlide(tmp_path / "slide.svs") as theirs:
+        for x, y in ((0, 0), (2, 1), (5, 4)):
+            region = theirs.read_region((x * TILE, y * TILE), 0, (TILE, TILE)).convert("RGBA")
+            seen = np.asarray(region)[..., 3] > 0
+            assert np.array_equal(shown(web, series, 0, x, y)[seen], np.asarray(region.convert("RGB"))[seen])
+
+
 def test_into_a_folder(tmp_path: Path) -> None:
     svs(tmp_path / "good.svs")
     (tmp_path / "bad.svs").write_bytes((tmp_path / "good.svs").read_bytes()[:5000])

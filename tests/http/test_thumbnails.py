@@ -3,11 +3,16 @@
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from tests.files import compressed, dataset, encoded, new_uid
 from tests.http.bodies import ROOT, store
 from tests.http.test_rendered import MP4, NO_PIXELS, document, gradient, kept, path_of, pixels, refused, report
+from tests.wsi import variants
+from tests.wsi.variants import Series, instance, tiles_of
 
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
@@ -95,3 +100,64 @@ def test_asking_for_an_empty_answer(web: httpx.Client) -> None:
     refused(web.get(f"{image}/thumbnail?missing=empty&accept=image/jp2"), 406, "not-acceptable")
     refused(web.get(f"{image}/thumbnail?missing=x"), 400, "bad-query")
     refused(web.get(f"{ROOT}/studies/1.2.3/thumbnail"), 404, "not-found")
+
+
+def slide_of(web: httpx.Client, *levels: int, **attributes: Any) -> tuple[str, NDArray[Any]]:
+    """A stored slide of oblong pixels, of which only the right half shows anything; its series.
+
+    `levels`: how much smaller each is. Its label is the image in the middle of the series.
+    """
+    base = np.full((400, 800, 3), 255, np.uint8)
+    base[:, 420:] = 200, 30, 90
+    series = Series()
+    files = [
+        variants.file(
+            instance(series, tiles_of(base[::level, ::level], 64), (800 // level, 400 // level), InstanceNumber=number)
+        )
+        for number, level in enumerate(levels, 1)
+    ]
+    label = instance(series, [np.zeros((90, 60, 3), np.uint8)], (60, 90), InstanceNumber=2, **attributes)
+    label.ImageType = ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]
+    assert store(web, *files, variants.file(label)).status_code == 200
+    return f"{ROOT}/studies/{series.study}/series/{series.series}", base
+
+
+def test_a_slide_is_shown_whole(web: httpx.Client) -> None:
+    """Not by a frame in the middle, which may be glass, and not by its label."""
+    series, base = slide_of(web, 1, 4)
+    study = series.partition("/series")[0]
+    expected = np.asarray(Image.fromarray(base).resize((256, 256), Image.Resampling.BOX)).astype(int)
+    for place in (study, series):
+        answer = web.get(f"{place}/thumbnail?accept=image/png")
+        shown = pixels(answer).astype(int)
+        assert shown.shape == (256, 256, 3)
+        assert np.abs(shown[:, :130] - expected[:, :130]).max() == 0
+        assert np.abs(shown[:, 140:] - expected[:, 140:]).max() == 0
+        tag = {"If-None-Match": answer.headers["etag"]}
+        assert web.get(f"{place}/thumbnail?accept=image/png", headers=tag).status_code == 304
+        assert pixels(web.get(f"{place}/thumbnail?accept=image/gif&viewport=64,64")).shape[:2] == (64, 64)
+    small = pixels(web.get(f"{series}/thumbnail?accept=image/png&viewport=,50&annotation=technique"))
+    assert small.shape == (50, 50, 3)
+    refused(web.get(f"{series}/thumbnail?viewport=8000,8000"), 400, "bad-query")
+
+
+def test_a_new_level_makes_a_new_thumbnail(web: httpx.Client) -> None:
+    series, _ = slide_of(web, 1)
+    before = web.get(f"{series}/thumbnail")
+    uids = series.split("/")
+    same = Series(study=uids[3], series=uids[5])
+    first = web.get(f"{series}/instances").json()[0]["00080018"]["Value"][0]
+    frame_of_reference = web.get(f"{series}/instances/{first}/metadata").json()[0]["00200052"]["Value"][0]
+    same.frame_of_reference = frame_of_reference
+    green = np.full((100, 200, 3), (20, 160, 20), np.uint8)
+    assert (
+        store(web, variants.file(instance(same, tiles_of(green, 64), (200, 100), InstanceNumber=9))).status_code == 200
+    )
+    after = web.get(f"{series}/thumbnail?accept=image/png&viewport=100,50")
+    assert after.headers["etag"] != before.headers["etag"]
+    assert (pixels(after) == (20, 160, 20)).all()
+
+
+def test_a_label_alone_is_no_slide(web: httpx.Client) -> None:
+    series, _ = slide_of(web)
+    assert pixels(web.get(f"{series}/thumbnail?accept=image/png")).shape[:2] == (256, 85)

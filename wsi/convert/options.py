@@ -30,6 +30,7 @@ SYNTAX_OF: Final[dict[Format, str]] = {
 }
 _SIDES: Final = (64, 4096)
 _MAX_TEXT: Final = 128
+_LEAST: Final = 1 << 17  # bytes of an instance: the attributes with an ICC profile, and a tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Options:
     8 bits as JPEG 2000 without loss). `tile`: side of tiles that are encoded, 0: as in the source; with it nothing is
     copied. `pyramid`: the source's levels; those and smaller ones up to a picture of at most 1024 pixels (`apex`); also
     every power of two between (`full`); or all but the finest made anew (`rebuilt`). `levels`: numbers of that list,
-    empty for all. `metadata`: attributes by keyword, for all instances. `seed`: equal ones give equal identifiers.
+    empty for all. `instance_bytes`: a level that takes more becomes a concatenation, 0: never. `metadata`: attributes
+    by keyword, for all instances. `seed`: equal ones give equal identifiers.
     """
 
     format: Format = "keep"
@@ -49,6 +51,7 @@ class Options:
     pyramid: Pyramid = "apex"
     levels: tuple[int, ...] = ()
     offsets: OffsetTable = "basic"
+    instance_bytes: int = 0
     label: bool = True
     overview: bool = True
     thumbnail: bool = True
@@ -67,6 +70,8 @@ class Options:
             raise BadQuery("quality is 1 to 100", attribute="quality")
         if self.tile and not (_SIDES[0] <= self.tile <= _SIDES[1] and self.tile % 16 == 0):
             raise BadQuery(f"tile is {_SIDES[0]} to {_SIDES[1]}, a multiple of 16", attribute="tile")
+        if self.instance_bytes and not _LEAST <= self.instance_bytes < 1 << 63:
+            raise BadQuery(f"instance_bytes is at least {_LEAST}", attribute="instance_bytes")
         if any(level < 0 for level in self.levels):
             raise BadQuery("levels are numbers from 0, the finest one", attribute="levels")
         if self.mpp and not 0.001 <= self.mpp <= 1000:

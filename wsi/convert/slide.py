@@ -21,6 +21,7 @@ from dicomweb.pixels.native import native_pixels
 from dicomweb.pixels.syntaxes import JPEG_BASELINE, can_encode, encoded_form
 from wsi.convert.attributes import SlideAttributes
 from wsi.convert.options import SYNTAX_OF, Options
+from wsi.convert.parts import split
 from wsi.convert.plan import PlannedLevel, plan, raw_form
 from wsi.convert.source import Array, PictureKind, Place, Scan, Source, SourceLevel, blank
 from wsi.convert.writer import InstanceWriter
@@ -102,7 +103,7 @@ class Conversion:
                             before.close()
                         before = writer
                     if level.written:
-                        files.append(writer.path)
+                        files += self._files(writer)
             finally:
                 if before is not None:
                     before.close()
@@ -111,6 +112,13 @@ class Conversion:
                 self._path(level).unlink()
         files += [path for kind in _wanted(self._source, self._options, self._levels) for path in self._picture(kind)]
         return Written(self._attributes.study, self._attributes.series, tuple(files))
+
+    def _files(self, writer: InstanceWriter) -> list[Path]:
+        """The finished level, as one instance or as a concatenation."""
+        limit = self._options.instance_bytes
+        if not limit:
+            return [writer.path]
+        return split(writer, limit, self._options.uid, lambda: self._progress(self._done, self._total))
 
     def _path(self, level: PlannedLevel) -> Path:
         return self._out / f"level-{level.number:02}.dcm"

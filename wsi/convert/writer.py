@@ -30,6 +30,7 @@ class InstanceWriter:
     """A Part 10 file. `add` each frame in order, then `finish`; frames that were added can be read back.
 
     `lossy`: the (method, ratio) that the pixels went through before; `most`: bytes that all frames have at most.
+    `ratio`: of the compression here, where these are not all the frames that it is to be said of.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class InstanceWriter:
         offsets: OffsetTable,
         most: int,
         lossy: tuple[tuple[str, float], ...] = (),
+        ratio: float = 0.0,
     ) -> None:
         self.path = path
         self.syntax = syntax
@@ -49,14 +51,15 @@ class InstanceWriter:
         self._count = pixel.number_of_frames
         self._raw = pixel.decoded_bytes * self._count
         self._encapsulated = syntax != EXPLICIT_LE
-        self._table: OffsetTable = "extended" if offsets == "basic" and most > _BASIC_MAX else offsets
+        self.table: OffsetTable = "extended" if offsets == "basic" and most > _BASIC_MAX else offsets
         if not self._encapsulated and self._raw > _BASIC_MAX:
             raise BadSlide("an instance without compression has at most 4 GiB: choose a format that compresses")
-        self._lossy = lossy
+        self.lossy = lossy
+        self._said = ratio
         self._own = SYNTAXES[syntax].method if self._encapsulated else ""
-        self._dataset = dataset
+        self.dataset = dataset
         self._places = array("Q")
-        self._sizes = array("Q")
+        self.sizes = array("Q")
         self._file = path.open("w+b")
         self._header = self._head(1.0)
         self._file.write(self._header)
@@ -64,9 +67,9 @@ class InstanceWriter:
 
     def _head(self, ratio: float) -> bytes:
         """Everything up to the first frame. Its length does not depend on ratio and offsets."""
-        ds = self._dataset
-        methods = [*(name for name, _ in self._lossy), *([self._own] if self._own else [])]
-        ratios = [*(value for _, value in self._lossy), *([ratio] if self._own else [])]
+        ds = self.dataset
+        methods = [*(name for name, _ in self.lossy), *([self._own] if self._own else [])]
+        ratios = [*(value for _, value in self.lossy), *([ratio] if self._own else [])]
         ds.LossyImageCompression = "01" if methods else "00"
         if methods:
             ds.LossyImageCompressionMethod = methods
@@ -85,12 +88,12 @@ class InstanceWriter:
         if not self._encapsulated:
             vr = b"OB" if self.pixel.bits_allocated == 8 else b"OW"
             return _NATIVE + vr + b"\0\0" + struct.pack("<I", self._raw + self._raw % 2)
-        if self._table == "empty":
+        if self.table == "empty":
             return ENCAPSULATED_HEAD
-        if self._table == "extended":
+        if self.table == "extended":
             size = struct.pack("<I", 8 * self._count)
             return _EOT + size + _full(self._offsets(), self._count, "Q") + _EOT_LENGTHS + size + _full(
-                self._sizes, self._count, "Q"
+                self.sizes, self._count, "Q"
             ) + ENCAPSULATED_HEAD  # fmt: skip
         without_item = ENCAPSULATED_HEAD[:-8]
         return without_item + item_head(4 * self._count) + _full(array("I", self._offsets()), self._count, "I")
@@ -104,14 +107,14 @@ class InstanceWriter:
         """The next frame."""
         if not self._encapsulated:
             self._places.append(self._at)
-            self._sizes.append(len(frame))
+            self.sizes.append(len(frame))
             self._put(frame)
             return
         padded = frame + b"\0" if len(frame) % 2 else frame
         self._places.append(self._at + 8)
-        self._sizes.append(len(padded))
+        self.sizes.append(len(padded))
         self._put(item_head(len(padded)) + padded)
-        if self._table == "basic" and self._at - self._start > _BASIC_MAX:
+        if self.table == "basic" and self._at - self._start > _BASIC_MAX:
             raise BadSlide("the frames take more than 4 GiB: ask for the extended offset table")
 
     def _put(self, data: bytes) -> None:
@@ -121,17 +124,17 @@ class InstanceWriter:
     def frame(self, index: int) -> bytes:
         """A frame that was added."""
         self._file.flush()
-        return os.pread(self._file.fileno(), self._sizes[index], self._places[index])
+        return os.pread(self._file.fileno(), self.sizes[index], self._places[index])
 
     def finish(self) -> None:
         """Complete the file; frames can be read until `close`."""
-        if len(self._sizes) != self._count:
-            raise BadSlide(f"{len(self._sizes)} of {self._count} frames were made")
+        if len(self.sizes) != self._count:
+            raise BadSlide(f"{len(self.sizes)} of {self._count} frames were made")
         if self._encapsulated:
             self._put(ENCAPSULATED_TAIL)
         elif self._raw % 2:
             self._put(b"\0")
-        header = self._head(self._raw / max(1, sum(self._sizes)))
+        header = self._head(self.ratio)
         assert len(header) == len(self._header)
         self._file.seek(0)
         self._file.write(header)
@@ -140,7 +143,23 @@ class InstanceWriter:
     @property
     def ratio(self) -> float:
         """Pixels to bytes of the frames."""
-        return self._raw / max(1, sum(self._sizes))
+        return self._said or self._raw / max(1, sum(self.sizes))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file so far."""
+        return self._at
+
+    @property
+    def each(self) -> int:
+        """Bytes that a frame takes beside its own: its item, and its entries in the offset table."""
+        return 8 + {"basic": 4, "extended": 16, "empty": 0}[self.table] if self._encapsulated else 0
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that a file without any frame would have."""
+        entries = (self.each - 8) * self._count if self._encapsulated else 0
+        return len(self._header) - entries + len(ENCAPSULATED_TAIL)
 
     def close(self) -> None:
         """Close the file."""

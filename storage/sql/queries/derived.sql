@@ -22,9 +22,14 @@ UPDATE derived SET tries = tries - 1 WHERE tenant = $1 AND series_uid = $2 AND w
 -- What was made, see functions/derived.sql.
 SELECT derive($1, $2, $3, $4, $5, $6, $7, $8, $9)
 
--- name: derived_object
--- The levels that were made of exactly these instances.
-SELECT object_key, object_size FROM derived WHERE tenant = $1 AND series_uid = $2 AND fingerprint = $3
+-- name: derived_lost
+-- The object of the levels is gone or damaged: they do not count from now on, and are to be made anew. The series gets a new version, as its
+-- levels are numbered without them.
+WITH lost AS (
+    UPDATE derived SET due = now(), fingerprint = NULL, tries = 0 WHERE tenant = $1 AND series_uid = $2 AND object_key = $3 AND fingerprint IS NOT NULL
+    RETURNING tenant, series_uid
+)
+UPDATE series s SET version = nextval('version') FROM lost WHERE s.tenant = lost.tenant AND s.series_uid = lost.series_uid
 
 -- name: derived_records
 -- A stretch of the table of tiles: $3 bytes from byte $4 on, counted from 1.

@@ -12,13 +12,15 @@ SELECT series_uid FROM series WHERE orthanc_id = $2 AND tenant = $1 LIMIT 1
 
 -- name: slide_instances
 -- The tiled instances of a series in reading order, with their descriptions; whole-slide images ($3) also without one. `beyond`: the
--- descriptions up to here have more than $5 bytes, and those from here on are not read.
+-- descriptions up to here have more than $5 bytes, and those from here on are not read. `made_…`: the object of coarse levels, and what it is of.
 SELECT i.sop_uid, s.series_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256, i.meta_size,
        i.flags, i.bits_allocated, i.frame_table IS NOT NULL AS has_frames, octet_length(i.frame_table) AS table_size, t.study_uid,
        s.version AS parent_version,
        CASE WHEN sum(d.size) OVER so_far <= $5 THEN d.header END AS header, CASE WHEN sum(d.size) OVER so_far <= $5 THEN d.places END AS places,
-       d.per_frame, d.icc_sha256, coalesce(sum(d.size) OVER so_far > $5, false) AS beyond
+       d.per_frame, d.icc_sha256, coalesce(sum(d.size) OVER so_far > $5, false) AS beyond,
+       m.fingerprint AS made_of, m.object_key AS made_key, m.object_size AS made_size
 FROM series s JOIN study t ON t.id = s.study JOIN instance i ON i.series = s.id
+LEFT JOIN derived m ON m.tenant = s.tenant AND m.series_uid = s.series_uid AND m.object_key IS NOT NULL
 LEFT JOIN (SELECT *, octet_length(header) + coalesce(octet_length(places), 0) AS size FROM tiled) d
     ON d.tenant = i.tenant AND d.sop_uid = i.sop_uid AND d.file_sha256 = i.file_sha256
 WHERE s.tenant = $1 AND s.series_uid = $2 AND (d.sop_uid IS NOT NULL OR i.sop_class = $3)
