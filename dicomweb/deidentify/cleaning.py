@@ -1,6 +1,7 @@
 """Clean Descriptors (PS3.15 E.3.5): what is left of a text are words known to be safe; everything else goes."""
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from dicomweb.deidentify.tables import safe_words
@@ -11,13 +12,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,3}(?:[.,][0-9]{1,3})?(?:mm|cm|ml|mg|kv|ms|
 _SEPARATORS: Final = re.compile(r"[\s,;:/|()\[\]{}_+*=.<>-]+")
 # What protocols are called by, beyond the words of PS3.16.
 _PROTOCOLS: Final = frozenset(
-    """
-    2d 3d 4d abd adc angio ap asl ax bold bravo bw cor ctpa cta cbct ce cine cm cor cspine cube dce dir dixon dti dwi
-    dynamic epi fat fatsat ffe fiesta flair flash fov fs fse gad gd gradient gre haste hr hrct iac ir iv kub lat le left
-    lspine lung mag mav mip mpr mprage mra mrcp mrv nativ nc noncontrast obl pa pd pdw phase post postcontrast pre
-    precontrast propeller re recon right sag scout se sense space spair spgr spine ssfp stir survey swi t1 t1w t2 t2w tfe
-    thick thin tirm tof topogram tra trufi tse tspine us vibe vrt wo
-    """.split()
+    ["2d", "3d", "4d", "abd", "adc", "angio", "ap", "asl", "ax", "bold", "bravo", "bw", "cor", "ctpa", "cta", "cbct", "ce", "cine", "cm", "cor", "cspine", "cube", "dce", "dir", "dixon", "dti", "dwi", "dynamic", "epi", "fat", "fatsat", "ffe", "fiesta", "flair", "flash", "fov", "fs", "fse", "gad", "gd", "gradient", "gre", "haste", "hr", "hrct", "iac", "ir", "iv", "kub", "lat", "le", "left", "lspine", "lung", "mag", "mav", "mip", "mpr", "mprage", "mra", "mrcp", "mrv", "nativ", "nc", "noncontrast", "obl", "pa", "pd", "pdw", "phase", "post", "postcontrast", "pre", "precontrast", "propeller", "re", "recon", "right", "sag", "scout", "se", "sense", "space", "spair", "spgr", "spine", "ssfp", "stir", "survey", "swi", "t1", "t1w", "t2", "t2w", "tfe", "thick", "thin", "tirm", "tof", "topogram", "tra", "trufi", "tse", "tspine", "us", "vibe", "vrt", "wo"]
 )  # fmt: skip
 _SPINE: Final = re.compile(r"[ctls][0-9]{1,2}", re.ASCII)
 _MIN_NAME: Final = 2
@@ -29,26 +24,26 @@ def _identifiers(subject: Subject) -> frozenset[str]:
     return frozenset(token for token in found if len(token) >= _MIN_NAME and not token.isdigit())
 
 
-def clean(text: str, subject: Subject) -> str:
-    """`text` without whatever is not known to be safe: names, identifiers, dates, numbers of more than three digits.
+def cleaner(subject: Subject) -> Callable[[str], str]:
+    """What cleans the texts of one file: names, identifiers, dates, numbers of more than three digits are gone then.
 
     A word that is safe elsewhere goes, too, where it is part of a name or an identifier of the same file ("Dr. Hand").
     """
     known, identifying = safe_words(), _identifiers(subject)
-    kept = []
-    for token in _SEPARATORS.split(text):
-        word = token.strip("\"'!?&#%").lower()
+
+    def is_safe(word: str) -> bool:
         if word in identifying:
-            continue
-        if word in known or word in _PROTOCOLS or _NUMBER.fullmatch(word) or _SPINE.fullmatch(word):
-            kept.append(token.strip("\"'!?&#%"))
-    # Digits that stand together may be a date or a number cut in parts.
-    return " ".join(token for at, token in enumerate(kept) if not (_is_number(token) and _beside(kept, at)))
+            return False
+        return word in known or word in _PROTOCOLS or bool(_NUMBER.fullmatch(word) or _SPINE.fullmatch(word))
 
+    def clean(text: str) -> str:
+        tokens = [token.strip("\"'!?&#%") for token in _SEPARATORS.split(text)]
+        kept = [token for token in tokens if is_safe(token.lower())]
+        # Digits that stand together may be a date or a number cut in parts.
+        return " ".join(token for at, token in enumerate(kept) if not (token.isdigit() and _beside(kept, at)))
 
-def _is_number(token: str) -> bool:
-    return token.isdigit()
+    return clean
 
 
 def _beside(tokens: list[str], at: int) -> bool:
-    return any(_is_number(tokens[other]) for other in (at - 1, at + 1) if 0 <= other < len(tokens))
+    return any(tokens[other].isdigit() for other in (at - 1, at + 1) if 0 <= other < len(tokens))

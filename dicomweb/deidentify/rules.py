@@ -1,9 +1,9 @@
 """De-identification as a set of rules: the policy of PS3.15, pseudonyms, and what says that it was done."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from dicomweb.deidentify.cleaning import clean
+from dicomweb.deidentify.cleaning import cleaner
 from dicomweb.deidentify.profile import ConfidentialityPolicy, Option
 from dicomweb.deidentify.pseudonyms import Pseudonyms
 from dicomweb.deidentify.tables import confidentiality_table
@@ -20,7 +20,7 @@ _BASIC: Final = ("113100", "Basic Application Confidentiality Profile")
 _NOTHING: Final[Mapping[Path, Rule]] = {}
 
 
-def deidentification(  # noqa: PLR0913 - all but the first two by name
+def deidentification(
     pseudonyms: Pseudonyms,
     options: Iterable[Option] = (),
     *,
@@ -41,9 +41,10 @@ def deidentification(  # noqa: PLR0913 - all but the first two by name
         return Value("LO", (pseudonyms.patient_id(subject.patient) if patient_id is None else patient_id,))
 
     def new_name(subject: Subject) -> Value:
-        return Value("PN", new_id(subject).values if patient_name is None else (patient_name,))
+        name = f"Anonymized^{pseudonyms.patient_id(subject.patient)}" if patient_name is None else patient_name
+        return Value("PN", (name,))
 
-    said = {
+    said: dict[int, Value | Callable[[Subject], Value]] = {
         PATIENT_ID: new_id,
         PATIENT_NAME: new_name,
         IDENTITY_REMOVED: Value("CS", ("YES",)),
@@ -60,7 +61,7 @@ def deidentification(  # noqa: PLR0913 - all but the first two by name
         uid=pseudonyms.uid,
         known=known,
         days=lambda subject: pseudonyms.days(subject.patient),
-        clean=clean,
+        cleaner=cleaner,
     )
 
 

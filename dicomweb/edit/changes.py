@@ -1,11 +1,12 @@
 """What the rules make of the values of one file."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from dicomweb.charset import Codecs, codecs_for, decode
-from dicomweb.edit.encoding import TEXT_VRS, UTF_8, Value, definite, element, encode, fits, header, writing_codec
+from dicomweb.edit.encoding import UTF_8, Value, definite, element, encode, fits, header, writing_codec
 from dicomweb.edit.rules import Action, Decision, Rules, Scope
 from dicomweb.edit.subject import SOP_CLASS, SOP_INSTANCE, Subject
 from dicomweb.edit.treatments import dummy, mapped, shifted
@@ -45,6 +46,7 @@ class Changes:
         self.subject = subject
         self.report = Report(subject.burned_in)
         self._days: int | None = None
+        self._clean: Callable[[str], str] | None = None
         self.character_set = self._target()
         writer = writing_codec(subject.character_set if self.character_set is None else self.character_set)
         self.text = TextCoding(subject.codecs, writer)
@@ -82,7 +84,6 @@ class Changes:
     def changed(self, decision: Decision, raw: bytes, coding: Coding, text: TextCoding) -> bytes:
         """The element in place of one with the value field `raw`; b"" when it is removed."""
         tag, action, vr = decision.tag, decision.action, decision.vr
-        self.report.actions[action] += 1
         if action == Action.REMOVE:
             return b""
         if action == Action.CLEAR:
@@ -107,7 +108,9 @@ class Changes:
                 self._days = self.rules.days(self.subject)
             found = shifted(vr, raw, self._days)
         elif action == Action.CLEAN and len(raw) <= _MAX_TEXT:
-            left = self.rules.clean(decode(raw, text.codecs, Notes()).rstrip(" \0"), self.subject)
+            if self._clean is None:
+                self._clean = self.rules.cleaner(self.subject)
+            left = self._clean(decode(raw, text.codecs, Notes()).rstrip(" \0"))
             found = Value(vr, (left,)) if left else None
         if found is not None:
             return found

@@ -37,6 +37,7 @@ from dicomweb.structure import (
 # Changes that wait for the length of the sequence around them, at most.
 _WAITING: Final = 4096
 _NO_TAG: Final = 1 << 32
+_REMOVE: Final = Action.REMOVE
 _CHUNK: Final = 1 << 20
 _LIMITS: Final = ScanLimits()
 # Values that are looked into are no longer than this; longer ones are replaced by dummies.
@@ -183,7 +184,7 @@ class Edit:
 
     # -- elements
 
-    def _elements(self, data: DataSet) -> Sequence | None:  # noqa: C901 - hot loop
+    def _elements(self, data: DataSet) -> Sequence | None:  # noqa: C901, PLR0912, PLR0915 - hot loop
         """Walk the elements of a data set: None at its end, or a sequence in it with `_pos` at its first item."""
         buffer, pos, bound, end, last = self._buffer, self._pos, data.bound, data.end, data.last
         known, coding = data.scope.known, data.coding
@@ -191,6 +192,8 @@ class Edit:
         size = 4 if implicit else 6
         u16, u32 = self._u16, self._u32
         added = data.additions[-1][0] if data.additions else _NO_TAG
+        removed = 0
+        gone = -1  # where a run of removed elements began
         while pos != end:
             if pos + 8 > bound:
                 refuse(max(last, 0), pos, f"an element header is cut, or an item has no end: {CUT}")
@@ -200,7 +203,7 @@ class Edit:
                 if end < 0 and raw[:4] == self._item_end and u32(buffer, pos + 4)[0] == 0:
                     break
                 decision = data.scope.decide(raw, heads_of(coding).read(raw, pos))
-            tag, long, action, _, _, head = decision
+            tag, long, action, _, _, _ = decision
             if implicit:
                 start, length = pos + 8, u32(buffer, pos + 4)[0]
             elif long:
@@ -212,6 +215,16 @@ class Edit:
             if tag <= last:
                 refuse(tag, pos, "tags are not in ascending order")
             last = tag
+            if action == _REMOVE and length != UNDEFINED and added > tag:
+                if gone < 0:
+                    gone = pos
+                removed += 1
+                pos = start + length
+                if pos > bound:
+                    refuse(tag, start, f"the value ends past its parent: {CUT}")
+                continue
+            if gone >= 0:
+                gone = self._cut(data, gone, pos)
             if added <= tag:
                 added = self._insert(data, tag, pos)
             if action or length == UNDEFINED:
@@ -219,17 +232,25 @@ class Edit:
                 self._pos, data.last = pos, last
                 found = self._element(data, decision, start, length)
                 if found is not None:
+                    self.report.actions[Action.REMOVE] += removed
                     return found
                 pos = self._pos
                 continue
             pos = start + length
             if pos > bound:
                 refuse(tag, start, f"the value ends past its parent: {CUT}")
+        if gone >= 0:
+            self._cut(data, gone, pos)
         if added < _NO_TAG:
             self._insert(data, _NO_TAG, pos)
+        self.report.actions[Action.REMOVE] += removed
         # Behind the delimiter of an item that has one; what a container gets in its place stands before it.
         self._pos, data.last = pos if end >= 0 else pos + 8, last
         return None
+
+    def _cut(self, data: DataSet, start: int, stop: int) -> int:
+        data.grown += self._splices.add(start, stop, b"")
+        return -1
 
     def _count_element(self, tag: int) -> None:
         self._count += 1
@@ -248,7 +269,7 @@ class Edit:
 
     def _element(self, data: DataSet, decision: Decision, start: int, length: int) -> Sequence | None:
         """An element that is not simply kept: a sequence to walk, or None with `_pos` behind the element."""
-        tag, _, action, vr, _, head = decision
+        tag, _, action, vr, _, _ = decision
         if action == Action.PRIVATE or not vr or " or " in vr:
             decision = self._resolved(data, decision, length)
             action, vr = decision.action, decision.vr
@@ -268,6 +289,7 @@ class Edit:
             raw = bytes(self._buffer[start:stop]) if readable else b""
             new = self._changes.changed(decision, raw, data.coding, data.text)
             if new != self._buffer[self._pos : stop]:
+                self.report.actions[decision.action] += 1
                 data.grown += self._splices.add(self._pos, stop, new)
         self._pos = stop
         return None

@@ -107,15 +107,15 @@ def _tree(paths: Mapping[Path, Rule]) -> Node:
     return root
 
 
-def _no_cleaning(text: str, subject: Subject) -> str:  # noqa: ARG001
-    return ""
+def _no_cleaner(subject: Subject) -> Callable[[str], str]:  # noqa: ARG001
+    return lambda _: ""
 
 
 class Rules:
     """A compiled set of rules; a value that any number of edits share, also at the same time.
 
     What `paths` say goes before the `policy`. `uid` maps a UID, `known` says which ones are mapped wherever they are
-    met, `days` how far the dates of a patient are shifted, `clean` what is left of a text.
+    met, `days` how far the dates of a patient are shifted, `cleaner` gives what says what is left of a text.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Rules:
         uid: Callable[[str], str] = str,
         known: Callable[[str, Subject], bool] = lambda uid, subject: uid in subject.uids,
         days: Callable[[Subject], int] = lambda _: 0,
-        clean: Callable[[str, Subject], str] = _no_cleaning,
+        cleaner: Callable[[Subject], Callable[[str], str]] = _no_cleaner,
     ) -> None:
         paths = dict(paths)
         self.character_set = paths.pop(Path((), CHARACTER_SET), None)
@@ -138,7 +138,7 @@ class Rules:
         self.uid = uid
         self.known = known
         self.days = days
-        self.clean = clean
+        self.cleaner = cleaner
         self._scopes: dict[tuple[str, bool, bool], Scope] = {}
         self.scopes = 0
 

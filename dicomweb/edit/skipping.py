@@ -73,35 +73,41 @@ def skip_sequence(
         if count > limits.max_fg_elements:
             raise TooLarge(f"more than {limits.max_fg_elements} elements", attribute=name_of(tag))
         around, in_item = open_[-1]
-        group, number, length = u16(buffer, pos)[0], u16(buffer, pos + 2)[0], u32(buffer, pos + 4)[0]
-        if group == 0xFFFE:
-            pos += 8
-            if not in_item and number == _ITEM:
-                if length == UNDEFINED:
-                    open_.append((IMPLICIT_LITTLE if is_implicit(buffer, pos, bound, around) else around, True))
-                    length = 0
-                pos += length
-            elif length == 0 and number == (_ITEM_END if in_item else _SEQUENCE_END):
-                open_.pop()
-            else:
-                refuse(tag, pos - 8, "an item or delimiter where none is due")
-        elif not in_item:
-            refuse(tag, pos, "neither an item nor the delimiter of the sequence")
-        else:
-            head = heads_of(around).read(bytes(buffer[pos : pos + 6]), pos)
-            start, length = value_of(buffer, pos, around, long=head.long)
-            if length != UNDEFINED:
-                pos = start + length
-            elif has_fragments(head.vr, head.kind):
-                pos = skip_fragments(buffer, start, bound, tag, limits.max_frames)
-            else:
-                pos = start
-                open_.append((around if head.vr == "SQ" else IMPLICIT_LITTLE, False))
+        if u16(buffer, pos)[0] != 0xFFFE:
+            if not in_item:
+                refuse(tag, pos, "neither an item nor the delimiter of the sequence")
+            pos, inner = _skip_element(buffer, pos, bound, around, limits)
+            if inner is not None:
+                open_.append((inner, False))
                 if depth + len(open_) // 2 >= limits.max_depth:
                     refuse(tag, pos, f"nested more than {limits.max_depth} deep")
+        else:
+            number, length = u16(buffer, pos + 2)[0], u32(buffer, pos + 4)[0]
+            pos += 8
+            if length == 0 and number == (_ITEM_END if in_item else _SEQUENCE_END):
+                open_.pop()
+            elif in_item or number != _ITEM:
+                refuse(tag, pos - 8, "an item or delimiter where none is due")
+            elif length == UNDEFINED:
+                open_.append((IMPLICIT_LITTLE if is_implicit(buffer, pos, bound, around) else around, True))
+            else:
+                pos += length
         if pos > bound:
             refuse(tag, pos, f"a value ends past its parent: {CUT}")
     return pos
+
+
+def _skip_element(
+    buffer: Buffer, pos: int, bound: int, coding: Coding, limits: ScanLimits
+) -> tuple[int, Coding | None]:
+    """The offset behind an element, or of the first item of a sequence of undefined length and the coding in it."""
+    head = heads_of(coding).read(bytes(buffer[pos : pos + 6]), pos)
+    start, length = value_of(buffer, pos, coding, long=head.long)
+    if length != UNDEFINED:
+        return start + length, None
+    if has_fragments(head.vr, head.kind):
+        return skip_fragments(buffer, start, bound, head.tag, limits.max_frames), None
+    return start, coding if head.vr == "SQ" else IMPLICIT_LITTLE
 
 
 def value_of(buffer: Buffer, pos: int, coding: Coding, *, long: bool) -> tuple[int, int]:

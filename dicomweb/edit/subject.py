@@ -69,15 +69,19 @@ class Subject:
 def read_subject(buffer: Buffer, pos: int, coding: Coding, limits: ScanLimits) -> Subject:
     """Walk the data set at `pos` as far as Burned In Annotation; sequences are passed over. BadDicom when it is cut."""
     heads, end, last = heads_of(coding), len(buffer), -1
-    known, size = heads.known, 4 if not coding.explicit else 6
+    implicit, u16 = not coding.explicit, readers(coding)[0]
+    known, size = heads.known, 4 if implicit else 6
     raws: dict[int, bytes] = {}
     while pos < end and last < _BURNED_IN:
         if pos + 8 > end:
             refuse(max(last, 0), pos, f"an element header is cut: {CUT}")
-        raw = buffer[pos : pos + size]
-        head = known.get(raw) or heads.read(bytes(raw), pos)
+        raw = bytes(buffer[pos : pos + size])
+        head = known.get(raw) or heads.read(raw, pos)
         tag = head.tag
-        start, length = value_of(buffer, pos, coding, long=head.long)
+        if head.long or implicit:
+            start, length = value_of(buffer, pos, coding, long=True)
+        else:
+            start, length = pos + 8, u16(buffer, pos + 6)[0]
         if tag <= last:
             refuse(tag, pos, "tags are not in ascending order")
         last = tag
