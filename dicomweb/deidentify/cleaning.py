@@ -10,10 +10,6 @@ from dicomweb.edit.subject import Subject
 _TOKEN: Final = re.compile(r"[^\W_]+(?:[.,][0-9]+)?")
 _NUMBER: Final = re.compile(r"[0-9]{1,3}(?:[.,][0-9]{1,3})?(?:mm|cm|ml|mg|kv|ms|s|d|t)?", re.ASCII)
 _SEPARATORS: Final = re.compile(r"[\s,;:/|()\[\]{}_+*=.<>-]+")
-# What protocols are called by, beyond the words of PS3.16.
-_PROTOCOLS: Final = frozenset(
-    ["2d", "3d", "4d", "abd", "adc", "angio", "ap", "asl", "ax", "bold", "bravo", "bw", "cor", "ctpa", "cta", "cbct", "ce", "cine", "cm", "cor", "cspine", "cube", "dce", "dir", "dixon", "dti", "dwi", "dynamic", "epi", "fat", "fatsat", "ffe", "fiesta", "flair", "flash", "fov", "fs", "fse", "gad", "gd", "gradient", "gre", "haste", "hr", "hrct", "iac", "ir", "iv", "kub", "lat", "le", "left", "lspine", "lung", "mag", "mav", "mip", "mpr", "mprage", "mra", "mrcp", "mrv", "nativ", "nc", "noncontrast", "obl", "pa", "pd", "pdw", "phase", "post", "postcontrast", "pre", "precontrast", "propeller", "re", "recon", "right", "sag", "scout", "se", "sense", "space", "spair", "spgr", "spine", "ssfp", "stir", "survey", "swi", "t1", "t1w", "t2", "t2w", "tfe", "thick", "thin", "tirm", "tof", "topogram", "tra", "trufi", "tse", "tspine", "us", "vibe", "vrt", "wo"]
-)  # fmt: skip
 _SPINE: Final = re.compile(r"[ctls][0-9]{1,2}", re.ASCII)
 _MIN_NAME: Final = 2
 
@@ -34,7 +30,7 @@ def cleaner(subject: Subject) -> Callable[[str], str]:
     def is_safe(word: str) -> bool:
         if word in identifying:
             return False
-        return word in known or word in _PROTOCOLS or bool(_NUMBER.fullmatch(word) or _SPINE.fullmatch(word))
+        return word in known or bool(_NUMBER.fullmatch(word) or _SPINE.fullmatch(word))
 
     def clean(text: str) -> str:
         tokens = [token.strip("\"'!?&#%") for token in _SEPARATORS.split(text)]

@@ -79,5 +79,9 @@ def flat(path: tuple[int, ...]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)
 def safe_words() -> frozenset[str]:
-    """Words of the meanings of PS3.16's codes."""
-    return frozenset(files(__package__).joinpath("words.txt").read_text().split())
+    """Words of the meanings of PS3.16's codes, and what else protocols are called by."""
+    return frozenset(
+        word
+        for name in ("words.txt", "protocols.txt")
+        for word in files(__package__).joinpath(name).read_text().split()
+    )

@@ -101,7 +101,8 @@ def _skip_element(
     buffer: Buffer, pos: int, bound: int, coding: Coding, limits: ScanLimits
 ) -> tuple[int, Coding | None]:
     """The offset behind an element, or of the first item of a sequence of undefined length and the coding in it."""
-    head = heads_of(coding).read(bytes(buffer[pos : pos + 6]), pos)
+    heads, raw = heads_of(coding), bytes(buffer[pos : pos + (6 if coding.explicit else 4)])
+    head = heads.known.get(raw) or heads.read(raw, pos)
     start, length = value_of(buffer, pos, coding, long=head.long)
     if length != UNDEFINED:
         return start + length, None
