@@ -36,7 +36,8 @@ def cleaner(subject: Subject) -> Callable[[str], str]:
         tokens = [token.strip("\"'!?&#%") for token in _SEPARATORS.split(text)]
         kept = [token for token in tokens if is_safe(token.lower())]
         # Digits that stand together may be a date or a number cut in parts.
-        return " ".join(token for at, token in enumerate(kept) if not (token.isdigit() and _beside(kept, at)))
+        left = [token for at, token in enumerate(kept) if not (token.isdigit() and _beside(kept, at))]
+        return text if left == [token for token in tokens if token] else " ".join(left)
 
     return clean
 

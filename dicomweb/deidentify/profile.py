@@ -47,9 +47,10 @@ _TEXT_VALUES: Final = frozenset((0x0040A160, 0x00700006))
 # Sequences of references, and of units: of no use with dummies in them, and only their UIDs say anything.
 _REFERENCES: Final = frozenset((0x00081199, 0x00081140, 0x00082112, 0x004008EA))
 _CONTENT_VALUES: Final = frozenset((0x0040A168, 0x0040A300))
-# Codes, counts and positions of values: no name is hidden in them, and what counts or selects must stay right.
+# Codes, counts and positions of values: no name is hidden in them, and what counts or selects must stay right. What a
+# code means is text, and may be a local one (PS3.15 E.1.1 note 7).
 _HARMLESS: Final = frozenset(("CS", "SL", "SS", "UL", "US"))
-_CODES: Final = range(0x00080100, 0x00080200)
+_CODES: Final = frozenset(range(0x00080100, 0x00080200)) - {0x00080104}
 _SHIFTED: Final = "S"
 
 
@@ -82,9 +83,7 @@ class ConfidentialityPolicy:
         if code == "K":
             return WALK if vr == "SQ" else KEEP
         if code == _SHIFTED:
-            if vr in {"TM", "SH"}:
-                return KEEP
-            if vr in {"DA", "DT"}:
+            if vr in {"DA", "DT", "TM", "SH"}:
                 return Rule(Action.SHIFT, mode=self._basic(tag, place))
             return WALK if vr == "SQ" else self._protected(tag, vr, self._basic(tag, place))
         if code == "C":

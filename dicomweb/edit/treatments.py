@@ -15,8 +15,12 @@ _DUMMIES: Final = {
     "UC": "Anonymized", "UL": "0", "UR": "urn:anonymized", "US": "0", "UT": "Anonymized", "UV": "0",
 }  # fmt: skip
 _BINARY: Final = b"\0\0\0\0\0\0\0\0"
-_DATE: Final = re.compile(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})")
-_DATE_TIME: Final = re.compile(r"([0-9]{4})([0-9]{2})?([0-9]{2})?(.*)")
+_DATE: Final = re.compile(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})", re.ASCII)
+_DATE_TIME: Final = re.compile(
+    r"([0-9]{4})([0-9]{2})?([0-9]{2})?([0-9]{0,6}(?:\.[0-9]{1,6})?(?:[+-][0-9]{4})?)", re.ASCII
+)
+_TIME: Final = re.compile(r"[0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2}(?:\.[0-9]{1,6})?)?)?", re.ASCII)
+_OFFSET: Final = re.compile(r"[+-][0-9]{4}", re.ASCII)
 # UIDs that the standard itself registers mean the same for everybody (PS3.6 Annex A).
 STANDARD_ROOT: Final = "1.2.840.10008."
 _MAX_VALUES: Final = 65536
@@ -43,15 +47,21 @@ def mapped(raw: bytes, uid: Callable[[str], str]) -> Value:
 def shifted(vr: str, raw: bytes, days: int) -> Value | None:
     """Dates so many days later (or, negative, earlier); None when they are not what the VR says.
 
-    Times of day stay: the distances within a day are what is measured.
+    Times of day and offsets from UTC stay: the distances within a day are what is measured.
     """
-    if vr not in {"DA", "DT"}:
+    move = {"DA": _shifted_date, "DT": _shifted_date_time, "TM": _time, "SH": _offset}.get(vr)
+    if move is None:
         return None
-    values = [text.strip(" \0") for text in raw.decode("latin-1").split("\\")]
-    found = [_shifted_date(text, days) if vr == "DA" else _shifted_date_time(text, days) for text in values]
-    if any(text is None for text in found):
-        return None
-    return Value(vr, tuple(text for text in found if text is not None))
+    found = [move(text.strip(" \0"), days) for text in raw.decode("latin-1").split("\\")]
+    return None if None in found else Value(vr, tuple(text for text in found if text is not None))
+
+
+def _time(text: str, days: int) -> str | None:  # noqa: ARG001
+    return text if not text or _TIME.fullmatch(text) else None
+
+
+def _offset(text: str, days: int) -> str | None:  # noqa: ARG001
+    return text if not text or _OFFSET.fullmatch(text) else None
 
 
 def _shifted_date(text: str, days: int) -> str | None:
