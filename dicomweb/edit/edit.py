@@ -258,11 +258,14 @@ class Edit:
             raise TooLarge(f"more than {self._limits.max_fg_elements} elements", attribute=name_of(tag))
 
     def _insert(self, data: DataSet, tag: int, pos: int) -> int:
-        """Insert what stands before `tag`; the tag of what comes next. What is there already is no addition."""
+        """Insert what stands before `tag`; the tag of what comes next.
+
+        What is there already is no addition, save for the character set, which is removed wherever all text goes over.
+        """
         additions = data.additions
         while additions and additions[-1][0] <= tag:
             new, rule = additions.pop()
-            if new < tag and rule.value is not None:
+            if (new < tag or new == CHARACTER_SET) and rule.value is not None:
                 value = rule.value if isinstance(rule.value, Value) else rule.value(self.subject)
                 data.grown += self._splices.add(pos, pos, self._changes.added(new, value, data.coding, data.text))
         return additions[-1][0] if additions else _NO_TAG
@@ -284,6 +287,8 @@ class Edit:
         stop = self._behind(data, decision, start, length)
         if decision.action == Action.NOTE:
             self._note(data, tag, bytes(self._buffer[start:stop]))
+            if tag == CHARACTER_SET and self._changes.character_set is not None:
+                data.grown += self._splices.add(self._pos, stop, b"")
         elif decision.action != Action.KEEP:
             readable = length <= _MAX_VALUE and decision.action not in {Action.REMOVE, Action.CLEAR, Action.REPLACE}
             raw = bytes(self._buffer[start:stop]) if readable else b""

@@ -225,7 +225,7 @@ class Scope:
             action = Action.KEEP
         elif action == Action.KEEP and self._recode and vr in TEXT_VRS:
             action = Action.RECODE
-        elif action == Action.KEEP and tag in (CHARACTER_SET, PIXEL_REPRESENTATION):
+        elif action == Action.KEEP and tag == PIXEL_REPRESENTATION:
             action = Action.NOTE
         return Decision(tag, head.long, action, vr, rule, head)
 
@@ -238,7 +238,7 @@ class Scope:
             # Retired (PS3.5 7.2), and wrong once anything in the group has changed.
             return KEEP if self.inert else REMOVE
         if tag == CHARACTER_SET:
-            return REMOVE if self._recode else KEEP
+            return Rule(Action.NOTE)
         for node in self._nodes:
             if tag in node.rules:
                 return node.rules[tag]

@@ -221,7 +221,7 @@ def test_the_type_in_the_iod_decides(sop_class):
     wrong = []
     for tag, _, row in attributes():
         options = row["basicProfile"].rstrip("*").split("/")
-        if tag not in before or len(options) == 1 or tag in {0x00100020}:
+        if tag not in before or len(options) == 1 or tag == 0x00100020:
             continue
         type_ = types.get(before[tag].keyword, "3")[0]
         if type_ == "3":
