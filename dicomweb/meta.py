@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from struct import Struct
+from typing import Final
 
 from dicomweb.errors import BadDicom
-from dicomweb.structure import Buffer, refuse
+from dicomweb.structure import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Buffer, Coding, refuse
 from dicomweb.uids import is_uid
 from dicomweb.values import LONG_VRS, SHORT_VRS
 
@@ -13,6 +14,9 @@ _U16 = Struct("<H").unpack_from
 _START = 132
 _SOP_CLASS = b"\x02\x00\x02\x00UI"
 _DICOMDIR_CLASS = b"1.2.840.10008.1.3.10"
+_CODINGS: Final = {"1.2.840.10008.1.2": IMPLICIT_LITTLE, "1.2.840.10008.1.2.2": EXPLICIT_BIG}
+# Deflated Explicit VR Little Endian, JPIP Referenced Deflate, JPIP HTJ2K Referenced Deflate (PS3.5 A.5, A.7, A.12).
+_DEFLATED: Final = frozenset(f"1.2.840.10008.1.2.{arc}" for arc in ("1.99", "4.95", "4.205"))
 _WANTED = {b"\x02\x00": "sop_class", b"\x03\x00": "sop_uid", b"\x10\x00": "transfer_syntax"}
 
 
@@ -25,6 +29,16 @@ class FileMeta:
     sop_uid: str
     size: int
     warnings: tuple[str, ...]
+
+    @property
+    def coding(self) -> Coding:
+        """How the element headers of the data set are written."""
+        return _CODINGS.get(self.transfer_syntax, EXPLICIT_LITTLE)
+
+    @property
+    def deflated(self) -> bool:
+        """Whether the data set is compressed as a whole."""
+        return self.transfer_syntax in _DEFLATED
 
 
 def is_dicom(head: bytes) -> bool:

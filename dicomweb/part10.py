@@ -20,7 +20,7 @@ from dicomweb.memo import AVAILABLE, Memo
 from dicomweb.meta import FileMeta, read_file_meta
 from dicomweb.metadata import MetadataBuilder
 from dicomweb.pixelinfo import PixelInfo, describe_pixels, refuse_if_cut
-from dicomweb.structure import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Buffer, ScanLimits
+from dicomweb.structure import Buffer, ScanLimits
 from dicomweb.tags import keyword_of
 from dicomweb.uids import is_uid
 from dicomweb.values import bulk_reference, first_text
@@ -28,9 +28,6 @@ from dicomweb.walker import Walker
 
 __all__ = ["Identifiers", "Memo", "PixelInfo", "Scan", "ScanLimits", "dataset_json", "identifiers", "scan"]
 
-_CODINGS: Final = {"1.2.840.10008.1.2": IMPLICIT_LITTLE, "1.2.840.10008.1.2.2": EXPLICIT_BIG}
-# Deflated Explicit VR Little Endian, JPIP Referenced Deflate, JPIP HTJ2K Referenced Deflate (PS3.5 A.5, A.7, A.12).
-_DEFLATED: Final = frozenset(f"1.2.840.10008.1.2.{arc}" for arc in ("1.99", "4.95", "4.205"))
 _DEFAULT_LIMITS: Final = ScanLimits()
 
 
@@ -71,9 +68,9 @@ def scan(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS, *, version: str =
     if isinstance(buffer, memoryview):
         buffer = _hashable(buffer)
     meta = read_file_meta(buffer)
-    coding = _CODINGS.get(meta.transfer_syntax, EXPLICIT_LITTLE)
+    coding = meta.coding
     start = meta.size
-    deflated = meta.transfer_syntax in _DEFLATED
+    deflated = meta.deflated
     if deflated:
         packed = memoryview(buffer)[start:]
         buffer, start = inflate_dataset(packed, limits.max_inflated, limits.max_inflate_ratio), 0
@@ -93,7 +90,7 @@ def scan(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS, *, version: str =
 def _walk(
     buffer: Buffer, start: int, meta: FileMeta, limits: ScanLimits, version: str, memo: Memo, *, values: bool
 ) -> ElementWalk:
-    coding = _CODINGS.get(meta.transfer_syntax, EXPLICIT_LITTLE)
+    coding = meta.coding
     available = b'"%08X":{"vr":"UI","Value":["%b"]}' % (AVAILABLE, meta.transfer_syntax.encode())
     walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=values)
     return ElementWalk(buffer, start, coding, limits, walker, memo, MetadataBuilder(available))
@@ -106,7 +103,7 @@ def dataset_json(encoded: bytes, transfer_syntax: str, limits: ScanLimits = _DEF
     not a deflated one. Raises BadDicom, which names the attribute, or TooLarge.
     """
     meta = FileMeta(transfer_syntax, "", "", 0, ())
-    values = not _CODINGS.get(transfer_syntax, EXPLICIT_LITTLE).big
+    values = not meta.coding.big
     walk = _walk(encoded, 0, meta, limits, "", Memo(), values=values)
     try:
         walk.walk()
@@ -137,7 +134,7 @@ def identifiers(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS) -> Identif
     except ArchiveError:
         return Identifiers()
     elements: dict[str, bytes] = {}
-    if meta.transfer_syntax not in _DEFLATED:
+    if not meta.deflated:
         walk = _walk(buffer, meta.size, meta, limits, "", Memo(), values=True)
         with suppress(ArchiveError, Unsure):
             walk.walk()
