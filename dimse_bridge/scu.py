@@ -18,6 +18,7 @@ from pynetdicom.dsutils import decode, encode
 
 from dicomweb.errors import BadRequest, PeerFailed, TooLarge, Unavailable
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
+from dimse_bridge.contexts import COMMITMENT, VERIFICATION
 from dimse_bridge.requestor import Answers, Call, Link, Proposal, status_said
 from storage.archive import Archive
 from storage.modalities import Modality
@@ -25,8 +26,6 @@ from storage.settings import Settings
 
 T = TypeVar("T")
 
-VERIFICATION: Final = "1.2.840.10008.1.1"
-COMMITMENT: Final = "1.2.840.10008.1.20.1"
 COMMITMENT_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
 WORKLIST_FIND: Final = "1.2.840.10008.5.1.4.31"
 STUDY_ROOT: Final = "1.2.840.10008.5.1.4.1.2.2."
