@@ -16,6 +16,7 @@ from dimse_bridge import admission, negotiation, status
 from dimse_bridge.admission import Application
 from dimse_bridge.command import Command, Field, Tag, primitive_of, request_of, response_to
 from dimse_bridge.connection import Connection, Gone
+from dimse_bridge.exchange import PENDING, Exchange
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_crash, log_event
 from dimse_bridge.messages import SMALLEST_SENT, Assembler, Fragmenter, Message, StoreBegins, StoreData, pdus
@@ -29,29 +30,8 @@ from dimse_bridge.violation import UNEXPECTED_PDU, Violation
 from storage.access import Access
 from storage.modalities import Modality
 
-_PENDING: Final = frozenset({status.PENDING, status.PENDING_PARTIAL})
 _BY_USER, _BY_PROVIDER = 0, 2  # who aborts
 _LARGE_REQUEST: Final = 8 << 10
-
-
-class Exchange:
-    """One request on an association; see `service.Exchange`."""
-
-    def __init__(self, association: "Association", context: Context, message: Message) -> None:
-        self.association = association
-        self.context = context
-        self.command = message.command
-        self.request = primitive_of(message.command)
-        self.identifier = message.data_set
-        self.too_long = message.too_long
-        self.cancelled = False
-        self.answered = False  # finally
-
-    async def respond(
-        self, status: int, *, comment: str = "", identifier: bytes | None = None, **elements: object
-    ) -> None:
-        """See service.Exchange."""
-        await self.association.respond(self, status, comment, identifier or b"", elements)
 
 
 class Association:
@@ -273,21 +253,19 @@ class Association:
         """Send a response; the final one makes room for the next request."""
         if exchange.answered:
             raise RuntimeError("a response after the final one")
-        named = dict(elements)
-        if comment:
-            named["ErrorComment"] = status.comment(comment)
-        command = response_to(exchange.command, code, named, has_data_set=bool(identifier))
+        command = exchange.response(code, comment, elements, has_data_set=bool(identifier))
         async with self._sending:
-            if code not in _PENDING:
+            if code not in PENDING:
                 exchange.answered = True
                 self._exchange, self._quiet_since = None, self._loop.time()
             self._send(exchange.context.id, command, identifier)
         await self._drain()
 
     def _send(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
-        self._write(*pdus(context_id, command, self._max_sent, is_command=True))
+        parts = [*pdus(context_id, command, self._max_sent, is_command=True)]
         if data_set:
-            self._write(*pdus(context_id, data_set, self._max_sent, is_command=False))
+            parts += pdus(context_id, data_set, self._max_sent, is_command=False)
+        self._write(*parts)
 
     async def _drain(self) -> None:
         if self._connection is None:
@@ -363,8 +341,8 @@ class Association:
             answer: asyncio.Future[Command] = self._loop.create_future()
             self._asked = (self._message_id, answer)
             try:
-                async with asyncio.timeout(self._limits.ask_timeout):
-                    await self._ask(context_id, request, data)
+                # However long it is: a peer that does not read is noticed by the watch.
+                await self._ask(context_id, request, data)
                 async with asyncio.timeout(self._limits.ask_timeout):
                     return primitive_of(await answer)
             except Gone as exc:
