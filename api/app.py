@@ -45,6 +45,7 @@ from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
 from api.websocket import Sockets
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
+from dimse_bridge.scu import Requestor
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
 from wsi.annotations import AnnotationService
@@ -95,7 +96,7 @@ class Anor(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
-    def open_front(self, settings: Settings, archive: Archive, metrics: Metrics) -> None:
+    def open_front(self, settings: Settings, archive: Archive, requestor: Requestor, metrics: Metrics) -> None:
         """Begin to answer from `archive`."""
 
         @cache
@@ -114,6 +115,7 @@ class Anor(FastAPI):
             tiles,
             AnnotationService(archive),
             SegmentationService(archive, tiles),
+            requestor,
         )
         self.front = FrontDoor(RouteTree(OPERATIONS, settings.dicomweb_root), services, super().__call__)
 
@@ -126,11 +128,13 @@ def create_app(settings: Settings) -> Anor:
         archive = await open_archive(settings)
         metrics = Metrics(settings.data / "metrics", archive.counters)
         metrics.start()
+        requestor = Requestor(archive)
         try:
-            cast("Anor", app).open_front(settings, archive, metrics)
+            cast("Anor", app).open_front(settings, archive, requestor, metrics)
             yield
         finally:
             await metrics.stop()
+            await requestor.close()
             await archive.close()
 
     app = Anor(

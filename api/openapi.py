@@ -18,7 +18,12 @@ from dicomweb.errors import (
 
 _PROBLEM = "application/problem+json"
 _TEXTS = {
+    "answer": "number of an answer, from 0",
     "job": "identifier of a job",
+    "key": "name of what a job left",
+    "modality": "name of a declared application entity",
+    "query": "identifier of a query",
+    "transaction": "Transaction UID",
     "study": "Study Instance UID",
     "series": "Series Instance UID",
     "instance": "SOP Instance UID",

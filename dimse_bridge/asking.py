@@ -1,8 +1,7 @@
 """What is said in requests: identifiers of queries and retrievals (PS3.4 C.4), and answers as bytes to be kept."""
 
 import re
-from collections.abc import Mapping, Sequence
-from io import BytesIO
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pydicom.config
@@ -11,12 +10,12 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
-from pynetdicom.dsutils import decode, encode
 
 from dicomweb.errors import BadRequest
 from dimse_bridge.scu import FIND, GET, MOVE, PATIENT_ROOT, STUDY_ROOT
 
 _TAG: Final = re.compile(r"([0-9A-Fa-f]{4})[,-]?([0-9A-Fa-f]{4})")
+_BINARY: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _MAX_DEPTH: Final = 8
 _MAX_KEYS: Final = 1000
 _LEVELS: Final = {
@@ -62,14 +61,24 @@ def tag_of(name: str) -> BaseTag:
     match = _TAG.fullmatch(name)
     if match is not None:
         return Tag(int(match[1], 16), int(match[2], 16))
-    number = tag_for_keyword(name)
+    number = tag_for_keyword(name) if name else None
     if number is None:
         raise BadRequest("there is no such DICOM tag", attribute=name[:64])
     return Tag(number)
 
 
-def data_set(keys: Any, depth: int = 0) -> Dataset:
-    """A data set of a JSON object: tags to text, or to lists of such objects for sequences. Raises BadRequest."""
+# How text becomes a value of these VRs.
+_NUMBERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "US": int, "SS": int, "UL": int, "SL": int, "UV": int, "SV": int, "FL": float, "FD": float,
+    "AT": tag_of,
+}  # fmt: skip
+
+
+def data_set(keys: Any, depth: int = 0, *, utf8: bool = False) -> Dataset:
+    """A data set of a JSON object: tags to text, or to lists of such objects for sequences. Raises BadRequest.
+
+    `utf8`: it says that its text is in UTF-8, unless the tags say otherwise.
+    """
     if not isinstance(keys, Mapping):
         raise BadRequest("the tags of a query are a JSON object")
     if len(keys) > _MAX_KEYS or depth > _MAX_DEPTH:
@@ -80,7 +89,7 @@ def data_set(keys: Any, depth: int = 0) -> Dataset:
         if tag.element == 0 or tag.group < 8:
             continue
         made[tag] = _element(tag, name, value, depth)
-    if depth == 0 and "SpecificCharacterSet" not in made:
+    if utf8 and "SpecificCharacterSet" not in made:
         made.SpecificCharacterSet = "ISO_IR 192"
     return made
 
@@ -101,24 +110,29 @@ def _element(tag: BaseTag, name: str, value: Any, depth: int) -> DataElement:
             raise BadRequest("the value of a sequence is a list of objects", attribute=name[:64])
         return DataElement(tag, "SQ", Items())
     try:
-        return DataElement(tag, vr, text or None, validation_mode=pydicom.config.IGNORE)
-    except (ValueError, TypeError) as error:
+        value = [_NUMBERS[vr](each) for each in text.split("\\")] if text and vr in _NUMBERS else text or None
+        if text and vr in _BINARY:
+            raise BadRequest("no query can be made for binary values", attribute=name[:64])
+        return DataElement(tag, vr, value, validation_mode=pydicom.config.IGNORE)
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadRequest("the value does not suit the tag", attribute=name[:64]) from error
 
 
-def query_of(level: str, keys: Any, *, normalise: bool) -> Dataset:
-    """The identifier of a C-FIND.
+def query_of(level: str, keys: Any, *, normalise: bool, usual: bool = False) -> Dataset:
+    """The identifier of a C-FIND, with the unique keys of its level and those above.
 
-    Normalised: without keys of lower levels, which confuse many archives, and with what is usually asked for.
+    Normalised: without keys of lower levels, which confuse many archives. `usual`: with what is mostly asked for.
     """
-    found = data_set(keys)
+    found = data_set(keys, utf8=True)
     if normalise:
         for keyword, lowest in _LEVEL_OF.items():
             if lowest > _ORDER.index(level) and keyword in found:
                 del found[keyword]
-        for keyword in _USUAL[level]:
-            if keyword not in found:
-                setattr(found, keyword, "")
+    for keyword in (*UNIQUE[level], *(_USUAL[level] if usual else ())):
+        if keyword not in found:
+            setattr(found, keyword, "")
+    if level != "PATIENT" and "AccessionNumber" not in found:
+        found.AccessionNumber = ""
     found.QueryRetrieveLevel = level
     return found
 
@@ -133,9 +147,10 @@ def retrieval(level: str, keys: Mapping[str, Any]) -> Dataset:
             value = "\\".join(map(str, value))
         if value:
             setattr(made, keyword, str(value))
-    if UNIQUE[level][-1] not in made and not (level == "STUDY" and keys.get("AccessionNumber")):
-        raise BadRequest(f"{UNIQUE[level][-1]} is missing", attribute=UNIQUE[level][-1])
-    if keys.get("AccessionNumber"):
+    if UNIQUE[level][-1] not in made:
+        # No unique key, but many archives take it, and Orthanc's clients send it.
+        if level != "STUDY" or not keys.get("AccessionNumber"):
+            raise BadRequest(f"{UNIQUE[level][-1]} is missing", attribute=UNIQUE[level][-1])
         made.AccessionNumber = str(keys["AccessionNumber"])
     return made
 
@@ -153,19 +168,6 @@ def move_model(level: str) -> str:
 def get_model(level: str) -> str:
     """The same for C-GET."""
     return (PATIENT_ROOT if level == "PATIENT" else STUDY_ROOT) + GET
-
-
-def packed(dataset: Dataset) -> bytes:
-    """A data set in Explicit VR Little Endian, its values as they came."""
-    made = encode(dataset, False, True)
-    if made is None:
-        raise BadRequest("the data set cannot be encoded")
-    return made
-
-
-def unpacked(data: bytes) -> Dataset:
-    """The same again."""
-    return decode(BytesIO(data), False, True)
 
 
 def references(items: Sequence[Dataset] | None) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Final
 
-from pynetdicom.dimse_primitives import DIMSEPrimitive
+from pynetdicom.dimse_primitives import N_EVENT_REPORT, DIMSEPrimitive
 
 from dicomweb.errors import ArchiveError, TooLarge, Unavailable
 from dimse_bridge import admission, negotiation, status
@@ -225,7 +225,9 @@ class Association:
     async def _serve(self, exchange: Exchange) -> None:
         entry = self._application.services.get((type(exchange.request), exchange.context.abstract_syntax))
         with suppress(Gone):
-            if entry is None or not exchange.context.as_scp:
+            # An event is reported to us in the role of the SCU; every other request is made to the SCP.
+            ours = exchange.context.as_scp or isinstance(exchange.request, N_EVENT_REPORT)
+            if entry is None or not ours:
                 await exchange.respond(status.UNRECOGNISED_OPERATION)
             elif entry.permission not in self._allow:
                 log_event("request-refused", peer=self.peer, status=status.NOT_AUTHORISED, reason=entry.permission)

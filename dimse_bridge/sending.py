@@ -6,16 +6,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from mmap import mmap
 from pathlib import Path
 from typing import Final, Self
 
-from dicomweb.errors import ArchiveError, PeerFailed, Unavailable
+from dicomweb.errors import ArchiveError, BadDicom, PeerFailed, Unavailable
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
+from dicomweb.meta import FileMeta, read_file_meta
 from dimse_bridge.requestor import MAX_CONTEXTS, Link, NothingAccepted, Proposal, status_said
 from dimse_bridge.scu import Requestor
 from storage.access import Access
 from storage.modalities import Modality
 from storage.retrieve import Instance
+from storage.spool import Spooled
 
 _TRIES: Final = 4
 _AGAIN_SECONDS: Final = 1.0
@@ -205,3 +208,30 @@ async def send(
     async with Sender(requestor, access, modality, kinds, originator) as sender:
         for instance in sorted(instances, key=lambda each: order[each.sop_class, each.transfer_syntax]):
             yield await sender.send(instance)
+
+
+async def send_file(requestor: Requestor, modality: Modality, spooled: Spooled) -> None:
+    """Send a Part 10 file that is not stored, as it is. Raises PeerFailed, BadDicom."""
+    found = await asyncio.to_thread(_meta, spooled)
+    if not found.sop_class or not found.sop_uid:
+        raise BadDicom("the file meta information does not say which instance it is")
+    proposals = [Proposal(found.sop_class, (found.transfer_syntax,))]
+    async with requestor.link(modality, proposals) as link:
+        if spooled.path is not None:
+            answer = await requestor.run(link, partial(link.store, spooled.path, None))
+        else:
+            with tempfile.NamedTemporaryFile(prefix="send-") as file:
+                await asyncio.to_thread(file.write, spooled.data or b"")
+                await asyncio.to_thread(file.flush)
+                answer = await requestor.run(link, partial(link.store, Path(file.name), None))
+    if answer.Status != 0 and answer.Status not in _WARNINGS:
+        raise PeerFailed(*status_said(answer))
+
+
+def _meta(spooled: Spooled) -> FileMeta:
+    buffer = spooled.buffer()
+    try:
+        return read_file_meta(buffer)
+    finally:
+        if isinstance(buffer, mmap):
+            buffer.close()

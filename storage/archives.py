@@ -66,6 +66,12 @@ class ArchiveService:
             raise TooLarge(f"the resources hold more than {limit} instances")
         return [(row["sop_class"], row["sop_uid"]) for row in rows]
 
+    async def parents(self, access: Access, instances: Sequence[str]) -> Sequence[tuple[str, str, str]]:
+        """Study, series and SOP instance of those instances that are stored."""
+        access.require("dicom.read", "dicom.delete")
+        rows = await self._db.fetch("located_instances", access.tenant, instances)
+        return [(row["study_uid"], row["series_uid"], row["sop_uid"]) for row in rows]
+
     async def folders(self, access: Access, level: Level, identifier: str) -> list[Folder]:
         """The series of a resource with that Orthanc identifier, each with a folder of its own. Raises NotFound."""
         access.require("dicom.read")
