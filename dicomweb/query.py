@@ -341,7 +341,7 @@ class _Builder:
         if offset:
             self.warnings[TIMEZONE_UNSUPPORTED] = None
         for match in wanted:
-            self.matches[replace(match, path=path)] = None
+            self.matches[match if match.path == path else replace(match, path=path)] = None
 
     def _unsupported(self, key: Key) -> None:
         """An unsupported optional key of C-FIND (PS3.4 C.4.1.1.4, 0xFF01) is answered without it, and said so."""
