@@ -290,6 +290,8 @@ class Edit:
             if tag == CHARACTER_SET and self._changes.character_set is not None:
                 data.grown += self._splices.add(self._pos, stop, b"")
         elif decision.action != Action.KEEP:
+            if decision.action == Action.RECODE and length > _MAX_VALUE:
+                raise TooLarge(f"{name_of(tag)}: too long to be converted into another character set")
             readable = length <= _MAX_VALUE and decision.action not in {Action.REMOVE, Action.CLEAR, Action.REPLACE}
             raw = bytes(self._buffer[start:stop]) if readable else b""
             new = self._changes.changed(decision, raw, data.coding, data.text)
