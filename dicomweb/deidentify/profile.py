@@ -10,6 +10,7 @@ from typing import Final
 
 from dicomweb.deidentify.safe_private import is_safe
 from dicomweb.deidentify.tables import CONTENT_SEQUENCE, Row, attribute_types, confidentiality_table, flat
+from dicomweb.dictionary import public_vr
 from dicomweb.edit.encoding import TEXT_VRS
 from dicomweb.edit.rules import CLEAR, KEEP, MAP_KNOWN_UID, MAP_UID, REMOVE, WALK, Action, Place, Private, Rule
 from dicomweb.errors import BadRequest
@@ -139,7 +140,7 @@ class ConfidentialityPolicy:
 
     def _unlisted(self, tag: int, vr: str, mode: str) -> Rule:
         """An attribute that is no row of the table; one that no dictionary knows is nothing that could be judged."""
-        if vr == "UN":
+        if public_vr(tag) == "UN":
             return REMOVE
         if vr == "SQ":
             return Rule(Action.WALK, mode=_inside(tag, mode))

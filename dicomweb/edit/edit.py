@@ -274,7 +274,7 @@ class Edit:
         """An element that is not simply kept: a sequence to walk, or None with `_pos` behind the element."""
         tag, _, action, vr, _, _ = decision
         if action == Action.PRIVATE or not vr or " or " in vr:
-            decision = self._resolved(data, decision, length)
+            decision = self._resolved(data, decision, start, length)
             action, vr = decision.action, decision.vr
         if action == Action.WALK:
             if self._is_sequence(data, decision, start, length):
@@ -290,6 +290,8 @@ class Edit:
             if tag == CHARACTER_SET and self._changes.character_set is not None:
                 data.grown += self._splices.add(self._pos, stop, b"")
         elif decision.action != Action.KEEP:
+            if decision.action == Action.RECODE and length > _MAX_VALUE:
+                raise TooLarge(f"{name_of(tag)}: too long to be converted into another character set")
             readable = length <= _MAX_VALUE and decision.action not in {Action.REMOVE, Action.CLEAR, Action.REPLACE}
             raw = bytes(self._buffer[start:stop]) if readable else b""
             new = self._changes.changed(decision, raw, data.coding, data.text)
@@ -322,7 +324,7 @@ class Edit:
             return False
         return self._buffer[start : start + 4] == self._item
 
-    def _resolved(self, data: DataSet, decision: Decision, length: int) -> Decision:
+    def _resolved(self, data: DataSet, decision: Decision, start: int, length: int) -> Decision:
         """The decision once the private creator and what decides an ambiguous VR are known."""
         tag, vr = decision.tag, decision.head.vr
         if vr in {"UN", ""}:
@@ -336,7 +338,7 @@ class Edit:
             return decision._replace(vr=vr)
         creator = data.state.get((tag & 0xFFFF0000) | (tag & 0xFFFF) >> 8, "")
         if is_creator(tag):
-            creator = bytes(self._buffer[self._pos + 8 :][: min(length, 64)]).decode("latin-1").strip(" \0")
+            creator = bytes(self._buffer[start : start + min(length, 64)]).decode("latin-1").strip(" \0")
             data.state[tag] = creator
         rule = data.scope.private(tag, vr, str(creator))
         return decision._replace(action=rule.action, vr=vr, rule=rule)

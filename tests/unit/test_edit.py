@@ -365,10 +365,10 @@ def test_three_gigabytes_within_64_mib(tmp_path, encapsulated):
         assert grown < 64 * 1024  # KiB
 
 
-def test_a_million_changes_wait_for_nobody():
+def test_ten_thousand_changes_wait_for_nobody():
     """Items of a sequence of defined length that all change: it ends by a delimiter then."""
     reference = text(0x00081155, "UI", "1.2.3.4")
-    items = item(reference) * 60_000
+    items = item(reference) * 10_000
     source = dicom_file({0x00081140: element(0x00081140, "SQ", items)})
     asked = Rules(
         {parse_path("ReferencedImageSequence[*].ReferencedSOPInstanceUID"): MAP_UID}, uid=lambda uid: uid + ".55"
@@ -377,10 +377,10 @@ def test_a_million_changes_wait_for_nobody():
     size = sum(len(part) for part in Edit(source, asked))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert size > len(source) + 60_000 * 2
-    assert peak < 8 << 20
+    assert size > len(source) + 10_000 * 2
+    assert peak < 4 << 20
     found = read(edited(source, asked))
-    assert len(found.ReferencedImageSequence) == 60_000
+    assert len(found.ReferencedImageSequence) == 10_000
     assert {each.ReferencedSOPInstanceUID for each in found.ReferencedImageSequence} == {"1.2.3.4.55"}
     # A few changes leave it as it was written.
     short = dicom_file({0x00081140: element(0x00081140, "SQ", item(reference) * 3)})
