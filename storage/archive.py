@@ -14,6 +14,7 @@ from storage.frame_blocks import FrameBlocks
 from storage.ingest import IngestService
 from storage.jobs import JobService
 from storage.lifecycle import LifecycleService
+from storage.modalities import ModalityService
 from storage.objects import ObjectStore, open_store
 from storage.pixels import PixelService
 from storage.rendering import RenderingService
@@ -60,6 +61,7 @@ class Archive:
     worklist: WorklistService
     channels: EventChannels
     jobs: JobService
+    modalities: ModalityService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -137,4 +139,5 @@ async def open_archive(settings: Settings) -> Archive:
         worklist=WorklistService(settings, db, channels),
         channels=channels,
         jobs=JobService(settings, db, objects),
+        modalities=ModalityService(settings, db),
     )

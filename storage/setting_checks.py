@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from dicomweb.rules import parse_rules
+from storage.permissions import PERMISSIONS
 
 _UNITS = {
     "": 1, "b": 1,
@@ -64,6 +65,8 @@ def check_text(rule: str, text: str) -> str:
             return "" if right else "`*` or a comma-separated list of origins such as https://viewer.example.org"
         case "rules":
             return _check_rules(text)
+        case "permissions":
+            return "" if PERMISSIONS.issuperset(_items(text)) else "out of " + ", ".join(sorted(PERMISSIONS))
         case "font":
             return "" if _is_font(Path(text).expanduser()) else "a file with a TrueType or OpenType font"
         case _:

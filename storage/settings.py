@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from storage.setting_checks import SettingError, check_exposure, check_text, is_loopback, mask_secret, parse_number
-from storage.settings_model import GIB, KIB, MIB, PREFIX, About, Setting, Settings, as_text, table, variable
+from storage.settings_about import GIB, KIB, MIB, PREFIX, About
+from storage.settings_model import Setting, Settings, as_text, table, variable
 
 __all__ = [
     "About",

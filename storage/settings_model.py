@@ -5,78 +5,48 @@ Import the names from `storage.settings`, which also loads and validates.
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, UnionType
+from types import UnionType
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
-
-PREFIX: Final = "ANOR_"
+from storage.settings_about import GIB, KIB, MIB, PREFIX, About, about
+from storage.settings_dimse import DimseSettings
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What a setting means and which values it takes; kept in the field's metadata."""
-
-    section: str
-    help: str
-    unit: Literal["", "bytes", "seconds", "milliseconds"] = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    check: str = ""
-    secret: bool = False
-
-
-def _about(
-    section: str,
-    text: str,
-    *,
-    unit: Literal["", "bytes", "seconds", "milliseconds"] = "",
-    minimum: float | None = None,
-    maximum: float | None = None,
-    check: str = "",
-    secret: bool = False,
-) -> Mapping[str, About]:
-    return MappingProxyType({"about": About(section, text, unit, minimum, maximum, check, secret)})
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(DimseSettings):
     """The effective settings of one process. Build it with `load_settings`, which validates; sizes are in bytes."""
 
     data: Path = field(
         default=Path("anor-data"),
-        metadata=_about("Server", "Directory of the embedded PostgreSQL, the local object store and spool files."),
+        metadata=about("Server", "Directory of the embedded PostgreSQL, the local object store and spool files."),
     )
     host: str = field(
         default="127.0.0.1",
-        metadata=_about("Server", "Address that HTTP and DIMSE listen on; beyond loopback only with `insecure`."),
+        metadata=about("Server", "Address that HTTP and DIMSE listen on; beyond loopback only with `insecure`."),
     )
     http_port: int = field(
-        default=8042, metadata=_about("Server", "TCP port for HTTP; 0 takes a free one.", minimum=0, maximum=65535)
+        default=8042, metadata=about("Server", "TCP port for HTTP; 0 takes a free one.", minimum=0, maximum=65535)
     )
     dimse_port: int = field(
-        default=4242, metadata=_about("Server", "TCP port for DIMSE; 0 takes a free one.", minimum=0, maximum=65535)
+        default=4242, metadata=about("Server", "TCP port for DIMSE; 0 takes a free one.", minimum=0, maximum=65535)
     )
-    aet: str = field(default="ANOR", metadata=_about("Server", "Our application entity title.", check="aet"))
+    aet: str = field(default="ANOR", metadata=about("Server", "Our application entity title.", check="aet"))
     workers: int = field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
-        metadata=_about("Server", "HTTP worker processes on the one port (default: one per core).", minimum=1),
+        metadata=about("Server", "HTTP worker processes on the one port (default: one per core).", minimum=1),
     )
     insecure: bool = field(
         default=False,
-        metadata=_about("Server", "Allow to listen beyond loopback although nobody has to log in."),
+        metadata=about("Server", "Allow to listen beyond loopback although nobody has to log in."),
     )
     log_level: Literal["debug", "info", "warning", "error"] = field(
-        default="info", metadata=_about("Server", "Least severity that is logged.")
+        default="info", metadata=about("Server", "Least severity that is logged.")
     )
     header_timeout: int = field(
         default=30,
-        metadata=_about(
+        metadata=about(
             "Server",
             "How long a connection may take to send a request's headers, and stay idle between requests.",
             unit="seconds",
@@ -85,118 +55,118 @@ class Settings:
     )
     shutdown_timeout: int = field(
         default=60,
-        metadata=_about("Server", "How long requests in flight may take after SIGTERM.", unit="seconds", minimum=1),
+        metadata=about("Server", "How long requests in flight may take after SIGTERM.", unit="seconds", minimum=1),
     )
 
     database_url: str | None = field(
         default=None,
-        metadata=_about("Database", "PostgreSQL 15 or later (default: the embedded one).", check="dsn", secret=True),
+        metadata=about("Database", "PostgreSQL 15 or later (default: the embedded one).", check="dsn", secret=True),
     )
     database_pool: int = field(
-        default=8, metadata=_about("Database", "Connections per process at most.", minimum=1, maximum=1000)
+        default=8, metadata=about("Database", "Connections per process at most.", minimum=1, maximum=1000)
     )
     database_statement_cache: int = field(
         default=1024,
-        metadata=_about("Database", "Prepared statements kept per connection; 0 behind pgbouncer.", minimum=0),
+        metadata=about("Database", "Prepared statements kept per connection; 0 behind pgbouncer.", minimum=0),
     )
     database_timeout: float = field(
-        default=30.0, metadata=_about("Database", "Longest time of one statement.", unit="seconds", minimum=0.1)
+        default=30.0, metadata=about("Database", "Longest time of one statement.", unit="seconds", minimum=0.1)
     )
 
     postgres_bin: Path | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "Database", "Directory of the PostgreSQL programs for the embedded server (default: the wheel's)."
         ),
     )
 
     objects: str | None = field(
         default=None,
-        metadata=_about("Objects", "`s3://bucket/prefix` or a directory (default: DATA/objects).", check="objects"),
+        metadata=about("Objects", "`s3://bucket/prefix` or a directory (default: DATA/objects).", check="objects"),
     )
     s3_endpoint: str | None = field(
-        default=None, metadata=_about("Objects", "URL of the S3 service; unset means AWS.", check="url")
+        default=None, metadata=about("Objects", "URL of the S3 service; unset means AWS.", check="url")
     )
-    s3_region: str | None = field(default=None, metadata=_about("Objects", "S3 region."))
+    s3_region: str | None = field(default=None, metadata=about("Objects", "S3 region."))
     s3_access_key: str | None = field(
-        default=None, metadata=_about("Objects", "S3 access key id (default: the usual AWS sources).")
+        default=None, metadata=about("Objects", "S3 access key id (default: the usual AWS sources).")
     )
-    s3_secret_key: str | None = field(default=None, metadata=_about("Objects", "S3 secret key.", secret=True))
+    s3_secret_key: str | None = field(default=None, metadata=about("Objects", "S3 secret key.", secret=True))
     s3_addressing: Literal["path", "virtual"] = field(
-        default="path", metadata=_about("Objects", "Bucket in the path, or in the host name.")
+        default="path", metadata=about("Objects", "Bucket in the path, or in the host name.")
     )
     s3_sse: str | None = field(
-        default=None, metadata=_about("Objects", "Server-side encryption: `AES256`, `aws:kms` or `aws:kms:KEY-ID`.")
+        default=None, metadata=about("Objects", "Server-side encryption: `AES256`, `aws:kms` or `aws:kms:KEY-ID`.")
     )
     s3_connect_timeout: float = field(
-        default=5.0, metadata=_about("Objects", "Connecting to S3.", unit="seconds", minimum=0.1)
+        default=5.0, metadata=about("Objects", "Connecting to S3.", unit="seconds", minimum=0.1)
     )
     s3_read_timeout: float = field(
-        default=30.0, metadata=_about("Objects", "One request to S3.", unit="seconds", minimum=0.1)
+        default=30.0, metadata=about("Objects", "One request to S3.", unit="seconds", minimum=0.1)
     )
-    s3_retries: int = field(default=3, metadata=_about("Objects", "Retries of an S3 request.", minimum=0, maximum=100))
+    s3_retries: int = field(default=3, metadata=about("Objects", "Retries of an S3 request.", minimum=0, maximum=100))
     s3_multipart_size: int = field(
         default=16 * MIB,
-        metadata=_about("Objects", "Objects above this are uploaded in parts of it.", unit="bytes", minimum=5 * MIB),
+        metadata=about("Objects", "Objects above this are uploaded in parts of it.", unit="bytes", minimum=5 * MIB),
     )
 
     dicomweb_root: str = field(
-        default="/dicom-web", metadata=_about("Web", "Path under which DICOMweb is served.", check="root")
+        default="/dicom-web", metadata=about("Web", "Path under which DICOMweb is served.", check="root")
     )
     public_url: str | None = field(
         default=None,
-        metadata=_about("Web", "Scheme, host and path under which clients reach us, for URLs in answers.", check="url"),
+        metadata=about("Web", "Scheme, host and path under which clients reach us, for URLs in answers.", check="url"),
     )
     trusted_proxies: str = field(
         default="",
-        metadata=_about("Web", "Proxies whose forwarded headers count: comma-separated networks.", check="networks"),
+        metadata=about("Web", "Proxies whose forwarded headers count: comma-separated networks.", check="networks"),
     )
     cors_origins: str = field(
         default="",
-        metadata=_about("Web", "Origins that browsers may call from: comma-separated, or `*`.", check="origins"),
+        metadata=about("Web", "Origins that browsers may call from: comma-separated, or `*`.", check="origins"),
     )
     viewer_identifiers: bool = field(
         default=True,
-        metadata=_about("Web", "Whether the slide viewer shows patient names, and label and overview images."),
+        metadata=about("Web", "Whether the slide viewer shows patient names, and label and overview images."),
     )
     cache_bytes: int = field(
         default=64 * MIB,
-        metadata=_about("Web", "Memory per process for prepared answers.", unit="bytes", minimum=0),
+        metadata=about("Web", "Memory per process for prepared answers.", unit="bytes", minimum=0),
     )
     qido_default_limit: int = field(
-        default=1000, metadata=_about("Web", "Results of a search without `limit`.", minimum=1)
+        default=1000, metadata=about("Web", "Results of a search without `limit`.", minimum=1)
     )
-    qido_max_limit: int = field(default=10_000, metadata=_about("Web", "Results of a search at most.", minimum=1))
+    qido_max_limit: int = field(default=10_000, metadata=about("Web", "Results of a search at most.", minimum=1))
     max_frames_per_request: int = field(
-        default=1000, metadata=_about("Web", "Frames in one request at most.", minimum=1)
+        default=1000, metadata=about("Web", "Frames in one request at most.", minimum=1)
     )
 
     decoders: int = field(
         default=0,
-        metadata=_about("Pixels", "Decoder processes of all HTTP workers together; 0: one for each core.", minimum=0),
+        metadata=about("Pixels", "Decoder processes of all HTTP workers together; 0: one for each core.", minimum=0),
     )
     decoder_memory: int = field(
         default=4 * GIB,
-        metadata=_about("Pixels", "Address space of a decoder process.", unit="bytes", minimum=512 * MIB),
+        metadata=about("Pixels", "Address space of a decoder process.", unit="bytes", minimum=512 * MIB),
     )
     decoder_seconds: int = field(
-        default=10, metadata=_about("Pixels", "Processor time of one frame.", unit="seconds", minimum=1, maximum=3600)
+        default=10, metadata=about("Pixels", "Processor time of one frame.", unit="seconds", minimum=1, maximum=3600)
     )
 
     thumbnail_bytes: int = field(
         default=GIB // 4,
-        metadata=_about("Pixels", "Thumbnails that are kept under the data directory.", unit="bytes", minimum=0),
+        metadata=about("Pixels", "Thumbnails that are kept under the data directory.", unit="bytes", minimum=0),
     )
     annotation_font: Path | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "Pixels", "TrueType or OpenType font for annotations, before those that are installed.", check="font"
         ),
     )
 
     slide_cache_bytes: int = field(
         default=64 * MIB,
-        metadata=_about(
+        metadata=about(
             "Pixels",
             "Memory per process for what is known of slides, and as much for where their frames lie.",
             unit="bytes",
@@ -205,13 +175,13 @@ class Settings:
     )
     tile_bytes: int = field(
         default=GIB,
-        metadata=_about(
+        metadata=about(
             "Pixels", "Tiles of slides that were made and are kept under the data directory.", unit="bytes", minimum=0
         ),
     )
     derive_levels_after_s: int = field(
         default=60,
-        metadata=_about(
+        metadata=about(
             "Pixels",
             "How long a slide is left alone before its missing coarse levels are made; 0 makes none.",
             unit="seconds",
@@ -221,37 +191,37 @@ class Settings:
 
     slide_folder: Path | None = field(
         default=None,
-        metadata=_about("Slides", "Slides of scanners that appear below this directory are converted and stored."),
+        metadata=about("Slides", "Slides of scanners that appear below this directory are converted and stored."),
     )
     convert_memory: int = field(
         default=4 * GIB,
-        metadata=_about("Slides", "Address space of a process that converts a slide.", unit="bytes", minimum=512 * MIB),
+        metadata=about("Slides", "Address space of a process that converts a slide.", unit="bytes", minimum=512 * MIB),
     )
     convert_patience: int = field(
         default=300,
-        metadata=_about("Slides", "A conversion that makes nothing for so long is ended.", unit="seconds", minimum=1),
+        metadata=about("Slides", "A conversion that makes nothing for so long is ended.", unit="seconds", minimum=1),
     )
 
     job_retention_s: int = field(
         default=7 * 86_400,
-        metadata=_about(
+        metadata=about(
             "Slides", "How long a finished job, and the file that it left, is kept.", unit="seconds", minimum=0
         ),
     )
     job_file_bytes: int = field(
         default=64 * GIB,
-        metadata=_about(
+        metadata=about(
             "Slides", "Files of finished jobs that are kept; the oldest ones go first.", unit="bytes", minimum=0
         ),
     )
 
     duplicates: Literal["reject", "keep-first", "replace"] = field(
         default="reject",
-        metadata=_about("Ingest", "What becomes of an instance that is stored already with other bytes."),
+        metadata=about("Ingest", "What becomes of an instance that is stored already with other bytes."),
     )
     transcode: str = field(
         default="",
-        metadata=_about(
+        metadata=about(
             "Ingest",
             "Lossless transfer syntaxes that new instances are kept in, by modality:"
             " `CT,MR=HTJ2KLosslessRPCL; *=received`.",
@@ -260,64 +230,64 @@ class Settings:
     )
     spool_memory: int = field(
         default=8 * MIB,
-        metadata=_about("Ingest", "An instance above this is spooled to disk.", unit="bytes", minimum=64 * KIB),
+        metadata=about("Ingest", "An instance above this is spooled to disk.", unit="bytes", minimum=64 * KIB),
     )
     max_body: int = field(
         default=64 * GIB,
-        metadata=_about("Ingest", "Body of one request; 0 is unlimited.", unit="bytes", minimum=0),
+        metadata=about("Ingest", "Body of one request; 0 is unlimited.", unit="bytes", minimum=0),
     )
-    max_instance: int = field(default=16 * GIB, metadata=_about("Ingest", "One instance.", unit="bytes", minimum=KIB))
-    max_parts: int = field(default=10_000, metadata=_about("Ingest", "Parts of one multipart body.", minimum=1))
-    max_depth: int = field(default=32, metadata=_about("Ingest", "Nesting of sequences.", minimum=1, maximum=200))
+    max_instance: int = field(default=16 * GIB, metadata=about("Ingest", "One instance.", unit="bytes", minimum=KIB))
+    max_parts: int = field(default=10_000, metadata=about("Ingest", "Parts of one multipart body.", minimum=1))
+    max_depth: int = field(default=32, metadata=about("Ingest", "Nesting of sequences.", minimum=1, maximum=200))
     max_elements: int = field(
-        default=200_000, metadata=_about("Ingest", "Data elements outside functional groups.", minimum=1)
+        default=200_000, metadata=about("Ingest", "Data elements outside functional groups.", minimum=1)
     )
     max_fg_elements: int = field(
-        default=20_000_000, metadata=_about("Ingest", "Data elements in functional groups.", minimum=1)
+        default=20_000_000, metadata=about("Ingest", "Data elements in functional groups.", minimum=1)
     )
     max_inflated: int = field(
-        default=4 * GIB, metadata=_about("Ingest", "A deflated dataset, inflated.", unit="bytes", minimum=KIB)
+        default=4 * GIB, metadata=about("Ingest", "A deflated dataset, inflated.", unit="bytes", minimum=KIB)
     )
     max_inflate_ratio: int = field(
-        default=200, metadata=_about("Ingest", "Inflated to deflated size of a dataset.", minimum=2)
+        default=200, metadata=about("Ingest", "Inflated to deflated size of a dataset.", minimum=2)
     )
     bulk_threshold: int = field(
         default=KIB,
-        metadata=_about("Ingest", "Binary values above this are served as bulk data.", unit="bytes", minimum=0),
+        metadata=about("Ingest", "Binary values above this are served as bulk data.", unit="bytes", minimum=0),
     )
     metadata_inline_max: int = field(
         default=8 * MIB,
-        metadata=_about(
+        metadata=about(
             "Ingest", "Compressed metadata above this is an object, not a column.", unit="bytes", minimum=KIB
         ),
     )
     commit_batch: int = field(
-        default=200, metadata=_about("Ingest", "Instances that one transaction writes at most.", minimum=1)
+        default=200, metadata=about("Ingest", "Instances that one transaction writes at most.", minimum=1)
     )
     intent_lease_s: int = field(
-        default=900, metadata=_about("Ingest", "Time that a store may take.", unit="seconds", minimum=1)
+        default=900, metadata=about("Ingest", "Time that a store may take.", unit="seconds", minimum=1)
     )
     sweep_quarantine_s: int = field(
         default=86_400,
-        metadata=_about("Ingest", "Wait before an abandoned object is deleted.", unit="seconds", minimum=0),
+        metadata=about("Ingest", "Wait before an abandoned object is deleted.", unit="seconds", minimum=0),
     )
     tomb_grace_s: int = field(
         default=86_400,
-        metadata=_about("Ingest", "Wait before a deleted instance's object is removed.", unit="seconds", minimum=0),
+        metadata=about("Ingest", "Wait before a deleted instance's object is removed.", unit="seconds", minimum=0),
     )
 
     ups_retention_s: int = field(
         default=30 * 86_400,
-        metadata=_about(
+        metadata=about(
             "Worklist", "How long a finished workitem without a deletion lock is kept.", unit="seconds", minimum=0
         ),
     )
     ups_event_retention_s: int = field(
         default=86_400,
-        metadata=_about("Worklist", "How long an event waits for its subscriber.", unit="seconds", minimum=1),
+        metadata=about("Worklist", "How long an event waits for its subscriber.", unit="seconds", minimum=1),
     )
     ups_events_max: int = field(
-        default=10_000, metadata=_about("Worklist", "Events that wait for one subscriber at most.", minimum=1)
+        default=10_000, metadata=about("Worklist", "Events that wait for one subscriber at most.", minimum=1)
     )
 
     @property
@@ -372,7 +342,8 @@ def variable(name: str) -> str:
 def _read_table() -> tuple[Setting, ...]:
     hints = get_type_hints(Settings)
     rows = []
-    for each in dataclasses.fields(Settings):
+    # Inherited fields come last: the documentation begins with the server.
+    for each in sorted(dataclasses.fields(Settings), key=lambda field: field.name not in Settings.__annotations__):
         default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
         rows.append(Setting(each.name, hints[each.name], each.metadata["about"], default))
     return tuple(rows)

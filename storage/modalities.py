@@ -1,0 +1,189 @@
+"""Application entities that are declared: whom we call, and who may call us for what."""
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import Any, Final
+
+from dicomweb.errors import BadRequest, NotFound, TooLarge
+from storage.access import DEFAULT_TENANT, Access
+from storage.db import Database
+from storage.permissions import PERMISSIONS
+from storage.setting_checks import check_text
+from storage.settings import Settings
+
+RETRIEVE_METHODS: Final = ("C-MOVE", "C-GET", "SystemDefault")
+MAX_MODALITIES: Final = 10_000
+MAX_TIMEOUT: Final = 86_400.0
+# Seconds that an answer about a caller holds, and how many are kept: negotiation asks for every association.
+_FRESH: Final = 1.0
+_KEPT: Final = 1024
+_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,64}")
+_HOST: Final = re.compile(r"[A-Za-z0-9._:\[\]%-]{0,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Modality:
+    """A declared application entity. `timeout` in seconds, None: the setting's; `local_aet` None: ours."""
+
+    name: str
+    aet: str
+    host: str
+    port: int
+    manufacturer: str = "Generic"
+    allow: frozenset[str] = PERMISSIONS
+    local_aet: str | None = None
+    timeout: float | None = None
+    tls: bool = False
+    transcoding: bool = True
+    retrieve_method: str = "SystemDefault"
+
+    def checked(self) -> "Modality":
+        """Itself. Raises BadRequest where a value is none that an application entity can have."""
+        for attribute, right, wanted in (
+            ("name", bool(_NAME.fullmatch(self.name)), "1 to 64 characters without slashes"),
+            ("AET", not check_text("aet", self.aet), "an AE title: 1 to 16 printable ASCII characters"),
+            ("LocalAet", self.local_aet is None or not check_text("aet", self.local_aet), "an AE title"),
+            ("Host", bool(_HOST.fullmatch(self.host)), "the name or the address of a host"),
+            ("Port", 0 <= self.port <= 65535, "a TCP port"),
+            ("Manufacturer", len(self.manufacturer) <= 64, "at most 64 characters"),
+            ("Timeout", self.timeout is None or 0 < self.timeout <= MAX_TIMEOUT, "seconds, up to a day"),
+            ("RetrieveMethod", self.retrieve_method in RETRIEVE_METHODS, f"one of {', '.join(RETRIEVE_METHODS)}"),
+            ("Allow", self.allow <= PERMISSIONS, f"some of {', '.join(sorted(PERMISSIONS))}"),
+        ):
+            if not right:
+                raise BadRequest(f"{attribute} is {wanted}", attribute=attribute)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What negotiation learns about a caller: `modality` is None for one that is not declared."""
+
+    tenant: int
+    labels: tuple[str, ...]
+    modality: Modality | None
+    allow: frozenset[str]
+
+
+class ModalityService:
+    """The declared application entities of each tenant."""
+
+    def __init__(self, settings: Settings, db: Database) -> None:
+        self._db = db
+        self._aet = settings.aet
+        self._check_host = settings.dimse_check_host
+        self._open = frozenset(item.strip() for item in settings.dimse_open.split(",") if item.strip())
+        self._welcomes: dict[tuple[str, str, str], tuple[float, asyncio.Task[Welcome | None]]] = {}
+
+    async def list(self, access: Access) -> Sequence[Modality]:
+        """All of them by name."""
+        access.require("dimse.read")
+        return [_modality(row) for row in await self._db.fetch("modality_list", access.tenant)]
+
+    async def get(self, access: Access, name: str) -> Modality:
+        """One of them. Raises NotFound."""
+        access.require("dimse.read")
+        row = await self._db.fetch_row("modality_get", access.tenant, _text(name))
+        if row is None:
+            raise NotFound("no such modality")
+        return _modality(row)
+
+    async def put(self, access: Access, modality: Modality) -> None:
+        """Declare one, or change it. Raises BadRequest, and TooLarge where there are too many."""
+        access.require("dimse.admin")
+        given = modality.checked()
+        said = asdict(given) | {"allow": sorted(given.allow)}
+        if await self._db.fetch_value("modality_put", access.tenant, *said.values(), MAX_MODALITIES) is None:
+            raise TooLarge(f"there are {MAX_MODALITIES} modalities already")
+        self._welcomes.clear()
+
+    async def delete(self, access: Access, name: str) -> None:
+        """Forget one. Raises NotFound."""
+        access.require("dimse.admin")
+        if await self._db.fetch_value("modality_delete", access.tenant, _text(name)) is None:
+            raise NotFound("no such modality")
+        self._welcomes.clear()
+
+    async def by_aet(self, access: Access, aet: str) -> Modality | None:
+        """The first by name that has the AE title and an address: where C-MOVE sends to."""
+        access.require("dimse.read")
+        return next((each for each in await self._with_aet(access.tenant, aet) if each.host and each.port), None)
+
+    async def welcome(self, called_aet: str, calling_aet: str, address: str) -> Welcome | None:
+        """What an application entity at `address` may do; None where the title that it calls is not ours.
+
+        An answer holds for a second, and calls that come together share one. Raises Unavailable.
+        """
+        key, now = (called_aet.strip(), calling_aet.strip(), address), monotonic()
+        known = self._welcomes.get(key)
+        if known is None or known[0] < now:
+            while len(self._welcomes) >= _KEPT:
+                del self._welcomes[next(iter(self._welcomes))]
+            task = asyncio.create_task(self._welcome(*key))
+            known = self._welcomes[key] = (now + _FRESH, task)
+            task.add_done_callback(lambda done: self._forget_failure(key, done))
+        return await asyncio.shield(known[1])
+
+    def _forget_failure(self, key: tuple[str, str, str], done: "asyncio.Task[Welcome | None]") -> None:
+        failed = done.cancelled() or done.exception() is not None
+        if failed and self._welcomes.get(key, (0.0, None))[1] is done:
+            del self._welcomes[key]
+
+    async def _welcome(self, called: str, calling: str, address: str) -> Welcome | None:
+        row = await self._db.fetch_row("modality_local_aet", _text(called))
+        if row is None and called != self._aet:
+            return None
+        tenant, labels = (DEFAULT_TENANT, ()) if row is None else (row["tenant"], tuple(row["labels"]))
+        found = await self._with_aet(tenant, calling)
+        if self._check_host:
+            found = [each for each in found if not each.host or await is_at(each.host, address)]
+        elif len(found) > 1:  # several hosts share the title
+            found = [each for each in found if await is_at(each.host, address)] or found
+        if not found:
+            return Welcome(tenant, labels, None, self._open)
+        return Welcome(tenant, labels, found[0], found[0].allow)
+
+    async def _with_aet(self, tenant: int, aet: str) -> Sequence[Modality]:
+        return [_modality(row) for row in await self._db.fetch("modality_by_aet", tenant, _text(aet))]
+
+
+async def is_at(host: str, address: str) -> bool:
+    """Whether `address` is one of those that a host has."""
+    try:
+        wanted = _plain(address)
+        found: Iterable[str] = (host.strip("[]"),)
+        if not _is_address(host.strip("[]")):
+            loop = asyncio.get_running_loop()
+            found = (str(each[4][0]) for each in await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        return any(_plain(each) == wanted for each in found)
+    except (OSError, ValueError, UnicodeError):
+        return False
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address; IPv4 ones that came by an IPv6 socket are IPv4 ones."""
+    found = ipaddress.ip_address(text.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
+
+
+def _text(value: str) -> str:
+    """Text that a statement can carry."""
+    return value.replace("\0", "")
+
+
+def _modality(row: Any) -> Modality:
+    return Modality(**dict(row) | {"allow": frozenset(row["allow"])})

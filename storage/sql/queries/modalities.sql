@@ -1,0 +1,32 @@
+-- name: modality_list
+-- The declared application entities of a tenant by name.
+SELECT name, aet, host, port, manufacturer, allow, local_aet, timeout, tls, transcoding, retrieve_method
+FROM modality WHERE tenant = $1 ORDER BY name
+
+-- name: modality_get
+-- One of them by its name.
+SELECT name, aet, host, port, manufacturer, allow, local_aet, timeout, tls, transcoding, retrieve_method
+FROM modality WHERE tenant = $1 AND name = $2
+
+-- name: modality_by_aet
+-- All that have an AE title: several hosts may share one.
+SELECT name, aet, host, port, manufacturer, allow, local_aet, timeout, tls, transcoding, retrieve_method
+FROM modality WHERE tenant = $1 AND aet = $2 ORDER BY name LIMIT 100
+
+-- name: modality_put
+-- Declare or change one; no row where there are $13 already.
+INSERT INTO modality (tenant, name, aet, host, port, manufacturer, allow, local_aet, timeout, tls, transcoding, retrieve_method)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12
+WHERE (SELECT count(*) FROM modality WHERE tenant = $1 AND name <> $2) < $13
+ON CONFLICT (tenant, name) DO UPDATE SET aet = excluded.aet, host = excluded.host, port = excluded.port,
+    manufacturer = excluded.manufacturer, allow = excluded.allow, local_aet = excluded.local_aet, timeout = excluded.timeout,
+    tls = excluded.tls, transcoding = excluded.transcoding, retrieve_method = excluded.retrieve_method
+RETURNING true
+
+-- name: modality_delete
+-- Forget one; no row where there was none.
+DELETE FROM modality WHERE tenant = $1 AND name = $2 RETURNING true
+
+-- name: modality_local_aet
+-- Whose title that is.
+SELECT tenant, labels FROM local_aet WHERE aet = $1
