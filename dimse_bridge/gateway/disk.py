@@ -8,9 +8,9 @@ place in the order of receipt, its length in bytes and its digest; who sent it a
     ready/SEGMENT/NAME       received, to be sent; a segment has SEGMENT_SIZE names at most
     dead/SEGMENT/NAME        refused for good, with NAME.json beside it that says why
 
-Order of writes: bytes into `new/`, fsync of the file, rename into `ready/`, fsync of that directory, then 0x0000. A name
-below `ready/` therefore always means all the bytes, after `kill -9` and after a power cut. A file goes when the archive
-has acknowledged it; should a power cut bring it back, it is sent again, which the archive recognises.
+Order of writes: bytes into `new/`, fsync of the file, rename into `ready/`, fsync of that directory, then 0x0000. So a
+name below `ready/` always means all the bytes, after `kill -9` and after a power cut. A file goes when the archive has
+acknowledged it; should a power cut bring it back, it is sent again, which the archive recognises.
 """
 
 import fcntl
@@ -46,6 +46,7 @@ class Waiting:
     sha256: bytes
     tries: int = 0  # failed attempts to send it while others got through
     seen: int = -1  # how many instances had been sent at the last failed attempt
+    missed: int = 0  # attempts, alone, at which the archive was not reached
 
     @property
     def name(self) -> str:

@@ -1,7 +1,7 @@
 """What the gateway has received and the archive has not: a queue on disk, oldest first, bounded in files and bytes.
 
-Memory holds one segment of it (see `disk`), the instances that are on their way, and at most `PUT_OFF` that are waiting
-for another attempt; how many wait on disk does not matter. Everything here runs on the event loop but the work on files.
+Memory holds one segment of it (see `disk`), the instances that are on their way, and at most `PUT_OFF` that wait for
+another attempt; how many wait on disk does not matter. Everything here runs on the event loop but the work on files.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from dimse_bridge.gateway.disk import SEGMENT_SIZE, Amount, SpoolFiles, Waiting
 from storage.directory_files import FULL
 from storage.spool import Spool, Spooled
 
-PUT_OFF: Final = 256
+PUT_OFF: Final = 10_000
 
 
 @dataclass(slots=True)
@@ -161,8 +161,10 @@ class GatewaySpool:
                 pass
 
     async def _next(self, max_files: int, max_bytes: int) -> list[Waiting]:
-        if self._put_off and (self._put_off[0][0] <= time.monotonic() or len(self._put_off) >= PUT_OFF):
+        if self._put_off and self._put_off[0][0] <= time.monotonic():
             return [heapq.heappop(self._put_off)[2]]
+        if len(self._put_off) >= PUT_OFF:
+            return []
         batch: list[Waiting] = []
         size = 0
         while len(batch) < max_files:
@@ -188,15 +190,16 @@ class GatewaySpool:
         return deque()
 
     def give_back(self, items: Iterable[Waiting]) -> None:
-        """They are to be sent again, before all others."""
+        """Those that are neither done, rejected nor put off are to be sent again, before all others."""
         for item in sorted(items, key=lambda each: each.order, reverse=True):
-            del self._out[item.order]
-            self._back.appendleft(item)
+            if self._out.pop(item.order, None) is not None:
+                self._back.appendleft(item)
         self._changed.set()
 
     def put_off(self, item: Waiting, seconds: float) -> None:
-        """It is to be sent again, alone and not before `seconds` have passed; others go on."""
-        del self._out[item.order]
+        """Unless it is done or rejected, it is to be sent again, alone and not before `seconds` have passed."""
+        if self._out.pop(item.order, None) is None:
+            return
         heapq.heappush(self._put_off, (time.monotonic() + seconds, item.order, item))
         self._changed.set()
 
