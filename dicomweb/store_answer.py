@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import orjson
 
-# A private block in the items of an Anor's answer: the digest of the file that it holds under the SOP Instance UID.
+# A private block in the items of an Anor's answer to parts with a Content-Digest: the SHA-256 of the file that it holds
+# under the SOP Instance UID, as it was received; empty where that is another file than the one that was sent.
 PRIVATE_CREATOR: Final = "ANOR STORE 1.0"
 CREATOR_TAG: Final = "00090010"
 SHA256_TAG: Final = "00091001"
@@ -28,7 +29,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class StoreAnswer:
-    """What became of the instances by SOP Instance UID; `stored` has the SHA-256 that the archive names, or None."""
+    """What became of the instances by SOP Instance UID.
+
+    `stored` has the SHA-256 of what the archive holds, b"" where it says that it holds something else, None where it
+    says nothing of it.
+    """
 
     stored: dict[str, bytes | None] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
@@ -80,12 +85,18 @@ def _decoded(text: str) -> bytes | None:
     return raw if len(raw) == 32 else None
 
 
+def digest_block(sha256: bytes) -> dict[str, dict[str, Any]]:
+    """The private block of an item, in DICOM JSON."""
+    value = {"InlineBinary": base64.b64encode(sha256).decode()} if sha256 else {}
+    return {CREATOR_TAG: {"vr": "LO", "Value": [PRIVATE_CREATOR]}, SHA256_TAG: {"vr": "OB", **value}}
+
+
 def _digest(item: dict[str, Any]) -> bytes | None:
     if _text(item, CREATOR_TAG) != PRIVATE_CREATOR:
         return None
     member = item.get(SHA256_TAG)
     found = member.get("InlineBinary") if isinstance(member, dict) else None
-    return _decoded(found) if isinstance(found, str) else None
+    return (_decoded(found) if isinstance(found, str) else None) or b""
 
 
 def _items(dataset: Any, tag: str) -> Iterator[dict[str, Any]]:
