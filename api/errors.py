@@ -54,6 +54,7 @@ TABLE: dict[type[domain.ArchiveError], Row] = {
     domain.Unavailable: Row(503, "The archive cannot answer now", 36),
     domain.CorruptObject: Row(500, "Stored data is damaged", 20),
     domain.BadPixels: Row(422, "The stored pixel data cannot be decoded", 15),
+    domain.PeerFailed: Row(500, "Another application entity failed", 9),
 }
 
 # Refusals that only HTTP knows; (slug, row).
@@ -71,6 +72,7 @@ _ORTHANC_TEXT = {
     3: "Parameter out of range",
     4: "Not enough memory",
     8: "Bad request",
+    9: "Error in the network protocol",
     13: "Inexistent file",
     15: "Bad file format",
     16: "Timeout",

@@ -68,6 +68,10 @@ class Association(Protocol):
         """The accepted presentation contexts by their ID."""
 
     @property
+    def extended(self) -> Mapping[str, bytes]:
+        """By SOP class what was agreed to of its extended negotiation (PS3.7 D.3.3.5)."""
+
+    @property
     def archive(self) -> Archive:
         """The archive that is served."""
 

@@ -7,6 +7,7 @@ from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.archives import ArchiveService
 from storage.channels import EventChannels
+from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
 from storage.embedded import attach
@@ -20,6 +21,7 @@ from storage.pixels import PixelService
 from storage.rendering import RenderingService
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
+from storage.selection import SelectionService
 from storage.settings import Settings
 from storage.slides import SlideIndex
 from storage.spool import Spool
@@ -49,8 +51,10 @@ class Archive:
     ingest: IngestService
     search: SearchService
     retrieve: RetrieveService
+    selection: SelectionService
     pixels: PixelService
     transcode: TranscodeService
+    data_sets: DataSetService
     rendering: RenderingService
     slides: SlideIndex
     study_objects: StudyObjects
@@ -127,8 +131,10 @@ async def open_archive(settings: Settings) -> Archive:
         ingest=IngestService(settings, db, objects, slides),
         search=SearchService(db, objects),
         retrieve=retrieve,
+        selection=SelectionService(db, retrieve),
         pixels=pixels,
         transcode=transcode,
+        data_sets=DataSetService(retrieve, transcode),
         rendering=RenderingService(settings, retrieve, pixels),
         slides=slides,
         study_objects=StudyObjects(db, objects),

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from dicomweb.repertoire import is_writable
 from dicomweb.rules import parse_rules
 from storage.permissions import PERMISSIONS
 
@@ -67,6 +68,9 @@ def check_text(rule: str, text: str) -> str:
             return _check_rules(text)
         case "permissions":
             return "" if PERMISSIONS.issuperset(_items(text)) else "out of " + ", ".join(sorted(PERMISSIONS))
+        case "character_set":
+            known = is_writable(text.encode("utf-8"))
+            return "" if known else "defined terms of Specific Character Set, with backslashes between several"
         case "font":
             return "" if _is_font(Path(text).expanduser()) else "a file with a TrueType or OpenType font"
         case _:
