@@ -356,7 +356,7 @@ class _Builder:
             self.fields[at_level] = None
 
 
-def _together(matches: Iterable[Match]) -> tuple[Match, ...]:
+def together(matches: Iterable[Match]) -> tuple[Match, ...]:
     """The matches with those of a date and of its time as one: from a time of the first day to a time of the last."""
     found = {match.path: match for match in matches if match.vr in ("DA", "TM") and match.kind in ("range", "exact")}
     joined, gone = {}, set()
@@ -391,5 +391,5 @@ def assemble(base: Query, keys: Iterable[Key], *, fields: Iterable[Path] = (), o
         raise BadQuery(f"the query has more than {MAX_KEYS} match parameters")
     if len(builder.fields) > MAX_FIELDS:
         raise BadQuery(f"the query includes more than {MAX_FIELDS} fields", attribute="includefield")
-    matches = _together(builder.matches) if options.date_time else tuple(builder.matches)
+    matches = together(builder.matches) if options.date_time else tuple(builder.matches)
     return replace(base, matches=matches, fields=tuple(builder.fields), warnings=tuple(builder.warnings))

@@ -137,6 +137,12 @@ def repertoire(value: bytes) -> Repertoire | None:
     return UTF8 if codecs == ("utf-8",) else Repertoire(plain, codecs)
 
 
+def answers_in(value: bytes) -> tuple[Repertoire, ...]:
+    """What an answer is written in when a Specific Character Set was asked for: the first that holds all of it."""
+    asked = repertoire(value)
+    return (UTF8,) if asked is None or asked is UTF8 else (asked, UTF8)
+
+
 def is_writable(value: bytes) -> bool:
     """Whether a Specific Character Set can be written in: each of its terms is defined."""
     return repertoire(value) is not None

@@ -9,7 +9,7 @@ from pynetdicom.dimse_primitives import C_FIND
 
 from dicomweb.identifier import Element, IdentifierWriter, Member, keys_of, narrowed, read_identifier
 from dicomweb.query import Key, Options, Path, Query, assemble
-from dicomweb.repertoire import UTF8, Repertoire, repertoire
+from dicomweb.repertoire import Repertoire, answers_in
 from dicomweb.tags import Level
 from dicomweb.uids import is_uid
 from dimse_bridge import models, status
@@ -104,7 +104,7 @@ def parse(
         replace(query, fields=fields),
         tuple(wanted.values()),
         bool(query.warnings),
-        _character_sets(forced.encode() or identifier.character_set),
+        answers_in(forced.encode() or identifier.character_set),
     )
 
 
@@ -115,12 +115,6 @@ def _single_uid(keys: dict[Path, Key], tag: str) -> str | None:
         return None
     del keys[tag,]
     return key.texts[0].strip("\0 ")
-
-
-def _character_sets(value: bytes) -> tuple[Repertoire, ...]:
-    """What an answer is written in: the first that holds it."""
-    asked = repertoire(value)
-    return (UTF8,) if asked is None or asked is UTF8 else (asked, UTF8)
 
 
 async def find(exchange: Exchange) -> None:

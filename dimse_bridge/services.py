@@ -6,7 +6,7 @@ from typing import Final
 
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
 
-from dimse_bridge import status
+from dimse_bridge import performed_step, status, worklist
 from dimse_bridge.contexts import VERIFICATION
 from dimse_bridge.service import Entry, Exchange
 
@@ -17,5 +17,9 @@ async def echo(exchange: Exchange) -> None:
 
 
 SERVICES: Final[Mapping[tuple[type[DIMSEPrimitive], str], Entry]] = MappingProxyType(
-    {(C_ECHO, VERIFICATION): Entry(echo, "echo")}
+    {
+        (C_ECHO, VERIFICATION): Entry(echo, "echo"),
+        **worklist.ENTRIES,
+        **performed_step.ENTRIES,
+    }
 )

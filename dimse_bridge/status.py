@@ -14,12 +14,15 @@ from dicomweb.errors import (
     NotFound,
     TooLarge,
     Unavailable,
+    WorkitemRefused,
 )
 
 SUCCESS: Final = 0x0000
 PROCESSING_FAILURE: Final = 0x0110
+NO_SUCH_INSTANCE: Final = 0x0112
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
 NOT_AUTHORISED: Final = 0x0124
+RESOURCE_LIMITATION: Final = 0x0213
 OUT_OF_RESOURCES: Final = 0xA700
 CANNOT_COUNT: Final = 0xA701  # out of resources: the number of matches is not known
 SUB_OPERATIONS_FAILED: Final = 0xA702
@@ -54,6 +57,14 @@ _FIND: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
     (CorruptObject, OUT_OF_RESOURCES),
     (Forbidden, NOT_AUTHORISED),
 )
+# PS3.7 annex C (N-CREATE, N-SET, N-GET); what breaks a rule brings its own status.
+_STEP: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
+    (NotFound, NO_SUCH_INSTANCE),
+    (TooLarge, RESOURCE_LIMITATION),
+    (Unavailable, RESOURCE_LIMITATION),
+    (Forbidden, NOT_AUTHORISED),
+    (ArchiveError, PROCESSING_FAILURE),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,13 @@ def of_store(error: BaseException) -> Status:
 def of_find(error: BaseException) -> Status:
     """The answer to a C-FIND that raised `error`."""
     return _of(error, _FIND)
+
+
+def of_step(error: BaseException) -> Status:
+    """The answer to an N-CREATE, N-SET or N-GET of a procedure step that raised `error`."""
+    if isinstance(error, WorkitemRefused) and error.failure_reason is not None:
+        return Status(error.failure_reason, comment(error.message))
+    return _of(error, _STEP)
 
 
 def _of(error: BaseException, table: tuple[tuple[type[ArchiveError], int], ...]) -> Status:

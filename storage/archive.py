@@ -16,7 +16,9 @@ from storage.ingest import IngestService
 from storage.jobs import JobService
 from storage.lifecycle import LifecycleService
 from storage.modalities import ModalityService
+from storage.modality_worklist import ModalityWorklistService
 from storage.objects import ObjectStore, open_store
+from storage.performed_steps import PerformedStepService
 from storage.pixels import PixelService
 from storage.rendering import RenderingService
 from storage.retrieve import RetrieveService
@@ -66,6 +68,8 @@ class Archive:
     channels: EventChannels
     jobs: JobService
     modalities: ModalityService
+    modality_worklist: ModalityWorklistService
+    performed_steps: PerformedStepService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -146,4 +150,6 @@ async def open_archive(settings: Settings) -> Archive:
         channels=channels,
         jobs=JobService(settings, db, objects),
         modalities=ModalityService(settings, db),
+        modality_worklist=ModalityWorklistService(settings, db),
+        performed_steps=PerformedStepService(settings, db),
     )

@@ -290,6 +290,32 @@ class Settings(GatewaySettings):
         default=10_000, metadata=about("Worklist", "Events that wait for one subscriber at most.", minimum=1)
     )
 
+    mwl_retention_s: int = field(
+        default=7 * 86_400,
+        metadata=about(
+            "Worklist", "How long a finished item of the modality worklist is kept.", unit="seconds", minimum=0
+        ),
+    )
+    mwl_overdue_s: int = field(
+        default=30 * 86_400,
+        metadata=about(
+            "Worklist",
+            "How long an unfinished item of the modality worklist is kept after its date and its last change.",
+            unit="seconds",
+            minimum=3600,
+        ),
+    )
+    mwl_show_finished: bool = field(
+        default=False,
+        metadata=about("Worklist", "Whether modalities see finished items that they do not ask for by their status."),
+    )
+    mpps_retention_s: int = field(
+        default=90 * 86_400,
+        metadata=about(
+            "Worklist", "How long a performed procedure step is kept after its last change.", unit="seconds", minimum=0
+        ),
+    )
+
     @property
     def objects_location(self) -> str:
         """The `objects` setting with its default filled in."""

@@ -1,7 +1,7 @@
 """The background process.
 
-It sweeps objects that no row needs, numbers the change feed, analyses tables being filled, removes finished workitems
-and jobs whose time is over, keeps instances in the transfer syntaxes that the rules ask for, and works on jobs.
+It sweeps objects that no row needs, numbers the change feed, analyses tables being filled, removes workitems, worklist
+items and jobs whose time is over, keeps instances in the transfer syntaxes that the rules ask for, and works on jobs.
 """
 
 import asyncio
@@ -114,6 +114,8 @@ async def run_worker(
         (_ANALYZE_SECONDS, "analyze_young", partial(analyze_young, archive)),
         (_SWEEP_SECONDS, "sweep", partial(sweep, archive)),
         (_EXPIRE_SECONDS, "expire_workitems", archive.worklist.expire),
+        (_EXPIRE_SECONDS, "expire_modality_worklist", archive.modality_worklist.expire),
+        (_EXPIRE_SECONDS, "expire_performed_steps", archive.performed_steps.expire),
         (_EXPIRE_SECONDS, "expire_jobs", archive.jobs.expire),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
         *more,
