@@ -3,24 +3,24 @@
 Nothing is kept: while the archive cannot be reached, queries fail with 0xA700.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 from pynetdicom.dimse_primitives import C_FIND, DIMSEPrimitive
 
 from dicomweb import tags
 from dicomweb.errors import BadQuery, Unavailable
-from dicomweb.identifier import Items, IdentifierWriter, Member, keys_of, narrowed, read_identifier
+from dicomweb.identifier import IdentifierWriter, Items, keys_of, narrowed, read_identifier
 from dicomweb.repertoire import answers_in
 from dicomweb.tags import Level
 from dimse_bridge import find, models, status
 from dimse_bridge.gateway.client import Client, Unreachable
 from dimse_bridge.service import Entry, Exchange
+from dimse_bridge.worklist import MODALITY_WORKLIST
 from storage.settings import Settings
 
-MODALITY_WORKLIST: Final = "1.2.840.10008.5.1.4.31"
 _WORKLIST_PATH: Final = "modality-scheduled-procedure-steps"
 _ACCEPT: Final = "application/dicom+json"
 _PAGE: Final = 200
@@ -29,7 +29,8 @@ _CHARACTER_SET, _RETRIEVE_AET = "00080005", "00080054"
 _PATIENT, _MODALITY, _MODALITIES = ("00100020", "00100021"), "00080060", "00080061"
 _STUDY_UID, _SERIES_UID = "0020000D", "0020000E"
 
-Params = list[tuple[str, str]]
+Params: TypeAlias = list[tuple[str, str]]
+Row: TypeAlias = dict[str, Any]
 
 
 class Proxy:
@@ -42,8 +43,11 @@ class Proxy:
 
     def entries(self) -> Mapping[tuple[type[DIMSEPrimitive], str], Entry]:
         """The services of this proxy."""
-        finds = {(C_FIND, sop_class): Entry(self.find, "find") for sop_class in models.FIND}
-        return finds | {(C_FIND, MODALITY_WORKLIST): Entry(self.worklist, "worklist")}
+        found: dict[tuple[type[DIMSEPrimitive], str], Entry] = {
+            (C_FIND, sop_class): Entry(self.find, "find") for sop_class in models.FIND
+        }
+        found[C_FIND, MODALITY_WORKLIST] = Entry(self.worklist, "worklist")
+        return found
 
     async def find(self, exchange: Exchange) -> None:
         """C-FIND of patients, studies, series, instances (PS3.4 C.4.1)."""
@@ -64,14 +68,14 @@ class Proxy:
         rows = self._rows(path, params)
         writer = IdentifierWriter(context.transfer_syntax)
 
-        def written(row: dict[str, Member]) -> bytes:
+        def written(row: Row) -> bytes:
             answer = asked.answer(row, "")
             answer[_RETRIEVE_AET] = {"vr": "AE"}  # the gateway has nothing to retrieve
             return writer.write(answer, asked.character_sets)
 
         pending = status.PENDING_PARTIAL if asked.partial else status.PENDING
         known: set[str] | None = set() if query.level is Level.PATIENT else None
-        await self._answer(exchange, (written(row) async for row in _first_of_each(rows, known)), pending)
+        await self._answer(exchange, _first_of_each(rows, known), written, pending)
 
     async def worklist(self, exchange: Exchange) -> None:
         """C-FIND of the modality worklist (PS3.4 K.4.1)."""
@@ -81,7 +85,7 @@ class Proxy:
         character_sets = answers_in(self._character_set.encode() or identifier.character_set)
         writer = IdentifierWriter(syntax)
 
-        def written(row: dict[str, Member]) -> bytes:
+        def written(row: Row) -> bytes:
             found = {element.tag: row.get(element.tag) or {"vr": element.vr} for element in asked}
             for element in asked:
                 if element.items and found[element.tag]["vr"] == "SQ":
@@ -89,28 +93,30 @@ class Proxy:
             return writer.write(found, character_sets)
 
         rows = self._rows(_WORKLIST_PATH, list(_params(asked, None)), missing="the archive offers no worklist")
-        await self._answer(exchange, (written(row) async for row in rows), status.PENDING)
+        await self._answer(exchange, rows, written, status.PENDING)
 
-    async def _answer(self, exchange: Exchange, identifiers: AsyncIterator[bytes], pending: int) -> None:
+    async def _answer(
+        self, exchange: Exchange, rows: AsyncGenerator[Row, None], written: Callable[[Row], bytes], pending: int
+    ) -> None:
         """Pending answers as they are read, then the final status."""
         count = 0
         try:
-            async for identifier in identifiers:
-                if exchange.cancelled:
-                    await exchange.respond(status.CANCELLED)
-                    return
-                if count == self._limit:
-                    await exchange.respond(status.OUT_OF_RESOURCES, comment=f"more than {count} matches")
-                    return
-                await exchange.respond(pending, identifier=identifier)
-                count += 1
+            async with aclosing(rows):
+                async for row in rows:
+                    if exchange.cancelled:
+                        break
+                    if count == self._limit:
+                        await exchange.respond(status.OUT_OF_RESOURCES, comment=f"more than {count} matches")
+                        return
+                    await exchange.respond(pending, identifier=written(row))
+                    count += 1
         except Unreachable as error:
             raise Unavailable(error.why) from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise Unavailable("the archive's answer cannot be understood") from error
         await exchange.respond(status.CANCELLED if exchange.cancelled else status.SUCCESS)
 
-    async def _rows(self, path: str, params: Params, *, missing: str = "") -> AsyncIterator[dict[str, Any]]:
+    async def _rows(self, path: str, params: Params, *, missing: str = "") -> AsyncGenerator[Row, None]:
         """All matches, a page at a time; `missing`: what it means that the resource is not there."""
         seen: object = None
         for offset in range(0, self._limit + 1, _PAGE):
@@ -124,7 +130,7 @@ class Proxy:
                 return
             seen = rows[0]
 
-    async def _page(self, path: str, params: Params, missing: str) -> list[dict[str, Any]]:
+    async def _page(self, path: str, params: Params, missing: str) -> list[Row]:
         answer = await self._client.get(path, params, _ACCEPT, max_answer=_PAGE_MAX)
         match answer.status:
             case 200:
@@ -175,9 +181,7 @@ def _params(elements: Items, level: Level | None) -> Iterable[tuple[str, str]]:
     yield from (("includefield", tag) for tag in fields)
 
 
-async def _first_of_each(
-    rows: AsyncIterator[dict[str, Any]], known: set[str] | None
-) -> AsyncIterator[dict[str, Any]]:
+async def _first_of_each(rows: AsyncGenerator[Row, None], known: set[str] | None) -> AsyncGenerator[Row, None]:
     """Of studies the first of each patient, where `known` is a set; QIDO-RS has no patients."""
     async for row in rows:
         if known is not None:
