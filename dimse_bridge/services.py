@@ -6,7 +6,7 @@ from typing import Final
 
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
 
-from dimse_bridge import performed_step, status, worklist
+from dimse_bridge import find, performed_step, status, worklist
 from dimse_bridge.contexts import VERIFICATION
 from dimse_bridge.service import Entry, Exchange
 
@@ -16,10 +16,12 @@ async def echo(exchange: Exchange) -> None:
     await exchange.respond(status.SUCCESS)
 
 
+ECHO: Final = {(C_ECHO, VERIFICATION): Entry(echo, "echo")}
+
 SERVICES: Final[Mapping[tuple[type[DIMSEPrimitive], str], Entry]] = MappingProxyType(
     {
-        (C_ECHO, VERIFICATION): Entry(echo, "echo"),
-        **worklist.ENTRIES,
-        **performed_step.ENTRIES,
+        key: entry
+        for table in (ECHO, find.ENTRIES, worklist.ENTRIES, performed_step.ENTRIES)
+        for key, entry in table.items()
     }
 )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from pynetdicom.dimse_primitives import DIMSEPrimitive
+
 from dicomweb.errors import (
     ArchiveError,
     BadDicom,
@@ -19,9 +21,13 @@ from dicomweb.errors import (
 
 SUCCESS: Final = 0x0000
 PROCESSING_FAILURE: Final = 0x0110
+DUPLICATE_INSTANCE: Final = 0x0111
 NO_SUCH_INSTANCE: Final = 0x0112
+INVALID_ARGUMENT: Final = 0x0115
+CLASS_INSTANCE_CONFLICT: Final = 0x0119
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
 NOT_AUTHORISED: Final = 0x0124
+UNRECOGNISED_OPERATION: Final = 0x0211
 RESOURCE_LIMITATION: Final = 0x0213
 OUT_OF_RESOURCES: Final = 0xA700
 CANNOT_COUNT: Final = 0xA701  # out of resources: the number of matches is not known
@@ -81,6 +87,19 @@ def comment(text: str) -> str:
     return plain if len(plain) <= MAX_COMMENT else plain[: MAX_COMMENT - 3] + "..."
 
 
+# PS3.7 10.1 and annex C: the N-services.
+_NORMALISED: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
+    (Conflict, DUPLICATE_INSTANCE),
+    (IdentityMismatch, CLASS_INSTANCE_CONFLICT),
+    (NotFound, NO_SUCH_INSTANCE),
+    (BadRequest, INVALID_ARGUMENT),
+    (BadDicom, INVALID_ARGUMENT),
+    (TooLarge, RESOURCE_LIMITATION),
+    (Unavailable, RESOURCE_LIMITATION),
+    (Forbidden, NOT_AUTHORISED),
+)
+
+
 def of_store(error: BaseException) -> Status:
     """The answer to a C-STORE that raised `error`; what is no domain error says nothing of itself."""
     return _of(error, _STORE)
@@ -96,6 +115,11 @@ def of_step(error: BaseException) -> Status:
     if isinstance(error, WorkitemRefused) and error.failure_reason is not None:
         return Status(error.failure_reason, comment(error.message))
     return _of(error, _STEP)
+
+
+def of_request(error: BaseException, request: DIMSEPrimitive) -> Status:
+    """The answer to a request other than C-STORE that raised `error`."""
+    return _of(error, _FIND if type(request).__name__.startswith("C_") else _NORMALISED)
 
 
 def _of(error: BaseException, table: tuple[tuple[type[ArchiveError], int], ...]) -> Status:
