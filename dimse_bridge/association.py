@@ -49,9 +49,9 @@ _SCOPES: Final[Mapping[str, frozenset[str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What an acceptor offers, and to whom."""
+    """What an acceptor offers, and to whom; without an archive none of its services may ask for one."""
 
-    archive: Archive
+    archive: Archive | None
     supported: Supported
     services: Mapping[tuple[type[DIMSEPrimitive], str], Entry]
     begin_store: Begin
@@ -83,7 +83,6 @@ class Association:
     """An association with us as the acceptor; see `service.Association`."""
 
     def __init__(self, application: Application, limits: Limits, peers: Peers, peer: str) -> None:
-        self.archive = application.archive
         self.peer = peer
         self.calling_aet = ""
         self.called_aet = ""
@@ -111,6 +110,12 @@ class Association:
         self._begun = self._quiet_since = self._loop.time()
         self._pdu, self._pdu_deadline = 0, 0.0
         self.task: asyncio.Task[None] | None = None  # that runs all this
+
+    @property
+    def archive(self) -> Archive:
+        """The archive that is served."""
+        assert self._application.archive is not None
+        return self._application.archive
 
     # -- life --------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,15 @@ class GatewaySettings(DimseSettings):
         default=None,
         metadata=about("Gateway", "DICOMweb root of the archive that instances are forwarded to.", check="url"),
     )
+    gateway_peers: str = field(
+        default="",
+        metadata=about(
+            "Gateway",
+            "Who may call the gateway: comma-separated AE titles, each with a network or not (`CT1@10.0.0.0/8`);"
+            " unset: anybody.",
+            check="callers",
+        ),
+    )
     gateway_status_port: int = field(
         default=8043,
         metadata=about(
