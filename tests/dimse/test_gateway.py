@@ -224,11 +224,12 @@ def test_who_may_call(tmp_path: Path) -> None:
 def test_queries_are_asked_at_the_archive(line: BadLine, web: httpx.Client, tmp_path: Path) -> None:
     patient = generate_uid()[-40:]
     studies = [new_uid(), new_uid()]
+    series = {study: new_uid() for study in studies}
     for study in studies:
         for number in (1, 2):
             assert store(
                 web,
-                ct(StudyInstanceUID=study, PatientID=patient, InstanceNumber=number, SeriesInstanceUID=study + ".1"),
+                ct(StudyInstanceUID=study, PatientID=patient, InstanceNumber=number, SeriesInstanceUID=series[study]),
             ).is_success
     with running_gateway(tmp_path / "data", line.url) as gateway:
         final, matches, _ = find(gateway.port, "STUDY", PatientID=patient, PatientName="MÜLL*", StudyInstanceUID="")
@@ -249,7 +250,7 @@ def test_queries_are_asked_at_the_archive(line: BadLine, web: httpx.Client, tmp_
             InstanceNumber=2,
         )
         assert [match.InstanceNumber for match in matches] == [2]
-        assert matches[0].SeriesInstanceUID == studies[0] + ".1"
+        assert matches[0].SeriesInstanceUID == series[studies[0]]
         assert find(gateway.port, "STUDY", PatientID=new_uid()[:60])[:2] == (0, [])
         line.refuse()
         assert find(gateway.port, "STUDY", PatientID=patient)[0] == 0xA700
