@@ -13,11 +13,11 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import uuid4
 
 from dicomweb.errors import BadDicom
@@ -53,15 +53,28 @@ class Damaged(Exception):
         self.item = item
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What is sent for an instance: a file of ours, its length and digest, and the UID in the answer."""
+class Unsendable(Exception):
+    """An instance must not leave; the message says why."""
 
-    item: Waiting
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is sent for an instance: a file, its length and digest, and the SOP Instance UID that an answer has."""
+
     path: Path
     size: int
     sha256: bytes
     uid: str
+
+
+Prepare: TypeAlias = Callable[[Waiting, Path], Content]
+"""Makes what is sent out of the file that was received; blocks. Raises FileNotFoundError, BadDicom, Unsendable."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    item: Waiting
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +90,18 @@ class _Refused:
 class Forwarder:
     """Empties a spool into an archive."""
 
-    def __init__(self, spool: GatewaySpool, client: Client, settings: Settings, tally: Tally) -> None:
+    def __init__(
+        self,
+        spool: GatewaySpool,
+        client: Client,
+        settings: Settings,
+        tally: Tally,
+        prepare: Prepare | None = None,
+    ) -> None:
+        """`prepare` may change what is sent; its files are removed when they were sent, or were not."""
         self._spool = spool
+        self._prepare = prepare or as_received
+        self._temporary = prepare is not None
         self._client = client
         self._tally = tally
         self._most_files, self._most_bytes = settings.gateway_batch_files, settings.gateway_batch_bytes
@@ -149,38 +172,42 @@ class Forwarder:
         return None
 
     async def _attempt(self, batch: Sequence[Waiting]) -> None:
+        parts: list[_Part] = []
         try:
-            parts = await self._parts(batch)
+            await self._collect(batch, parts)
             if parts:
                 await self._settle(parts, await self._send(parts))
                 self._files = min(self._most_files, self._files * 2)
         except Damaged as damage:
             await self._bury(damage.item, "the bytes on the gateway's disk are not those that were received")
+        finally:
+            if self._temporary:
+                for part in parts:
+                    part.content.path.unlink(missing_ok=True)
 
     # -- a request
 
-    async def _parts(self, batch: Sequence[Waiting]) -> list[_Part]:
+    async def _collect(self, batch: Sequence[Waiting], parts: list[_Part]) -> None:
         """What is to be sent; one of two with the same SOP Instance UID waits, so that the answer is clear."""
-        paths = [self._spool.path(item) for item in batch]
-        parts: dict[str, _Part] = {}
-        gone = []
-        for item, path, uid in zip(batch, paths, await asyncio.to_thread(_sop_instances, paths), strict=True):
-            if uid is None:
-                gone.append(item)
-            elif not uid:
-                raise Damaged(item)
+        for item in batch:
+            try:
+                content = await asyncio.to_thread(self._prepare, item, self._spool.path(item))
+            except FileNotFoundError:
+                log_event("instance-gone", reason="somebody removed its file")
+                await self._spool.done([item])
+            except BadDicom:
+                raise Damaged(item) from None
+            except Unsendable as reason:
+                await self._bury(item, str(reason))
             else:
-                parts.setdefault(uid, _Part(item, path, item.size, item.sha256, uid))
-        if gone:
-            log_event("instance-gone", reason="somebody removed its file")
-            await self._spool.done(gone)
-        return list(parts.values())
+                if all(part.content.uid != content.uid for part in parts):
+                    parts.append(_Part(item, content))
 
     async def _send(self, parts: Sequence[_Part]) -> Answer:
         """One request. Raises Unreachable, and Damaged before the end of a part whose file is not what was received."""
         boundary = uuid4().hex
         headers = [_part_headers(part) for part in parts]
-        size = content_length(boundary, [(h, part.size) for h, part in zip(headers, parts, strict=True)])
+        size = content_length(boundary, [(h, part.content.size) for h, part in zip(headers, parts, strict=True)])
         given = {"content-type": Writer(boundary).content_type("application/dicom"), "accept": "application/dicom+json"}
         body = _joined(_body(boundary, parts))
         answer = await self._client.post("studies", body, size, given, max_answer=_ANSWER_MAX)
@@ -234,12 +261,12 @@ def _outcomes(parts: Sequence[_Part], answer: Answer) -> list[_Refused | None]:
     said = read_answer(answer.body)
 
     def outcome(part: _Part) -> _Refused | None:
-        if (failure := said.failed.get(part.uid)) is not None:
+        if (failure := said.failed.get(part.content.uid)) is not None:
             why = f"the archive refused it: failure reason {failure.reason:04X}"
             return _Refused(why, final=not _may_pass(failure.reason), status=answer.status, failure=failure)
-        if part.uid in said.stored:
-            held = said.stored[part.uid]
-            if held is None or held == part.sha256:
+        if part.content.uid in said.stored:
+            held = said.stored[part.content.uid]
+            if held is None or held == part.content.sha256:
                 return None
             return _Refused("the archive holds other bytes under its SOP Instance UID", True, answer.status)
         if said.silent and answer.status == _OK:
@@ -254,22 +281,15 @@ def _may_pass(reason: int) -> bool:
     return reason in _MAY_PASS or 0xA700 <= reason <= 0xA7FF
 
 
-def _sop_instances(paths: Sequence[Path]) -> list[str | None]:
-    """The UIDs in the file meta information; None where there is no file, "" where it cannot be read."""
-    found: list[str | None] = []
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                found.append(read_file_meta(file.read(_META_MAX)).sop_uid)
-        except FileNotFoundError:
-            found.append(None)
-        except BadDicom:
-            found.append("")
-    return found
+def as_received(item: Waiting, path: Path) -> Content:
+    """The file as it is."""
+    with path.open("rb") as file:
+        meta = read_file_meta(file.read(_META_MAX))
+    return Content(path, item.size, item.sha256, meta.sop_uid)
 
 
 def _part_headers(part: _Part) -> dict[str, str]:
-    return {"Content-Type": "application/dicom", "Content-Digest": content_digest(part.sha256)}
+    return {"Content-Type": "application/dicom", "Content-Digest": content_digest(part.content.sha256)}
 
 
 async def _body(boundary: str, parts: Sequence[_Part]) -> AsyncIterator[bytes]:
@@ -286,14 +306,14 @@ async def _verified(part: _Part) -> AsyncIterator[bytes]:
 
     A part whose end does not come is not stored by anybody.
     """
-    digest, left, held = hashlib.sha256(), part.size, b""
+    digest, left, held = hashlib.sha256(), part.content.size, b""
 
     def read() -> bytes:
         chunk = file.read(_CHUNK)
         digest.update(chunk)
         return chunk
 
-    file = await asyncio.to_thread(part.path.open, "rb", 0)
+    file = await asyncio.to_thread(part.content.path.open, "rb", 0)
     try:
         while chunk := await asyncio.to_thread(read):
             left -= len(chunk)
@@ -302,7 +322,7 @@ async def _verified(part: _Part) -> AsyncIterator[bytes]:
             if held:
                 yield held
             held = chunk
-        if left or digest.digest() != part.sha256:
+        if left or digest.digest() != part.content.sha256:
             raise Damaged(part.item)
         yield held
     finally:

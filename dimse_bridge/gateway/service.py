@@ -14,6 +14,7 @@ from dimse_bridge.acceptor import Acceptor
 from dimse_bridge.association import Application
 from dimse_bridge.contexts import STORAGE_CLASSES, Supported
 from dimse_bridge.gateway.client import Client
+from dimse_bridge.gateway.deidentify import Deidentifier
 from dimse_bridge.gateway.forward import Forwarder
 from dimse_bridge.gateway.proxy import Proxy
 from dimse_bridge.gateway.spool import GatewaySpool
@@ -81,7 +82,10 @@ class Gateway:
             revive=revive,
         )
         self._tally = Tally()
-        self._forwarder = Forwarder(self._spool, self._client, settings, self._tally)
+        prepare = None
+        if settings.gateway_deidentify == "basic":
+            prepare = Deidentifier(settings.data / DIRECTORY / "deidentify.key", self._spool.scratch)
+        self._forwarder = Forwarder(self._spool, self._client, settings, self._tally, prepare)
 
     async def run(self, doors: Doors, credentials: Credentials, stop: asyncio.Event) -> None:
         """Receive and forward until `stop`; raises where forwarding ends by itself."""

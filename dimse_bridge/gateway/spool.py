@@ -232,6 +232,11 @@ class GatewaySpool:
         """Where its file is."""
         return self._disk.path(item)
 
+    @property
+    def scratch(self) -> Path:
+        """A directory for what need not outlive the process."""
+        return self._disk.new
+
     async def state(self) -> State:
         """Counts, and the age of the oldest."""
         known = [*self._out.values(), *(entry[2] for entry in self._put_off)]
