@@ -25,6 +25,7 @@ from dicomweb.meta import read_file_meta
 from dicomweb.multipart import Writer, content_length
 from dicomweb.store_answer import Failure, content_digest, read_answer
 from dimse_bridge.gateway.client import Answer, Client, Unreachable
+from dimse_bridge.gateway.compare import is_stored
 from dimse_bridge.gateway.disk import Waiting
 from dimse_bridge.gateway.spool import GatewaySpool
 from dimse_bridge.gateway.tally import Tally
@@ -43,6 +44,8 @@ _DONE: Final = frozenset((200, 202, 409))
 _CONTENT: Final = frozenset((400, 411, 413, 414, 415, 422, 431, 500, 501))
 # Processing failure, no reason given, and "another request is storing it" (45071, Azure's archive).
 _MAY_PASS: Final = frozenset((0x0110, 0, 45071))
+# Duplicate SOP instance, and what Azure's archive says instead.
+_THERE: Final = frozenset((0x0111, 45070))
 
 
 class Damaged(Exception):
@@ -85,6 +88,11 @@ class _Refused:
     final: bool
     status: int
     failure: Failure | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the archive says that it has an instance of that UID already."""
+        return self.failure is not None and self.failure.reason in _THERE
 
 
 class Forwarder:
@@ -202,6 +210,8 @@ class Forwarder:
             else:
                 if all(part.content.uid != content.uid for part in parts):
                     parts.append(_Part(item, content))
+                elif self._temporary:
+                    content.path.unlink()
 
     async def _send(self, parts: Sequence[_Part]) -> Answer:
         """One request. Raises Unreachable, and Damaged before the end of a part whose file is not what was received."""
@@ -227,11 +237,18 @@ class Forwarder:
         found = _outcomes(parts, answer)
         stored = [part.item for part, refused in zip(parts, found, strict=True) if refused is None]
         if stored:
-            await self._spool.done(stored)
-            self._tally.sent(len(stored), sum(item.size for item in stored))
+            await self._done(stored)
         for part, refused in zip(parts, found, strict=True):
-            if refused is not None:
+            if refused is None:
+                continue
+            if refused.is_there and await is_stored(self._client, part.content.path, part.content.size):
+                await self._done([part.item])
+            else:
                 await self._refused(part.item, refused)
+
+    async def _done(self, items: Sequence[Waiting]) -> None:
+        await self._spool.done(items)
+        self._tally.sent(len(items), sum(item.size for item in items))
 
     async def _refused(self, item: Waiting, refused: _Refused) -> None:
         if item.seen != self._tally.sent_files:

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dicomweb.media import parse_media_type
 from dicomweb.meta import read_file_meta
-from dicomweb.multipart import Parser, PartBegin, PartData, boundary_of
+from dicomweb.multipart import Parser, PartBegin, PartData, Writer, boundary_of
 
 
 @dataclass
@@ -60,15 +61,16 @@ def answer(*datasets: dict[str, Any], status: int = 200) -> Reply:
 class ScriptedArchive:
     """Takes everything, unless `script` says otherwise; `stored` has the bytes of what it took, each time."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.requests: list[Request] = []
         self.stored: dict[str, list[bytes]] = {}
         self.script: Callable[[Request], Reply | None] = lambda _: None
         self.broken = 0  # requests that ended early
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/dicom-web"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/dicom-web"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -79,12 +81,21 @@ class ScriptedArchive:
             self.stored.setdefault(uid, []).append(body)
         return answer(referenced(*request.uids))
 
+    def give(self, request: Request) -> Reply:
+        """The last file that was stored under the UID at the end of the path, or the answers to a search."""
+        found = self.stored.get(request.path.rpartition("/")[2])
+        if not found:
+            return Reply(404)
+        writer = Writer("b")
+        body = writer.part_head({"Content-Type": "application/dicom"}) + found[-1] + writer.tail()
+        return Reply(200, body, {"content-type": writer.content_type("application/dicom")})
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 request = await self._read(reader)
                 self.requests.append(request)
-                reply = self.script(request) or self.took(request)
+                reply = self.script(request) or (self.took(request) if request.parts else self.give(request))
                 if reply.mute:
                     await asyncio.sleep(3600)
                 if reply.drop:

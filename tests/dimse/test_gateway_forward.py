@@ -6,16 +6,21 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import orjson
+import pydicom
 import pytest
 
 from dicomweb.store_answer import CREATOR_TAG, PRIVATE_CREATOR, SHA256_TAG, read_content_digest
 from dimse_bridge.gateway.client import Client
+from dimse_bridge.gateway.deidentify import Deidentifier
+from dimse_bridge.gateway.disk import Waiting
 from dimse_bridge.gateway.forward import Forwarder
 from dimse_bridge.gateway.spool import GatewaySpool
 from dimse_bridge.gateway.tally import Tally
+from dimse_bridge.server import configure_libraries
 from storage.setting_checks import SettingError
 from storage.settings import Settings, load_settings
 from storage.spool import Spooled
@@ -63,7 +68,13 @@ def settings(url: str, **values: object) -> Settings:
 
 
 @asynccontextmanager
-async def forwarding(tmp_path: Path, url: str, *first: bytes, **values: object) -> AsyncIterator[Gateway]:
+async def forwarding(
+    tmp_path: Path,
+    url: str,
+    *first: bytes,
+    deidentifier: Callable[[GatewaySpool], Deidentifier] | None = None,
+    **values: object,
+) -> AsyncIterator[Gateway]:
     """A gateway without its receiving side; `first` waits already when it starts."""
     chosen = settings(url, **values)
     root = tmp_path / "gateway"
@@ -71,7 +82,8 @@ async def forwarding(tmp_path: Path, url: str, *first: bytes, **values: object) 
     gateway = Gateway(spool, Tally(), root)
     await gateway.put(*first)
     client = Client(chosen)
-    task = asyncio.create_task(Forwarder(spool, client, chosen, gateway.tally).run())
+    prepare = deidentifier(spool) if deidentifier is not None else None
+    task = asyncio.create_task(Forwarder(spool, client, chosen, gateway.tally, prepare).run())
     try:
         yield gateway
         assert not task.done()
@@ -272,6 +284,65 @@ async def test_archive_that_holds_other_bytes(archive: ScriptedArchive, tmp_path
         await gateway.put(data)
         await gateway.until(lambda: gateway.tally.sent_files == 1)
     assert len(gateway.dead()) == 1
+
+
+@pytest.mark.parametrize("reason", [0x0111, 45070])
+async def test_there_already_at_an_archive_without_digests(
+    archive: ScriptedArchive, tmp_path: Path, reason: int
+) -> None:
+    """Retrieved and compared: the same data set is a success, whatever file meta group it has got."""
+    sent = files(3)
+    same, other, absent = sent
+    pixels = ct(PixelData=bytes(300_000), SOPInstanceUID=same)
+    sent[same] = pixels
+    archive.stored = {same: [pixels.replace(b"PYDICOM", b"ARCHIVE", 1)], other: [sent[other].replace(b"CT", b"MR")]}
+
+    def script(request: Request) -> Reply | None:
+        if not request.parts:
+            return None
+        return answer(failed(**{f"_{uid}".replace(".", "_"): reason for uid in request.uids}), status=409)
+
+    archive.script = script
+    async with forwarding(tmp_path, archive.url, *sent.values()) as gateway:
+        await gateway.empty()
+    assert gateway.tally.sent_files == 1
+    assert gateway.dead() == [sent[other], sent[absent]]
+
+
+async def test_deidentified_on_the_way(archive: ScriptedArchive, tmp_path: Path) -> None:
+    """What leaves is another file, the same one at each attempt; the original stays until it has left."""
+    configure_libraries()
+    study, uid = new_uid(), new_uid()
+    secret = {"PatientName": "Zyxwvut^A", "PatientID": "Zyxwvut", "StudyInstanceUID": study}
+    good = [ct(SOPInstanceUID=uid, **secret), ct(PixelData=bytes(3 << 20), **secret)]
+    shown = ct(BurnedInAnnotation="YES", **secret)
+    first: list[list[tuple[dict[str, str], bytes]]] = []
+
+    def script(request: Request) -> Reply | None:
+        first.append(request.parts)
+        return Reply(503) if len(first) < 3 else None
+
+    archive.script = script
+    key = tmp_path / "key"
+    async with forwarding(
+        tmp_path, archive.url, *good, shown, deidentifier=lambda spool: Deidentifier(key, spool.scratch)
+    ) as gateway:
+        await gateway.empty()
+        assert not list(gateway.spool.scratch.iterdir())
+    assert key.stat().st_mode & 0o077 == 0
+    assert gateway.dead() == [shown]
+    assert "BurnedInAnnotation" in str(gateway.notes()[0]["why"])
+    (one,), (two,) = archive.stored.values()
+    for body in (one, two):
+        assert b"Zyxwvut" not in body
+        assert pydicom.dcmread(BytesIO(body)).PatientIdentityRemoved == "YES"
+    assert len({pydicom.dcmread(BytesIO(body)).StudyInstanceUID for body in (one, two)} - {study}) == 1
+    assert {body for parts in first for _, body in parts} == {one, two}
+    again = Deidentifier(key, tmp_path)
+    path = tmp_path / "again"
+    path.write_bytes(good[0])
+    content = again(Waiting(0, 0, len(good[0]), hashlib.sha256(good[0]).digest()), path)
+    assert content.path.read_bytes() in (one, two)
 
 
 async def test_damaged_on_our_disk(archive: ScriptedArchive, tmp_path: Path) -> None:
