@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 from dicomweb.errors import ArchiveError, BadDicom, Forbidden, IdentityMismatch
@@ -14,8 +15,8 @@ from storage.ingest import Provenance
 from storage.spool import Spool, Spooled
 
 # Pieces below this are collected: each would hold the whole chunk that it was received in.
-_SMALL: Final = 16 << 10
-_COLLECTED: Final = 64 << 10
+_SMALL: Final = 64 << 10
+_COLLECTED: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ class SpoolIncoming:
         return self._spool.write_now(piece) and ready
 
     def _collected(self) -> bool:
-        small, self._small = bytes(self._small), bytearray()
-        return self._spool.write_now(small)
+        small, self._small = self._small, bytearray()
+        return self._spool.write_now(memoryview(small))
 
     async def flush(self) -> None:
         """See Incoming."""
@@ -133,7 +134,7 @@ def into_archive(association: Association, target: Target) -> SpoolIncoming:
     return SpoolIncoming(
         association,
         target,
-        association.archive.new_spool,
+        partial(association.archive.new_spool, eager=True),
         lambda spooled: store(association.access, spooled, source),
     )
 

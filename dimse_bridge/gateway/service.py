@@ -11,7 +11,7 @@ from pynetdicom.dimse_primitives import DIMSEPrimitive
 
 from dicomweb.errors import Unavailable
 from dimse_bridge.acceptor import Acceptor
-from dimse_bridge.association import Application
+from dimse_bridge.admission import Application
 from dimse_bridge.contexts import STORAGE_CLASSES, Supported
 from dimse_bridge.gateway.client import Client
 from dimse_bridge.gateway.deidentify import Deidentifier
@@ -58,7 +58,7 @@ class Callers:
         return cls(settings.aet, frozenset(allow), tuple(known))
 
     async def welcome(self, called: str, calling: str, address: str) -> Welcome | None:
-        """See association.Application."""
+        """See admission.Application."""
         if called != self.aet:
             return None
         known = not self.known or any(
@@ -144,7 +144,7 @@ class _Receiving(SpoolIncoming):
 
     def __init__(self, association: Association, target: Target, into: GatewaySpool, tally: Tally, limit: int) -> None:
         """`limit`: of one instance, in bytes."""
-        new_spool = functools.partial(into.arriving, memory_limit=_IN_MEMORY, max_size=limit)
+        new_spool = functools.partial(into.arriving, memory_limit=_IN_MEMORY, max_size=limit, eager=True)
         super().__init__(association, target, new_spool, self._kept)
         self._aet = association.calling_aet
         self._into, self._tally = into, tally

@@ -66,9 +66,9 @@ class GatewaySpool:
 
     # -- in
 
-    def arriving(self, *, memory_limit: int, max_size: int) -> "Arriving":
-        """Where the bytes of one incoming instance go."""
-        return Arriving(self, self._disk.new, memory_limit=memory_limit, max_size=max_size)
+    def arriving(self, *, memory_limit: int, max_size: int, eager: bool = False) -> "Arriving":
+        """Where the bytes of one incoming instance go; the arguments are those of Spool."""
+        return Arriving(self, self._disk.new, memory_limit=memory_limit, max_size=max_size, eager=eager)
 
     def admit(self, size: int) -> None:
         """Count bytes that arrive. Raises Unavailable when they have no room, which a sender sees as 0xA700."""
@@ -256,8 +256,8 @@ class GatewaySpool:
 class Arriving(Spool):
     """An instance on its way in, whose bytes count while they arrive."""
 
-    def __init__(self, spool: GatewaySpool, directory: Path, *, memory_limit: int, max_size: int) -> None:
-        super().__init__(directory, memory_limit=memory_limit, max_size=max_size)
+    def __init__(self, spool: GatewaySpool, directory: Path, *, memory_limit: int, max_size: int, eager: bool) -> None:
+        super().__init__(directory, memory_limit=memory_limit, max_size=max_size, eager=eager)
         self._spool = spool
         self._counted = 0
 
