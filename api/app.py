@@ -30,6 +30,7 @@ from api.routes import (
     pages,
     qido,
     rendered,
+    steps,
     stow,
     ups,
     viewer,
@@ -45,6 +46,7 @@ from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
 from api.websocket import Sockets
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
+from dimse_bridge.scu import Requestor
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
 from wsi.annotations import AnnotationService
@@ -60,6 +62,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *stow.OPERATIONS,
     *delete.OPERATIONS,
     *ups.OPERATIONS,
+    *steps.OPERATIONS,
     *wsi.OPERATIONS,
     *wsi_annotations.OPERATIONS,
     *wsi_segmentations.OPERATIONS,
@@ -95,7 +98,7 @@ class Anor(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
-    def open_front(self, settings: Settings, archive: Archive, metrics: Metrics) -> None:
+    def open_front(self, settings: Settings, archive: Archive, requestor: Requestor, metrics: Metrics) -> None:
         """Begin to answer from `archive`."""
 
         @cache
@@ -114,6 +117,7 @@ class Anor(FastAPI):
             tiles,
             AnnotationService(archive),
             SegmentationService(archive, tiles),
+            requestor,
         )
         self.front = FrontDoor(RouteTree(OPERATIONS, settings.dicomweb_root), services, super().__call__)
 
@@ -126,11 +130,13 @@ def create_app(settings: Settings) -> Anor:
         archive = await open_archive(settings)
         metrics = Metrics(settings.data / "metrics", archive.counters)
         metrics.start()
+        requestor = Requestor(archive)
         try:
-            cast("Anor", app).open_front(settings, archive, metrics)
+            cast("Anor", app).open_front(settings, archive, requestor, metrics)
             yield
         finally:
             await metrics.stop()
+            await requestor.close()
             await archive.close()
 
     app = Anor(

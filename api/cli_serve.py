@@ -251,6 +251,9 @@ def _require_migrated(settings: Settings) -> None:
 def _worker(settings: Settings) -> int:
     import uvloop
 
+    from dimse_bridge.commitment import handlers as commitment_handlers
+    from dimse_bridge.scu import Requestor
+    from dimse_bridge.tasks import handlers as dimse_handlers
     from storage.archive import open_archive
     from storage.worker import run_worker as work
     from wsi.tasks import handlers, steps
@@ -261,7 +264,13 @@ def _worker(settings: Settings) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         archive = await open_archive(settings)
         try:
-            await work(archive, stop, handlers(archive), steps(archive))
+            requestor = Requestor(archive)
+            dimse = {**dimse_handlers(requestor), **commitment_handlers(requestor)}
+            lanes = ((handlers(archive), 1), (dimse, settings.jobs_at_once))
+            try:
+                await work(archive, stop, lanes, steps(archive))
+            finally:
+                await requestor.close()
         finally:
             await archive.close()
 

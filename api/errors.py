@@ -67,7 +67,7 @@ INTERNAL = ("internal", Row(500, "The server failed", -1))
 HTTP_ONLY = (METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, HEADERS_TOO_LARGE, SLOW_BODY, STORAGE_FULL, INTERNAL)
 
 # Orthanc's `OrthancError` texts for the codes above.
-_ORTHANC_TEXT = {
+ORTHANC_TEXT = {
     -1: "Internal error",
     3: "Parameter out of range",
     4: "Not enough memory",
@@ -151,9 +151,9 @@ def orthanc_json(problem: Problem, method: str, path: str) -> bytes:
         {
             "HttpError": HTTPStatus(problem.status).phrase,
             "HttpStatus": problem.status,
-            "Message": _ORTHANC_TEXT[problem.orthanc],
+            "Message": ORTHANC_TEXT[problem.orthanc],
             "Method": method,
-            "OrthancError": _ORTHANC_TEXT[problem.orthanc],
+            "OrthancError": ORTHANC_TEXT[problem.orthanc],
             "OrthancStatus": problem.orthanc,
             "Uri": path,
             "Details": problem.detail,

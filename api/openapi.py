@@ -18,7 +18,12 @@ from dicomweb.errors import (
 
 _PROBLEM = "application/problem+json"
 _TEXTS = {
+    "answer": "number of an answer, from 0",
     "job": "identifier of a job",
+    "key": "name of what a job left",
+    "modality": "name of a declared application entity",
+    "query": "identifier of a query",
+    "transaction": "Transaction UID",
     "study": "Study Instance UID",
     "series": "Series Instance UID",
     "instance": "SOP Instance UID",
@@ -27,6 +32,9 @@ _TEXTS = {
     "path": "tag, then item index and tag for nested values, separated by slashes",
     "file": "name of the file",
     "workitem": "SOP Instance UID of the workitem",
+    "worklist": "identifier of the worklist item",
+    "step": "identifier of the worklist item",
+    "mpps": "SOP Instance UID of the performed procedure step",
     "aet": "AE title of the subscriber",
     "build": "digest of the installed viewer",
     "name": "name of a file of the viewer",

@@ -11,7 +11,7 @@ from typing import Final
 
 from pynetdicom.dimse_primitives import DIMSEPrimitive
 
-from dicomweb.errors import ArchiveError, Unavailable
+from dicomweb.errors import ArchiveError, TooLarge, Unavailable
 from dimse_bridge import admission, negotiation, status
 from dimse_bridge.admission import Application
 from dimse_bridge.command import Command, Field, Tag, primitive_of, request_of, response_to
@@ -44,6 +44,7 @@ class Exchange:
         self.command = message.command
         self.request = primitive_of(message.command)
         self.identifier = message.data_set
+        self.too_long = message.too_long
         self.cancelled = False
         self.answered = False  # finally
 
@@ -71,7 +72,7 @@ class Association:
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._layer = UpperLayer(limits.max_pdu, limits.max_associate_pdu)
-        self._assembler = Assembler(limits.max_command, limits.max_data_set)
+        self._assembler = Assembler(limits.max_command, limits.max_data_set, limits.max_action)
         self._max_sent = SMALLEST_SENT
         self._allow: frozenset[str] = frozenset()
         self._incoming: tuple[Context, Command, Incoming] | None = None
@@ -260,6 +261,8 @@ class Association:
 
     async def _run(self, entry: Entry, exchange: Exchange) -> None:
         try:
+            if exchange.too_long:
+                raise TooLarge("the data set of the request is too long")  # noqa: TRY301 - told as any other failure
             await entry.service(exchange)
             assert exchange.answered, "the service sent no final response"
         except Gone:

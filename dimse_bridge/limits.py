@@ -13,6 +13,7 @@ class Limits:
     max_associate_pdu: int = 256 << 10  # 128 contexts with 40 transfer syntaxes each are 150 KB
     max_command: int = 16 << 10
     max_data_set: int = 256 << 10  # of a request other than C-STORE
+    max_action: int = 4 << 20  # of an N-ACTION: commitment of 10,000 instances
     max_associations: int = 64
     max_associations_per_peer: int = 48
     max_pending: int = 32  # connected, but no association asked for yet; for each process

@@ -15,11 +15,12 @@ SMALLEST_SENT = 128  # a peer that takes less would have us cut answers into cru
 
 
 class Message(NamedTuple):
-    """A complete message, with its encoded data set (empty where there is none)."""
+    """A complete message, with its encoded data set (empty where there is none, or it was too long)."""
 
     context_id: int
     command: Command
     data_set: bytes
+    too_long: bool = False
 
 
 class StoreBegins(NamedTuple):
@@ -42,13 +43,19 @@ Part: TypeAlias = Message | StoreBegins | StoreData
 class Assembler:
     """Puts the fragments of one association together."""
 
-    def __init__(self, max_command: int, max_data_set: int) -> None:
+    def __init__(self, max_command: int, max_data_set: int, max_action: int) -> None:
+        """Bounds in bytes. A data set of an N-ACTION that is longer than `max_action` is dropped while it comes.
+
+        Who asks for commitment of too much is told so (PS3.4 J.3.2.1.3); any other one that is too long is a breach.
+        """
         self.contexts: Container[int] = ()  # the IDs that were accepted
         self._max_command = max_command
         self._max_data_set = max_data_set
+        self._max_action = max_action
         self._command_set = bytearray()
         self._due: tuple[int, Command] | None = None  # its data set is due
         self._data_set = bytearray()
+        self._too_long = False
 
     @property
     def inside(self) -> bool:
@@ -69,14 +76,19 @@ class Assembler:
             self._due = None
         if command.field == Field.C_STORE:
             return StoreData(data, last)
-        self._data_set += data
-        if len(self._data_set) > self._max_data_set:
+        action = command.field == Field.N_ACTION
+        if len(self._data_set) + len(data) <= (self._max_action if action else self._max_data_set):
+            self._data_set += data
+        elif action:
+            self._too_long = True
+        else:
             raise Violation("the data set of a request is too long")
         if not last:
             return None
-        data_set = bytes(self._data_set)
+        message = Message(context_id, command, b"" if self._too_long else bytes(self._data_set), self._too_long)
         self._data_set.clear()
-        return Message(context_id, command, data_set)
+        self._too_long = False
+        return message
 
     def _command(self, context_id: int, data: memoryview, *, last: bool) -> Part | None:
         if self._due is not None:

@@ -205,6 +205,12 @@ class Link:
         asked = (dataset, number, UID(sop_class), UID(sop_instance), message)
         self._checked(self._asking(lambda: self._assoc.send_n_action(*asked)[0]))
 
+    def report(self, dataset: Dataset, number: int, sop_class: str, sop_instance: str) -> None:
+        """N-EVENT-REPORT. Raises PeerFailed."""
+        message = next(self._numbers)
+        said = (dataset, number, UID(sop_class), UID(sop_instance), message)
+        self._checked(self._asking(lambda: self._assoc.send_n_event_report(*said)[0]))
+
     def release(self) -> None:
         """Say goodbye; the connection is closed in any case."""
         with suppress(Exception):

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from pynetdicom.dimse_primitives import C_GET, C_STORE
 
-from dicomweb.errors import ArchiveError, BadQuery, IdentityMismatch, NotAcceptable, TooLarge, Unavailable
+from dicomweb.errors import ArchiveError, BadQuery, IdentityMismatch, NotAcceptable, Unavailable
 from dicomweb.identifier import Identifier, IdentifierWriter, read_identifier
 from dicomweb.repertoire import ASCII
 from dicomweb.tags import Level
@@ -19,7 +19,7 @@ from dimse_bridge import models, status
 from dimse_bridge.logs import log_crash, log_event
 from dimse_bridge.service import Association, Entry, Exchange
 from storage.retrieve import Instance
-from storage.selection import Selection, UniqueKeys
+from storage.selection import UniqueKeys
 
 _TAGS: Final = {
     Level.PATIENT: "00100020",
@@ -61,15 +61,10 @@ def _values(identifier: Identifier, level: Level) -> tuple[str, ...]:
     return values
 
 
-async def selected(exchange: Exchange, levels: Mapping[str, tuple[Level, ...]]) -> Selection | None:
-    """What the request means; None where that could not be found out, which has been answered (0xA701)."""
-    context, association = exchange.context, exchange.association
-    keys = unique_keys(exchange.identifier, context.transfer_syntax, levels[context.abstract_syntax])
-    try:
-        return await association.archive.selection.select(association.access, keys)
-    except (Unavailable, TooLarge) as error:
-        await exchange.respond(status.CANNOT_COUNT, comment=error.message)
-        return None
+def keys_of(exchange: Exchange, levels: Mapping[str, tuple[Level, ...]]) -> UniqueKeys:
+    """What the request names, by the levels of each SOP class. Raises as `unique_keys`."""
+    context = exchange.context
+    return unique_keys(exchange.identifier, context.transfer_syntax, levels[context.abstract_syntax])
 
 
 @dataclass(slots=True)
@@ -81,6 +76,10 @@ class SubOperations:
     done: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     _said: tuple[int, float] = (-_EACH, 0.0)  # operations and time of the last pending response
+
+    def is_cancelled(self) -> bool:
+        """Whether the peer wants no more."""
+        return self.exchange.cancelled
 
     async def add(self, sop: str, code: int) -> None:
         """One more has ended, with the status of its C-STORE response; says so from time to time."""
@@ -97,7 +96,15 @@ class SubOperations:
             self._said = ended, now
             await self.exchange.respond(status.PENDING, **self._counts(remaining=True))
 
-    async def end(self) -> None:
+    async def give_up(self, sop: str, rest: AsyncGenerator[Instance, None]) -> None:
+        """Nothing more can be sent: this instance has failed, and so have those that would have followed."""
+        names = [sop]
+        while len(self.failed) + len(names) < _NAMED and (instance := await anext(rest, None)) is not None:
+            names.append(instance.sop)
+        self.failed += names
+        self.done["Failed"] += max(len(names), self.total - self.done.total())
+
+    async def end(self, comment: str = "") -> None:
         """The final response."""
         failed, sent = self.done["Failed"], self.done["Completed"] + self.done["Warning"]
         if self.exchange.cancelled:
@@ -111,7 +118,7 @@ class SubOperations:
             writer = IdentifierWriter(self.exchange.context.transfer_syntax)
             identifier = writer.write({_FAILED_LIST: {"vr": "UI", "Value": self.failed}}, [ASCII])
         counts = self._counts(remaining=code == status.CANCELLED)
-        await self.exchange.respond(code, identifier=identifier, **counts)
+        await self.exchange.respond(code, comment=comment, identifier=identifier, **counts)
 
     def _counts(self, *, remaining: bool) -> dict[str, Any]:
         counts: dict[str, Any] = {
@@ -199,8 +206,11 @@ async def _dropped(task: "asyncio.Task[Prepared]") -> None:
 
 async def get(exchange: Exchange) -> None:
     """Serve one C-GET: C-STOREs on this association, in the contexts in which the peer is the SCP."""
-    found = await selected(exchange, models.GET)
-    if found is None:
+    archive, access = exchange.association.archive, exchange.association.access
+    try:
+        found = await archive.selection.select(access, keys_of(exchange, models.GET))
+    except Unavailable as error:
+        await exchange.respond(status.CANNOT_COUNT, comment=error.message)
         return
     operations = SubOperations(exchange, found.count)
     async with aclosing(_ahead(exchange.association, found.instances())) as prepared:

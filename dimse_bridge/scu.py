@@ -7,14 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from io import BytesIO
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
 from pydicom.dataset import Dataset
 from pynetdicom import evt
+from pynetdicom.dsutils import decode, encode
 
-from dicomweb.errors import PeerFailed, Unavailable
+from dicomweb.errors import BadRequest, PeerFailed, TooLarge, Unavailable
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
 from dimse_bridge.requestor import Answers, Call, Link, Proposal, status_said
 from storage.archive import Archive
@@ -35,6 +37,7 @@ MESSAGES: Final = (EXPLICIT_LE, IMPLICIT_LE)
 _PENDING: Final = frozenset((0xFF00, 0xFF01))
 _CANCELLED: Final = 0xFE00
 _ANSWER_BYTES: Final = 8 << 20
+_ANSWERS_BYTES: Final = 64 << 20
 # Answers that a thread collects, and seconds after which it hands over what there is.
 _BATCH: Final = 100
 _BATCH_SECONDS: Final = 0.1
@@ -110,6 +113,17 @@ class Requestor:
                     if count == limit:
                         await self.run(link, partial(_cancel, answers))
                         return
+
+    async def find_packed(self, modality: Modality, identifier: Dataset, model: str, *, limit: int) -> list[bytes]:
+        """All answers to a C-FIND in Explicit VR Little Endian, as they came. Raises as `find`, and TooLarge."""
+        found: list[bytes] = []
+        size = 0
+        async for each in self.find(modality, identifier, model, limit=limit):
+            found.append(packed(each))
+            size += len(found[-1])
+            if size > _ANSWERS_BYTES:
+                raise TooLarge("the answers are too large to be kept; ask for less")
+        return found
 
     async def move(
         self, modality: Modality, identifier: Dataset, model: str, destination: str
@@ -248,6 +262,19 @@ class Requestor:
 
 Take = Callable[[Path], Coroutine[Any, Any, int]]
 Report = Callable[[Dataset], Coroutine[Any, Any, None]]
+
+
+def packed(dataset: Dataset) -> bytes:
+    """A data set in Explicit VR Little Endian, its values as they came. Raises BadRequest."""
+    made = encode(dataset, False, True)
+    if made is None:
+        raise BadRequest("the data set cannot be encoded")
+    return made
+
+
+def unpacked(data: bytes) -> Dataset:
+    """The same again."""
+    return decode(BytesIO(data), False, True)
 
 
 def _cut_result(done: "asyncio.Future[Any]") -> None:

@@ -6,16 +6,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from mmap import mmap
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from dicomweb.errors import ArchiveError, PeerFailed, Unavailable
+from dicomweb.errors import ArchiveError, BadDicom, PeerFailed, Unavailable
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
+from dicomweb.meta import FileMeta, read_file_meta
 from dimse_bridge.requestor import MAX_CONTEXTS, Link, NothingAccepted, Proposal, status_said
 from dimse_bridge.scu import Requestor
 from storage.access import Access
 from storage.modalities import Modality
 from storage.retrieve import Instance
+from storage.spool import Spooled
 
 _TRIES: Final = 4
 _AGAIN_SECONDS: Final = 1.0
@@ -69,7 +72,10 @@ def groups(kinds: Iterable[Kind], *, transcoding: bool) -> list[dict[Kind, tuple
 
 
 class Sender:
-    """Sends to one application entity; the association is kept as long as it suits what is sent."""
+    """Sends to one application entity, for the time of a `with` block.
+
+    The association is kept as long as it suits what is sent.
+    """
 
     def __init__(
         self,
@@ -90,10 +96,13 @@ class Sender:
         self._link: Link | None = None
         self._stack = AsyncExitStack()
 
-    async def close(self, error: BaseException | None = None) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         """End the association: released, or cut where there was an error."""
         self._link = None
-        await self._stack.__aexit__(type(error) if error else None, error, None)
+        await self._stack.__aexit__(kind, error, None)
 
     async def send(self, instance: Instance) -> Outcome:
         """Send one instance, over a new association where the old one broke.
@@ -119,7 +128,7 @@ class Sender:
 
     async def _dropped(self, error: PeerFailed) -> None:
         with suppress(PeerFailed):
-            await self.close(error)
+            await self.__aexit__(type(error), error, None)
 
     async def _sent(self, instance: Instance) -> Outcome:
         link = await self._linked((instance.sop_class, instance.transfer_syntax))
@@ -134,7 +143,7 @@ class Sender:
     async def _linked(self, kind: Kind) -> Link:
         if self._link is not None and kind in self._group:
             return self._link
-        await self.close()
+        await self.__aexit__(None, None, None)
         self._stack = AsyncExitStack()
         found = next((group for group in self._groups if kind in group), None)
         if found is None:  # it was stored anew, in another form, since the kinds were counted
@@ -196,11 +205,33 @@ async def send(
     order = {
         kind: number for number, group in enumerate(groups(kinds, transcoding=modality.transcoding)) for kind in group
     }
-    sender = Sender(requestor, access, modality, kinds, originator)
-    try:
+    async with Sender(requestor, access, modality, kinds, originator) as sender:
         for instance in sorted(instances, key=lambda each: order[each.sop_class, each.transfer_syntax]):
             yield await sender.send(instance)
-    except BaseException as error:
-        await sender.close(error)
-        raise
-    await sender.close()
+
+
+async def send_file(requestor: Requestor, modality: Modality, spooled: Spooled) -> None:
+    """Send a Part 10 file that is not stored, as it is. Raises PeerFailed, BadDicom."""
+    found = await asyncio.to_thread(_meta, spooled)
+    if not found.sop_class or not found.sop_uid:
+        raise BadDicom("the file meta information does not say which instance it is")
+    proposals = [Proposal(found.sop_class, (found.transfer_syntax,))]
+    async with requestor.link(modality, proposals) as link:
+        if spooled.path is not None:
+            answer = await requestor.run(link, partial(link.store, spooled.path, None))
+        else:
+            with tempfile.NamedTemporaryFile(prefix="send-") as file:
+                await asyncio.to_thread(file.write, spooled.data or b"")
+                await asyncio.to_thread(file.flush)
+                answer = await requestor.run(link, partial(link.store, Path(file.name), None))
+    if answer.Status != 0 and answer.Status not in _WARNINGS:
+        raise PeerFailed(*status_said(answer))
+
+
+def _meta(spooled: Spooled) -> FileMeta:
+    buffer = spooled.buffer()
+    try:
+        return read_file_meta(buffer)
+    finally:
+        if isinstance(buffer, mmap):
+            buffer.close()

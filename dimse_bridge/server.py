@@ -19,7 +19,8 @@ from dimse_bridge.contexts import STORAGE_CLASSES, Supported
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_event
 from dimse_bridge.peers import Board, Peers
-from dimse_bridge.services import SERVICES
+from dimse_bridge.scu import Requestor
+from dimse_bridge.services import services
 from dimse_bridge.store import into_archive
 from dimse_bridge.tls import Certificates
 from dimse_bridge.users import PASSCODE, Users
@@ -61,14 +62,14 @@ class Credentials:
         )
 
 
-def application(archive: Archive, users: Users | None) -> Application:
+def application(archive: Archive, users: Users | None, requestor: Requestor) -> Application:
     """What this archive offers."""
-    settings = archive.settings
+    settings, offered = archive.settings, services(requestor)
     more = (uid.strip() for uid in settings.dimse_storage_classes.split(","))
     return Application(
         archive=archive,
-        supported=Supported(STORAGE_CLASSES | frozenset(more), frozenset(uid for _, uid in SERVICES)),
-        services=SERVICES,
+        supported=Supported(STORAGE_CLASSES | frozenset(more), frozenset(uid for _, uid in offered)),
+        services=offered,
         begin_store=into_archive,
         welcome=archive.modalities.welcome,
         verifiers={} if users is None else {PASSCODE: users},
@@ -104,9 +105,11 @@ async def _serve(settings: Settings, doors: Doors, process: int) -> None:
         loop.add_signal_handler(number, stop.set)
     credentials = Credentials.of(settings)
     archive = await open_archive(settings)
+    requestor = Requestor(archive)
     try:
         limits = Limits.of(settings)
-        acceptor = Acceptor(application(archive, credentials.users), limits, Peers(limits, doors.board, process))
+        offered = application(archive, credentials.users, requestor)
+        acceptor = Acceptor(offered, limits, Peers(limits, doors.board, process))
         acceptor.listen(doors.plain)
         if doors.tls is not None:
             acceptor.listen(doors.tls, credentials.certificates)
@@ -116,4 +119,5 @@ async def _serve(settings: Settings, doors: Doors, process: int) -> None:
         await acceptor.stop()
         log_event("dimse-stopped", level=logging.INFO)
     finally:
+        await requestor.close()
         await archive.close()

@@ -6,8 +6,10 @@ from typing import Final
 
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
 
-from dimse_bridge import find, performed_step, status, worklist
+from dimse_bridge import commitment, find, performed_step, retrieve, status, worklist
 from dimse_bridge.contexts import VERIFICATION
+from dimse_bridge.move import MoveService
+from dimse_bridge.scu import Requestor
 from dimse_bridge.service import Entry, Exchange
 
 
@@ -18,10 +20,17 @@ async def echo(exchange: Exchange) -> None:
 
 ECHO: Final = {(C_ECHO, VERIFICATION): Entry(echo, "echo")}
 
-SERVICES: Final[Mapping[tuple[type[DIMSEPrimitive], str], Entry]] = MappingProxyType(
-    {
-        key: entry
-        for table in (ECHO, find.ENTRIES, worklist.ENTRIES, performed_step.ENTRIES)
-        for key, entry in table.items()
-    }
-)
+
+def services(requestor: Requestor) -> Mapping[tuple[type[DIMSEPrimitive], str], Entry]:
+    """All services; `requestor` makes the associations that some of them need."""
+    return MappingProxyType(
+        {
+            **ECHO,
+            **find.ENTRIES,
+            **retrieve.ENTRIES,
+            **MoveService(requestor).entries(),
+            **commitment.ENTRIES,
+            **worklist.ENTRIES,
+            **performed_step.ENTRIES,
+        }
+    )

@@ -27,6 +27,8 @@ INVALID_ARGUMENT: Final = 0x0115
 CLASS_INSTANCE_CONFLICT: Final = 0x0119
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
 NOT_AUTHORISED: Final = 0x0124
+NO_SUCH_ACTION: Final = 0x0123
+DUPLICATE_TRANSACTION: Final = 0x0131
 UNRECOGNISED_OPERATION: Final = 0x0211
 RESOURCE_LIMITATION: Final = 0x0213
 OUT_OF_RESOURCES: Final = 0xA700
@@ -62,14 +64,6 @@ _FIND: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
     (Unavailable, OUT_OF_RESOURCES),
     (CorruptObject, OUT_OF_RESOURCES),
     (Forbidden, NOT_AUTHORISED),
-)
-# PS3.7 annex C (N-CREATE, N-SET, N-GET); what breaks a rule brings its own status.
-_STEP: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
-    (NotFound, NO_SUCH_INSTANCE),
-    (TooLarge, RESOURCE_LIMITATION),
-    (Unavailable, RESOURCE_LIMITATION),
-    (Forbidden, NOT_AUTHORISED),
-    (ArchiveError, PROCESSING_FAILURE),
 )
 
 
@@ -110,15 +104,10 @@ def of_find(error: BaseException) -> Status:
     return _of(error, _FIND)
 
 
-def of_step(error: BaseException) -> Status:
-    """The answer to an N-CREATE, N-SET or N-GET of a procedure step that raised `error`."""
-    if isinstance(error, WorkitemRefused) and error.failure_reason is not None:
-        return Status(error.failure_reason, comment(error.message))
-    return _of(error, _STEP)
-
-
 def of_request(error: BaseException, request: DIMSEPrimitive) -> Status:
-    """The answer to a request other than C-STORE that raised `error`."""
+    """The answer to a request other than C-STORE that raised `error`; a rule of a procedure step brings its own."""
+    if isinstance(error, WorkitemRefused):
+        return Status(error.failure_reason or PROCESSING_FAILURE, comment(error.message))
     return _of(error, _FIND if type(request).__name__.startswith("C_") else _NORMALISED)
 
 

@@ -6,7 +6,9 @@ from datetime import timedelta
 from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.archives import ArchiveService
+from storage.asked import AskedService
 from storage.channels import EventChannels
+from storage.commitment import CommitmentService
 from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
@@ -68,6 +70,8 @@ class Archive:
     channels: EventChannels
     jobs: JobService
     modalities: ModalityService
+    asked: AskedService
+    commitment: CommitmentService
     modality_worklist: ModalityWorklistService
     performed_steps: PerformedStepService
 
@@ -108,6 +112,7 @@ class Archive:
         """Close connections; requests in flight fail."""
         self.decoders.close()
         await self.channels.close()
+        await self.jobs.close()
         await self.db.close()
         await self.objects.close()
 
@@ -130,6 +135,7 @@ async def open_archive(settings: Settings) -> Archive:
     transcode = TranscodeService(settings, retrieve, pixels, decoders)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
+    jobs = JobService(settings, db, objects)
     return Archive(
         settings=settings,
         db=db,
@@ -150,8 +156,10 @@ async def open_archive(settings: Settings) -> Archive:
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
         worklist=WorklistService(settings, db, channels),
         channels=channels,
-        jobs=JobService(settings, db, objects),
+        jobs=jobs,
         modalities=ModalityService(settings, db),
+        asked=AskedService(settings, db),
+        commitment=CommitmentService(settings, db, objects, jobs),
         modality_worklist=ModalityWorklistService(settings, db),
         performed_steps=PerformedStepService(settings, db),
     )

@@ -79,6 +79,17 @@ class SelectionService:
         found = [instance_of(access.tenant, row["study_uid"], row) for row in rows]
         return Selection(len(found), (), found, access, self._retrieve)
 
+    async def kinds(self, access: Access, keys: UniqueKeys) -> list[tuple[str, str]]:
+        """SOP class and transfer syntax of what `select` finds, each pair once. Raises Unavailable."""
+        access.require("dicom.read")
+        arguments = Arguments()
+        conditions = where(_query(Level.INSTANCE, keys), access.tenant, arguments)
+        rows = await self._db.fetch_sql(
+            f"SELECT DISTINCT i.sop_class, i.transfer_syntax FROM {FROM[Level.INSTANCE]} WHERE {conditions}",  # noqa: S608
+            *arguments.values,
+        )
+        return [(row["sop_class"], row["transfer_syntax"]) for row in rows]
+
 
 def _query(level: Level, keys: UniqueKeys) -> Query:
     named = (keys.patients, keys.studies, keys.series, keys.instances)

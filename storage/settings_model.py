@@ -202,6 +202,15 @@ class Settings(GatewaySettings):
         metadata=about("Slides", "A conversion that makes nothing for so long is ended.", unit="seconds", minimum=1),
     )
 
+    jobs_at_once: int = field(
+        default=4,
+        metadata=about(
+            "Slides",
+            "Jobs that a worker works on at the same time; of those for slides it is one.",
+            minimum=1,
+            maximum=64,
+        ),
+    )
     job_retention_s: int = field(
         default=7 * 86_400,
         metadata=about(

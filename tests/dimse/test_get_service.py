@@ -27,7 +27,7 @@ STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3"
 JPEG_LS = "1.2.840.10008.1.2.4.80"
 RLE = "1.2.840.10008.1.2.5"
-JPEG = Path(get_testdata_file("SC_rgb_jpeg_dcmtk.dcm"))
+JPEG = Path(get_testdata_file("SC_rgb_jpeg_dcmtk.dcm")).read_bytes()
 SR = "1.2.840.10008.5.1.4.1.1.88.11"
 
 
@@ -226,14 +226,13 @@ async def test_what_has_no_pixels_goes_in_every_syntax(archive: Archive, kept: s
 
 
 async def test_as_stored_comes_first_and_losses_never(archive: Archive) -> None:
-    file = JPEG.read_bytes()
-    await stored(archive, file)
-    original = pydicom.dcmread(io.BytesIO(file))
+    await stored(archive, JPEG)
+    original = pydicom.dcmread(io.BytesIO(JPEG))
     keys = {"StudyInstanceUID": original.StudyInstanceUID, "sop_class": original.SOPClassUID}
     baseline = "1.2.840.10008.1.2.4.50"
     peer = Peer()
     await ask(archive, peer, syntaxes=[EXPLICIT_LE, baseline], **keys)
-    assert peer.received[0][1:] == (baseline, dataset_bytes(file))
+    assert peer.received[0][1:] == (baseline, dataset_bytes(JPEG))
     native = with_pixels(EXPLICIT_LE)
     await stored(archive, native)
     study = pydicom.dcmread(io.BytesIO(native)).StudyInstanceUID

@@ -45,14 +45,17 @@ async def requestor(archive: Archive) -> AsyncIterator[Requestor]:
 
 
 @contextlib.contextmanager
-def storescp(folder: Path, *options: str, port: int | None = None) -> Iterator[Modality]:
+def storescp(folder: Path, *options: str, port: int | None = None, log: Path | None = None) -> Iterator[Modality]:
     folder.mkdir(exist_ok=True)
     port = port or free_port()
-    process = subprocess.Popen(
-        ["storescp", "-od", folder, "+B", *options, str(port)],
-        env={"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"},
-        stdin=subprocess.DEVNULL,
-    )
+    with contextlib.nullcontext() if log is None else log.open("wb") as output:
+        process = subprocess.Popen(
+            ["storescp", "-od", folder, "+B", *options, str(port)],
+            env={"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
     try:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
