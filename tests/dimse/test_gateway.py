@@ -1,7 +1,9 @@
 """The gateway between DCMTK and a real archive: a bad line, kill -9, a full spool, refused instances, queries."""
 
 import random
+import secrets
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import httpx
 import orjson
+import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from tests.dimse.gateways import DCMTK, BadLine, RunningGateway, running_gateway
@@ -254,3 +258,50 @@ def test_queries_are_asked_at_the_archive(line: BadLine, web: httpx.Client, tmp_
         assert find(gateway.port, "STUDY", PatientID=new_uid()[:60])[:2] == (0, [])
         line.refuse()
         assert find(gateway.port, "STUDY", PatientID=patient)[0] == 0xA700
+
+
+def test_worklist_of_the_archive(line: BadLine, web: httpx.Client, tmp_path: Path) -> None:
+    """As a modality asks for it, answered by the archive's MWL-RS."""
+    accession = secrets.token_hex(6)
+    step = {
+        "00080060": {"vr": "CS", "Value": ["MR"]},
+        "00400001": {"vr": "AE", "Value": ["MR1"]},
+        "00400002": {"vr": "DA", "Value": ["20261121"]},
+        "00400003": {"vr": "TM", "Value": ["0930"]},
+        "00400009": {"vr": "SH", "Value": ["S-1"]},
+    }
+    item = {
+        "00080050": {"vr": "SH", "Value": [accession]},
+        "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Müller^Änne"}]},
+        "00100020": {"vr": "LO", "Value": ["P-7"]},
+        "00401001": {"vr": "SH", "Value": ["R-1"]},
+        "00400100": {"vr": "SQ", "Value": [step]},
+    }
+    path = "/dicom-web/modality-scheduled-procedure-steps"
+    made = web.post(path, content=orjson.dumps(item), headers={"content-type": "application/dicom+json"})
+    assert made.is_success, made.text
+    keys = [
+        f"AccessionNumber={accession}",
+        "PatientName",
+        "PatientID",
+        "ScheduledProcedureStepSequence[0].Modality=MR",
+        "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartDate=20261121",
+        "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartTime",
+    ]
+    with running_gateway(tmp_path / "data", line.url) as gateway:
+
+        def ask(*wanted: str) -> list[Dataset]:
+            folder = Path(tempfile.mkdtemp(dir=tmp_path))
+            command = ["findscu", "-aec", "ANOR", "-W", "-X", "-od", str(folder), "127.0.0.1", str(gateway.port)]
+            given = [part for key in wanted for part in ("-k", key)]
+            subprocess.run([*command, *given], env=DCMTK, check=True, capture_output=True)
+            return [pydicom.dcmread(path, force=True) for path in sorted(folder.iterdir())]
+
+        (found,) = ask(*keys)
+        assert str(found.PatientName) == "Müller^Änne"
+        assert found.PatientID == "P-7"
+        (scheduled,) = found.ScheduledProcedureStepSequence
+        assert (scheduled.Modality, scheduled.ScheduledProcedureStepStartTime[:4]) == ("MR", "0930")
+        assert "ScheduledProcedureStepID" not in scheduled
+        assert ask(*keys[:3], "ScheduledProcedureStepSequence[0].Modality=CT") == []
+        assert ask(f"AccessionNumber={accession}x") == []
