@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import hashlib
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -389,6 +391,60 @@ async def test_credentials(archive: ScriptedArchive, tmp_path: Path) -> None:
     async with forwarding(tmp_path, archive.url, **basic) as gateway:
         await gateway.empty()
     assert archive.requests[0].headers["authorization"] == "Basic " + base64.b64encode(b"anna:x:y").decode()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, a certificate of 127.0.0.1 and one of a client that it signed, and a stranger."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ["req", "-newkey", "rsa:2048", "-nodes"]
+    for name in ("ca", "stranger"):
+        openssl(*new, "-x509", "-days", "2", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    for name, alternative in (("server", "IP:127.0.0.1"), ("other", "DNS:other.example"), ("client", "DNS:client")):
+        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / f"{name}.ext").write_text(f"subjectAltName={alternative}\n")
+        sign = ["x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+        openssl(*sign, "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.pem")
+    return folder
+
+
+def _server(folder: Path, name: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
+    return context
+
+
+async def test_tls_with_a_client_certificate(certificates: Path, tmp_path: Path) -> None:
+    context = _server(certificates, "server")
+    context.load_verify_locations(certificates / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    sent = files(2)
+    ours = {
+        "gateway_ca_file": certificates / "ca.pem",
+        "gateway_client_cert": certificates / "client.pem",
+        "gateway_client_key": certificates / "client.key",
+    }
+    async with (
+        ScriptedArchive(context) as archive,
+        forwarding(tmp_path, archive.url, *sent.values(), **ours) as gateway,
+    ):
+        await gateway.empty()
+        assert archive.stored == {uid: [data] for uid, data in sent.items()}
+
+
+@pytest.mark.parametrize(("server", "authority"), [("server", "stranger"), ("other", "ca"), ("stranger", "ca")])
+async def test_an_archive_that_is_not_trusted_gets_nothing(
+    certificates: Path, tmp_path: Path, server: str, authority: str
+) -> None:
+    ca = certificates / f"{authority}.pem"
+    async with ScriptedArchive(_server(certificates, server)) as archive:
+        async with forwarding(tmp_path, archive.url, *files(1).values(), gateway_ca_file=ca) as gateway:
+            await gateway.until(lambda: "not trusted" in gateway.tally.last_error)
+        assert not archive.requests
 
 
 @pytest.mark.parametrize(
