@@ -223,7 +223,8 @@ class Forwarder:
         answer = await self._client.post("studies", body, size, given, max_answer=_ANSWER_MAX)
         if answer.status not in _DONE and answer.status not in _CONTENT:
             asked = answer.headers.get("retry-after", "")
-            raise Unreachable(f"the archive answered {answer.status}", float(asked) if asked.isdigit() else 0.0)
+            seconds = float(asked) if asked.isascii() and asked.isdigit() else 0.0
+            raise Unreachable(f"the archive answered {answer.status}", seconds)
         return answer
 
     # -- outcomes
