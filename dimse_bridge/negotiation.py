@@ -76,10 +76,12 @@ def parse(pdu: bytes) -> Request:
     try:
         decoded = A_ASSOCIATE_RQ()
         decoded.decode(pdu)
-        primitive = decoded.to_primitive()
-        return _request(decoded.protocol_version, primitive)
+        request = _request(decoded.protocol_version, decoded.to_primitive())
     except Exception as exc:  # whatever malformed items do to pynetdicom
         raise Violation("the association request cannot be decoded", INVALID_VALUE) from exc
+    if not all(context.abstract_syntax and context.transfer_syntax for context in request.contexts):
+        raise Violation("a presentation context lacks its abstract syntax or an encoding", INVALID_VALUE)
+    return request
 
 
 def _request(version: int, primitive: A_ASSOCIATE) -> Request:

@@ -381,3 +381,16 @@ async def test_a_store_is_passed_on_and_its_failure_answered():
         assert await blocking(lambda: send(port)) == [0xC111, 0xC111]
         sink.failure = OSError("/secret")
         assert await blocking(lambda: send(port)) == [0x0110, 0x0110]
+
+
+@pytest.mark.parametrize("context", [("", [EXPLICIT_LE]), (CT, [])])
+async def test_contexts_that_say_nothing(context, caplog):
+    async with acceptor() as port:
+
+        def ask():
+            with Wire(port) as peer:
+                peer.send(wire.associate_rq({1: context}))
+                return peer.closed_within(5)
+
+        assert await blocking(ask)
+    assert "association-failed" not in caplog.text
