@@ -125,7 +125,7 @@ def _insist(gateway: RunningGateway, paths: list[Path], failures: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("count", "kills"), [(60, 2), pytest.param(600, 20, marks=[pytest.mark.full, pytest.mark.timeout(600)])]
+    ("count", "kills"), [(60, 2), pytest.param(600, 20, marks=[pytest.mark.full, pytest.mark.timeout(1200)])]
 )
 def test_nothing_lost_nothing_twice(line: BadLine, web: httpx.Client, tmp_path: Path, count: int, kills: int) -> None:
     """Cuts, latency and black holes between gateway and archive, kill -9 of the gateway meanwhile."""
