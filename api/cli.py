@@ -11,11 +11,13 @@ from api.cli_options import (
     Data,
     DatabaseUrl,
     DimsePort,
+    GatewayTo,
     Host,
     HttpPort,
     Insecure,
     LogLevel,
     Objects,
+    StatusPort,
     Workers,
     settings_from,
 )
@@ -129,6 +131,31 @@ def dimse_user(name: Annotated[str, typer.Argument(help="The user's name.")]) ->
     from api.cli_serve import run_dimse_user
 
     raise SystemExit(run_dimse_user(name))
+
+
+@app.command()
+def gateway(
+    to: GatewayTo = None,
+    data: Data = None,
+    host: Host = None,
+    dimse_port: DimsePort = None,
+    status_port: StatusPort = None,
+    aet: Aet = None,
+    insecure: Insecure = None,
+    log_level: LogLevel = None,
+    retry_rejected: Annotated[
+        bool, typer.Option("--retry-rejected", help="Send what was set aside again, once, at the start.")
+    ] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Run a gateway: receive by DIMSE, keep on disk, forward to an archive by STOW-RS. Needs no database."""
+    from api.cli_gateway import run_gateway
+
+    settings, _ = settings_from(
+        config, gateway_to=to, data=data, host=host, dimse_port=dimse_port, gateway_status_port=status_port, aet=aet,
+        insecure=insecure, log_level=log_level,
+    )  # fmt: skip
+    raise SystemExit(run_gateway(settings, retry_rejected=retry_rejected))
 
 
 @app.command()

@@ -39,6 +39,8 @@ Workers = Annotated[int | None, _flag("workers", "--workers", metavar="N")]
 Insecure = Annotated[bool | None, _flag("insecure", "--insecure")]
 LogLevel = Annotated[str | None, _flag("log_level", "--log-level", metavar="LEVEL")]
 DatabaseUrl = Annotated[str | None, _flag("database_url", "--database-url", metavar="URL")]
+GatewayTo = Annotated[str | None, _flag("gateway_to", "--to", metavar="URL")]
+StatusPort = Annotated[int | None, _flag("gateway_status_port", "--status-port", metavar="N")]
 Objects = Annotated[str | None, _flag("objects", "--objects", metavar="PLACE")]
 
 

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 from granian._granian import SocketHolder
@@ -12,10 +12,13 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
+from starlette.types import ASGIApp
 
-from api.app import Anor
 from api.listening import BACKLOG
 from storage.settings import Settings
+
+if TYPE_CHECKING:  # a gateway has no such application to import
+    from api.app import Anor
 
 CONNECTIONS: Final = 4096  # per worker; those above wait in the backlog
 READ_BUFFER: Final = 1 << 20  # what one `receive` of a large body brings at most
@@ -25,10 +28,10 @@ _SWITCH_SECONDS: Final = 0.001
 _FAREWELL_SECONDS: Final = 2.0
 
 
-class _Server(Server):
+class EmbeddedServer(Server):
     """A granian worker inside this process, on a socket that exists already."""
 
-    def __init__(self, app: Anor, listener: socket.socket, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, settings: Settings) -> None:
         super().__init__(
             app,
             interface=Interfaces.ASGI,
@@ -54,15 +57,15 @@ class _Server(Server):
         self._sfd = holder.get_fd()
 
 
-def serve_http(app: Anor, listener: socket.socket, settings: Settings) -> int:
+def serve_http(app: "Anor", listener: socket.socket, settings: Settings) -> int:
     """Serve until SIGTERM, then finish the requests in flight; returns the exit status of the process."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(app, listener, settings))
 
 
-async def _serve(app: Anor, listener: socket.socket, settings: Settings) -> int:
-    server = _Server(app, listener, settings)
+async def _serve(app: "Anor", listener: socket.socket, settings: Settings) -> int:
+    server = EmbeddedServer(app, listener, settings)
     stopping: list[asyncio.Task[None]] = []  # the loop alone would not keep it alive
 
     async def stop() -> None:

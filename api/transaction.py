@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 
 from api.exchange import Exchange
 from api.identity import identity_of, readable
@@ -10,6 +11,7 @@ from api.uploads import Body, BodyReader, Upload
 from dicomweb.errors import ArchiveError, Unavailable
 from dicomweb.multipart import Limits, Parser, PartBegin, PartData
 from dicomweb.part10 import Identifiers
+from dicomweb.store_answer import read_content_digest
 from dicomweb.stow import COERCED, ELEMENTS_DISCARDED, PROCESSING_FAILURE, Outcome, failed, part_is_dicom
 from storage.ingest import Provenance, Stored
 from storage.spool import Spooled
@@ -72,7 +74,7 @@ class StoreTransaction:
             comment = "the part is not of type application/dicom"
             self._results.append(Outcome(failure_reason=_CANNOT_UNDERSTAND, comment=comment))
             return
-        self._upload = Upload(self._http)
+        self._upload = Upload(self._http, digest=read_content_digest(headers.get("content-digest", "")))
 
     async def _write(self, data: bytes | memoryview) -> None:
         upload = self._upload
@@ -112,7 +114,10 @@ class StoreTransaction:
         finally:
             upload.memory.release()
             self._slots.release()
-        return _succeeded(stored)
+        outcome = _succeeded(stored)
+        if upload.digest is not None:
+            outcome = replace(outcome, sha256=upload.digest if stored.status != "kept" else b"")
+        return outcome
 
     def _not_stored(self, error: ArchiveError, who: Identifiers | None = None) -> Outcome:
         if isinstance(error, Unavailable):

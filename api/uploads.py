@@ -217,11 +217,12 @@ class Reservation:
 class Upload:
     """One instance on its way into a spool, with its memory reserved."""
 
-    __slots__ = ("memory", "spool")
+    __slots__ = ("digest", "memory", "spool")
 
-    def __init__(self, http: Exchange, declared: str | None = None) -> None:
-        """`declared` is the Content-Length of a body that is the instance itself."""
+    def __init__(self, http: Exchange, declared: str | None = None, digest: bytes | None = None) -> None:
+        """`declared` is the Content-Length of a body that is the instance itself; `digest` the SHA-256 of its bytes."""
         settings = http.settings
+        self.digest = digest
         wanted = settings.spool_memory
         if declared is not None and declared.isdigit():
             wanted = min(wanted, int(declared) + 1)  # the spool goes to disk when the limit is reached
@@ -238,6 +239,10 @@ class Upload:
             self.drop()
             raise
         self.memory.shrink(spooled.size if spooled.data is not None else 0)
+        if self.digest not in (None, spooled.sha256) and not self.spool.preamble_added:
+            spooled.release()
+            self.memory.release()
+            raise BadRequest("the bytes that arrived are not those of the Content-Digest", attribute="Content-Digest")
         return spooled
 
     def drop(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from dicomweb import store_answer
 from dicomweb.errors import ArchiveError, BadRequest, UnsupportedMediaType
 from dicomweb.media import DICOM, parse_media_type
 from dicomweb.multipart import boundary_of
@@ -27,6 +28,7 @@ class Outcome:
     failure_reason: int | None = None
     warning_reason: int | None = None
     comment: str | None = None
+    sha256: bytes | None = None  # that the sender shall know: of the file that is held; b"" where it is another one
 
 
 def failed(
@@ -107,6 +109,8 @@ def _item(outcome: Outcome, base_url: str) -> dict[str, _Element]:
     item["00081190"] = _element("UR", _instance_url(outcome, base_url))
     if outcome.warning_reason is not None:
         item["00081196"] = _element("US", outcome.warning_reason)
+    if outcome.sha256 is not None:
+        item |= store_answer.digest_block(outcome.sha256)
     return item
 
 

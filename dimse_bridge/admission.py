@@ -31,9 +31,9 @@ _SCOPES: Final[Mapping[str, frozenset[str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What an acceptor offers, and to whom."""
+    """What an acceptor offers, and to whom; without an archive none of its services may ask for one."""
 
-    archive: Archive
+    archive: Archive | None
     supported: Supported
     services: Mapping[tuple[type[DIMSEPrimitive], str], Entry]
     begin_store: Begin

@@ -28,6 +28,7 @@ from dimse_bridge.upper_layer import abort as abort_pdu
 from dimse_bridge.upper_layer import reject as reject_pdu
 from dimse_bridge.violation import UNEXPECTED_PDU, Violation
 from storage.access import Access
+from storage.archive import Archive
 from storage.modalities import Modality
 
 _BY_USER, _BY_PROVIDER = 0, 2  # who aborts
@@ -38,7 +39,6 @@ class Association:
     """An association with us as the acceptor; see `service.Association`."""
 
     def __init__(self, application: Application, limits: Limits, peers: Peers, peer: str) -> None:
-        self.archive = application.archive
         self.peer = peer
         self.calling_aet = ""
         self.called_aet = ""
@@ -65,6 +65,12 @@ class Association:
         self._begun = self._quiet_since = self._loop.time()
         self._pdu, self._pdu_deadline = 0, 0.0
         self.task: asyncio.Task[None] | None = None  # that runs all this
+
+    @property
+    def archive(self) -> Archive:
+        """The archive that is served."""
+        assert self._application.archive is not None
+        return self._application.archive
 
     # -- life --------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from dimse_bridge.logs import log_event
 from dimse_bridge.peers import Board, Peers
 from dimse_bridge.scu import Requestor
 from dimse_bridge.services import services
-from dimse_bridge.store import ArchiveIncoming
+from dimse_bridge.store import into_archive
 from dimse_bridge.tls import Certificates
 from dimse_bridge.users import PASSCODE, Users
 from storage.archive import Archive, open_archive
@@ -70,7 +70,7 @@ def application(archive: Archive, users: Users | None, requestor: Requestor) -> 
         archive=archive,
         supported=Supported(STORAGE_CLASSES | frozenset(more), frozenset(uid for _, uid in offered)),
         services=offered,
-        begin_store=ArchiveIncoming,
+        begin_store=into_archive,
         welcome=archive.modalities.welcome,
         verifiers={} if users is None else {PASSCODE: users},
         require_user=settings.dimse_require_user,

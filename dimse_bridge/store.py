@@ -1,8 +1,9 @@
 """C-STORE: a data set on its way into the archive (PS3.4 annex B). It goes undecoded into a spool as it comes."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 from dicomweb.errors import ArchiveError, BadDicom, Forbidden, IdentityMismatch
@@ -11,6 +12,7 @@ from dicomweb.uids import is_uid
 from dimse_bridge.identity import HEAD_SIZE, check_identity
 from dimse_bridge.service import Association
 from storage.ingest import Provenance
+from storage.spool import Spool, Spooled
 
 # Pieces below this are collected: each would hold the whole chunk that it was received in.
 _SMALL: Final = 64 << 10
@@ -71,19 +73,25 @@ def file_meta(sop_class: str, sop_instance: str, transfer_syntax: str, source_ae
     return bytes(128) + b"DICM" + element(0x00, b"UL", struct.pack("<I", len(group)), b"") + group
 
 
-class ArchiveIncoming:
-    """A data set on its way into the archive that the association serves."""
+class SpoolIncoming:
+    """A data set on its way into a spool, and from there to `keep`, which makes it durable and releases the spool."""
 
-    def __init__(self, association: Association, target: Target) -> None:
+    def __init__(
+        self,
+        association: Association,
+        target: Target,
+        new_spool: Callable[[], Spool],
+        keep: Callable[[Spooled], Awaitable[object]],
+    ) -> None:
         """Raises what is wrong with the request itself."""
         if "dicom.write" not in association.access.scopes:
             raise Forbidden("this application entity may not store")
         target.check()
-        self._association = association
         self._target = target
         self._head = bytearray()
         self._small = bytearray()
-        self._spool = association.archive.new_spool(eager=True)
+        self._keep = keep
+        self._spool = new_spool()
         self._spool.write_now(
             file_meta(target.sop_class, target.sop_instance, target.transfer_syntax, association.calling_aet)
         )
@@ -108,16 +116,27 @@ class ArchiveIncoming:
 
     async def store(self) -> None:
         """See Incoming."""
-        association, target = self._association, self._target
+        target = self._target
         check_identity(bytes(self._head), target.transfer_syntax, target.sop_class, target.sop_instance)
         if self._small and not self._collected():
             await self.flush()
-        source = Provenance(kind="dimse", remote=association.peer, aet=association.calling_aet)
-        await association.archive.ingest.store(association.access, await self._spool.finish(), source)
+        await self._keep(await self._spool.finish())
 
     def discard(self) -> None:
         """See Incoming."""
         self._spool.discard()
+
+
+def into_archive(association: Association, target: Target) -> SpoolIncoming:
+    """A data set on its way into the archive that the association serves. Raises what is wrong with the request."""
+    source = Provenance(kind="dimse", remote=association.peer, aet=association.calling_aet)
+    store = association.archive.ingest.store
+    return SpoolIncoming(
+        association,
+        target,
+        partial(association.archive.new_spool, eager=True),
+        lambda spooled: store(association.access, spooled, source),
+    )
 
 
 class Refused:

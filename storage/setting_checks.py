@@ -71,6 +71,8 @@ def check_text(rule: str, text: str) -> str:
         case "character_set":
             known = is_writable(text.encode("utf-8"))
             return "" if known else "defined terms of Specific Character Set, with backslashes between several"
+        case "callers":
+            return "" if all(map(_is_caller, _items(text))) else "AE titles such as CT1 or CT1@10.0.0.0/8"
         case "font":
             return "" if _is_font(Path(text).expanduser()) else "a file with a TrueType or OpenType font"
         case _:
@@ -121,6 +123,11 @@ _LISTS: Final[dict[str, tuple[Callable[[str], bool], str]]] = {
     "permissions": (PERMISSIONS.__contains__, "out of " + ", ".join(sorted(PERMISSIONS))),
     "uids": (is_uid, "a comma-separated list of UIDs"),
 }
+
+
+def _is_caller(text: str) -> bool:
+    title, at, network = text.partition("@")
+    return not check_text("aet", title) and (not at or _is_network(network))
 
 
 def mask_secret(text: str) -> str:

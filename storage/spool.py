@@ -72,11 +72,13 @@ class Spool:
         self._eager = eager
         self._digested = 0  # of the chunks
         self.size = 0
+        self.preamble_added = False
 
     def write_now(self, chunk: bytes | memoryview) -> bool:
         """Take a chunk without waiting; False when `flush` is due (the memory limit is reached). Raises TooLarge."""
         if self.size == 0 and _lacks_preamble(chunk):
             self.write_now(_PREAMBLE)
+            self.preamble_added = True
         length = len(chunk)
         if self.size + length > self._max_size:
             raise TooLarge(f"the instance is larger than {self._max_size} bytes")

@@ -21,10 +21,10 @@ CHARACTER_SET: Final = 0x00080005
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 PATIENT_NAME, PATIENT_ID, ISSUER = 0x00100010, 0x00100020, 0x00100021
 FRAME_OF_REFERENCE: Final = 0x00200052
-_PIXEL_REPRESENTATION, _BURNED_IN = 0x00280103, 0x00280301
+_PIXEL_REPRESENTATION, _BURNED_IN, _RECOGNIZABLE = 0x00280103, 0x00280301, 0x00280302
 _WANTED: Final = frozenset((
     CHARACTER_SET, SOP_CLASS, SOP_INSTANCE, STUDY, SERIES, PATIENT_NAME, PATIENT_ID, ISSUER, FRAME_OF_REFERENCE,
-    _PIXEL_REPRESENTATION, _BURNED_IN,
+    _PIXEL_REPRESENTATION, _BURNED_IN, _RECOGNIZABLE,
     # Whoever is named by these must not be named by a text that is cleaned either.
     0x00080050, 0x00080080, 0x00080090, 0x00081010, 0x00081048, 0x00081050, 0x00081060, 0x00081070, 0x00100030,
     0x00101000, 0x00101001, 0x00101005, 0x00101060, 0x00200010, 0x00321032,
@@ -65,14 +65,19 @@ class Subject:
         """Whether Burned In Annotation (0028,0301) is YES: the pixels may name the patient."""
         return self.text(_BURNED_IN) == "YES"
 
+    @property
+    def recognizable(self) -> bool:
+        """Whether Recognizable Visual Features (0028,0302) is YES: the pixels may show the patient's face."""
+        return self.text(_RECOGNIZABLE) == "YES"
+
 
 def read_subject(buffer: Buffer, pos: int, coding: Coding, limits: ScanLimits) -> Subject:
-    """Walk the data set at `pos` as far as Burned In Annotation; sequences are passed over. BadDicom when it is cut."""
+    """Walk the data set at `pos` as far as is needed; sequences are passed over. BadDicom when it is cut."""
     heads, end, last = heads_of(coding), len(buffer), -1
     implicit, u16 = not coding.explicit, readers(coding)[0]
     known, size = heads.known, 4 if implicit else 6
     raws: dict[int, bytes] = {}
-    while pos < end and last < _BURNED_IN:
+    while pos < end and last < _RECOGNIZABLE:
         if pos + 8 > end:
             refuse(max(last, 0), pos, f"an element header is cut: {CUT}")
         raw = bytes(buffer[pos : pos + size])

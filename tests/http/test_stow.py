@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from io import BytesIO
 
 import httpx
@@ -11,6 +12,8 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 
+from dicomweb.multipart import Writer
+from dicomweb.store_answer import content_digest, read_answer
 from tests.files import ct, dataset, encoded, new_uid
 from tests.http.bodies import ROOT, items, multipart, problem, reasons, store, stored
 from tests.support import RunningServer
@@ -250,3 +253,34 @@ def test_another_patient_in_a_study_is_a_warning(web: httpx.Client) -> None:
     (item,) = items(answer, "00081199")
     assert item["00081196"]["Value"] == [0xB000]
     assert "another PatientID" in item["00000902"]["Value"][0]
+
+
+def _digested(file: bytes, digest: bytes) -> bytes:
+    part = [("Content-Type", "application/dicom"), ("Content-Digest", content_digest(digest))]
+    writer = Writer("b")
+    return writer.part_head(part) + file + writer.tail()
+
+
+def test_part_with_its_digest(web: httpx.Client) -> None:
+    """What arrives is compared with it, and the answer attests what is held; others are not told."""
+    ds = dataset()
+    file = encoded(ds)
+    digest = sha256(file).digest()
+    headers = {"Content-Type": MULTIPART}
+    wrong = web.post(f"{ROOT}/studies", content=_digested(file, bytes(32)), headers=headers)
+    assert wrong.status_code == 409
+    assert wrong.json()["0008119A"]["Value"][0]["00081197"]["Value"] == [0x0110]
+    assert _found(web, str(ds.StudyInstanceUID)) == 0
+    for _ in range(2):  # stored, then recognised
+        answer = web.post(f"{ROOT}/studies", content=_digested(file, digest), headers=headers)
+        assert answer.status_code == 200
+        assert read_answer(answer.content).stored == {str(ds.SOPInstanceUID): digest}
+    assert read_answer(store(web, file).content).stored == {str(ds.SOPInstanceUID): None}
+
+
+def test_digest_of_a_file_without_preamble(web: httpx.Client) -> None:
+    file = ct()[132:]
+    answer = web.post(
+        f"{ROOT}/studies", content=_digested(file, sha256(file).digest()), headers={"Content-Type": MULTIPART}
+    )
+    assert answer.status_code == 200

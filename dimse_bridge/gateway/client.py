@@ -1,0 +1,181 @@
+"""The gateway's side of HTTP: one archive, its credentials, its certificate. No redirect is followed."""
+
+import asyncio
+import base64
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from storage.setting_checks import SettingError, is_loopback
+from storage.settings import Settings
+
+_CONNECT_S: Final = 10.0
+_MAX_TOKEN: Final = 16 << 10
+_SLOWEST: Final = 8 << 10  # bytes per second of a request that is given time
+
+
+class Unreachable(Exception):
+    """The archive gave no answer to the request itself: not reached, not authorised, overloaded, not what it should be.
+
+    The same request may succeed later. `after` is what a Retry-After asked for, in seconds.
+    """
+
+    def __init__(self, why: str, after: float = 0.0) -> None:
+        super().__init__(why)
+        self.why = why
+        self.after = after
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer of bounded size; header names in lower case."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Client:
+    """The archive at the URL of `gateway_to`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reads certificates. Raises SettingError for what cannot be used."""
+        self._root = _checked_root(settings)
+        self._timeout = settings.gateway_timeout
+        self._token_file = settings.gateway_token_file
+        self._basic = _basic(settings)
+        self._http = httpx.AsyncClient(
+            verify=_tls(settings),
+            timeout=httpx.Timeout(self._timeout, connect=min(_CONNECT_S, self._timeout), pool=None),
+            limits=httpx.Limits(max_connections=settings.gateway_parallel + 8, keepalive_expiry=30.0),
+            follow_redirects=False,
+            headers={"user-agent": "anor-gateway"},
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def post(
+        self, path: str, content: AsyncIterator[bytes], size: int, headers: Mapping[str, str], *, max_answer: int
+    ) -> Answer:
+        """POST a body of `size` bytes to a path below the root. Raises Unreachable, and what `content` raises."""
+        given = {"content-length": str(size), **headers}
+        patience = 2 * self._timeout + size / _SLOWEST
+        async with self._request("POST", path, given, patience, content=content) as response:
+            return await _complete(response, max_answer)
+
+    async def get(self, path: str, params: Sequence[tuple[str, str]], accept: str, *, max_answer: int) -> Answer:
+        """GET a path below the root. Raises Unreachable."""
+        query = httpx.QueryParams(list(params))
+        async with self._request("GET", path, {"accept": accept}, 2 * self._timeout, params=query) as response:
+            return await _complete(response, max_answer)
+
+    @asynccontextmanager
+    async def stream(self, path: str, accept: str, size: int) -> AsyncIterator[httpx.Response]:
+        """GET a path whose answer has about `size` bytes, which are read with `aiter_raw`. Raises Unreachable."""
+        patience = 2 * self._timeout + size / _SLOWEST
+        async with self._request("GET", path, {"accept": accept}, patience) as response:
+            yield response
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        patience: float,
+        *,
+        content: AsyncIterator[bytes] | None = None,
+        params: httpx.QueryParams | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        given = {**headers, **await self._credentials(), "accept-encoding": "identity"}
+        try:
+            async with (
+                asyncio.timeout(patience),
+                self._http.stream(
+                    method, f"{self._root}/{path}", headers=given, content=content, params=params
+                ) as response,
+            ):
+                yield response
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise Unreachable("the archive was silent for too long") from error
+        except httpx.ConnectError as error:
+            raise Unreachable(f"no connection to the archive ({_cause(error)})") from error
+        except httpx.HTTPError as error:
+            raise Unreachable(f"the connection to the archive broke ({type(error).__name__})") from error
+
+    async def _credentials(self) -> dict[str, str]:
+        if self._token_file is None:
+            return self._basic
+        try:
+            token = await asyncio.to_thread(_read_token, self._token_file)
+        except (OSError, ValueError) as error:
+            raise Unreachable(f"the token file cannot be read ({type(error).__name__})") from error
+        return {"authorization": f"Bearer {token}"}
+
+
+def _checked_root(settings: Settings) -> str:
+    if settings.gateway_to is None:
+        raise SettingError("gateway_to: the gateway needs the DICOMweb root of an archive (--to)")
+    parts = urlsplit(settings.gateway_to)
+    if parts.username is not None or parts.password is not None:
+        raise SettingError("gateway_to: credentials do not belong in the URL: set gateway_user and gateway_password")
+    if parts.scheme == "http" and not settings.insecure and not is_loopback(parts.hostname or ""):
+        raise SettingError("gateway_to: http:// sends images and credentials in the clear: use https://, or --insecure")
+    return settings.gateway_to.rstrip("/")
+
+
+def _basic(settings: Settings) -> dict[str, str]:
+    if (settings.gateway_user is None) != (settings.gateway_password is None):
+        raise SettingError("gateway_user and gateway_password belong together: set both or neither")
+    if settings.gateway_user is None:
+        return {}
+    if settings.gateway_token_file is not None:
+        raise SettingError("gateway_token_file and gateway_user exclude each other")
+    pair = f"{settings.gateway_user}:{settings.gateway_password}".encode()
+    return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    """Verifies the archive's name and certificate."""
+    try:
+        context = ssl.create_default_context(cafile=settings.gateway_ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.gateway_client_cert is not None:
+            context.load_cert_chain(settings.gateway_client_cert, settings.gateway_client_key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingError(f"gateway_ca_file, gateway_client_cert, gateway_client_key: {error}") from error
+    return context
+
+
+def _read_token(path: Path) -> str:
+    with path.open("rb") as file:
+        token = file.read(_MAX_TOKEN).decode("ascii").strip()
+    if not token.isprintable():
+        raise ValueError
+    return token
+
+
+def _cause(error: BaseException) -> str:
+    """What the operating system or TLS said, of the error at the bottom."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {error.verify_message}"
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__
+
+
+async def _complete(response: httpx.Response, limit: int) -> Answer:
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > limit:
+            raise Unreachable(f"the archive's answer is longer than {limit} bytes")
+    return Answer(response.status_code, bytes(body), {name.lower(): value for name, value in response.headers.items()})
