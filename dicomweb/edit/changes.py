@@ -19,7 +19,7 @@ _MAX_TEXT: Final = 1 << 20
 
 @dataclass(slots=True)
 class Report:
-    """What an edit did: how often each action, how many attributes were added, and what deserves attention.
+    """What an edit did: how often each action changed something, and how many attributes were added.
 
     `burned_in` says that the pixels may name the patient (Burned In Annotation is YES); they are never looked at.
     """
@@ -27,7 +27,6 @@ class Report:
     burned_in: bool
     actions: Counter[Action] = field(default_factory=Counter)
     added: int = 0
-    notes: Notes = field(default_factory=Notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicomweb.deidentify import Option, Pseudonyms, deidentification
 from dicomweb.edit import Edit, Extent, Rules
+from dicomweb.edit.parsing import parse_value
+from dicomweb.edit.paths import parse_path
+from dicomweb.edit.rules import CLEAR, REMOVE, Action, Rule
 
 KEY = Pseudonyms(b"a key of the project, 32 bytes ok")
 
@@ -45,3 +48,13 @@ def written(ds: Dataset, syntax: str = ExplicitVRLittleEndian, *, sop: str = "1.
 
 def read(data: bytes) -> Dataset:
     return dcmread(BytesIO(data))
+
+
+def rules(replace=(), remove=(), clear=(), **rest):
+    """Rules by path."""
+    found = {}
+    for path, value in dict(replace).items():
+        parsed = parse_path(path)
+        found[parsed] = Rule(Action.REPLACE, parse_value(parsed.tag, value))
+    found |= {parse_path(path): REMOVE for path in remove} | {parse_path(path): CLEAR for path in clear}
+    return Rules(found, **rest)
