@@ -22,7 +22,7 @@ from storage.access import LOCAL
 from storage.archive import Archive
 from storage.commitment import KIND, MAX_INSTANCES
 from storage.job_runner import JobRunner
-from storage.jobs import Claimed, JobFailed, Postponed
+from storage.jobs import Claimed, Job, JobFailed, Postponed
 from storage.modalities import Modality
 from tests.dimse.conftest import Bridge
 from tests.dimse.in_memory import exchange, stored
@@ -102,6 +102,10 @@ async def test_what_is_committed_and_what_is_not(archive: Archive) -> None:
     assert [answer.reason for answer in await archive.commitment.check(2, asked[:1])] == [0x0112]
 
 
+async def jobs(archive: Archive, transaction: str) -> list[Job]:
+    return [job for job in await archive.jobs.page(LOCAL, 50, kind=KIND) if job.content["transaction"] == transaction]
+
+
 @pytest.mark.parametrize("stays", [True, False])
 async def test_a_modality_sends_and_asks(bridge: Bridge, archive: Archive, modality: Modality, stays: bool) -> None:
     """The report comes over the association that stays open, or over one of ours."""
@@ -120,16 +124,21 @@ async def test_a_modality_sends_and_asks(bridge: Bridge, archive: Archive, modal
         asked = asking(transaction, (CT, sent.SOPInstanceUID), (CT, other))
         status, _ = made.send_n_action(asked, 1, COMMITMENT, COMMITMENT_INSTANCE)
         assert status.Status == 0
-        status, _ = made.send_n_action(asked, 1, COMMITMENT, COMMITMENT_INSTANCE)
-        assert status.Status == 0x0131
         if not stays:
             made.release()
-            runner = JobRunner(archive.settings, archive.db, archive.objects, module.handlers(Requestor(archive)))
-            for _ in range(50):
+            requestor = Requestor(archive)
+            runner = JobRunner(archive.settings, archive.db, archive.objects, module.handlers(requestor))
+            for _ in range(200):
                 if await runner.step():
                     break
+                await asyncio.sleep(0.1)
+            await requestor.close()
         assert await asyncio.to_thread(receiver.came.wait, 10)
         if stays:
+            for _ in range(200):
+                if [job.state for job in await jobs(archive, transaction)] == ["success"]:
+                    break
+                await asyncio.sleep(0.1)
             made.release()
     [(event, report)] = receiver.reports
     assert event == 2
@@ -137,8 +146,13 @@ async def test_a_modality_sends_and_asks(bridge: Bridge, archive: Archive, modal
     assert report.RetrieveAETitle == "ANOR"
     assert uids(report.ReferencedSOPSequence) == [sent.SOPInstanceUID]
     assert [(i.ReferencedSOPInstanceUID, i.FailureReason) for i in report.FailedSOPSequence] == [(other, 0x0112)]
-    [job] = [j for j in await archive.jobs.page(LOCAL, 20, kind=KIND) if j.content["transaction"] == transaction]
+    [job] = await jobs(archive, transaction)
     assert (job.state, job.result) == ("success", {"committed": 1, "failed": 1})
+    request = N_ACTION()
+    request.ActionTypeID, request.RequestedSOPInstanceUID = 1, COMMITMENT_INSTANCE
+    again = exchange(archive, request, COMMITMENT, encoded(asked))
+    await module.action(again)
+    assert again.statuses == [0x0131]
 
 
 async def refused(archive: Archive, asked: bytes, action: int = 1, on: str = COMMITMENT_INSTANCE) -> Any:

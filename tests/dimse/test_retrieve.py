@@ -1,5 +1,6 @@
 """C-GET and C-MOVE over TCP, with DCMTK and pynetdicom as peers."""
 
+import asyncio
 import contextlib
 import io
 import socket
@@ -15,10 +16,12 @@ from pynetdicom import AE, build_role, evt
 
 from storage.access import LOCAL
 from storage.archive import Archive
+from storage.ingest import Provenance
 from storage.modalities import Modality
 from tests.dimse.conftest import Bridge
 from tests.dimse.in_memory import stored
 from tests.dimse.peers import dataset_bytes
+from tests.dimse.test_large import Peak
 from tests.dimse.wire import CT, EXPLICIT_LE, Wire, command, us
 from tests.files import ct, dataset, encoded, new_uid
 from tests.support import free_port
@@ -303,3 +306,20 @@ async def test_what_is_compressed_comes_so_or_in_what_the_peer_takes(
         came = pydicom.dcmread(io.BytesIO(path.read_bytes()))
         assert came.file_meta.TransferSyntaxUID == syntax
         assert came.pixel_array.shape == original.pixel_array.shape
+
+
+@pytest.mark.parametrize("kept", [EXPLICIT_LE, "1.2.840.10008.1.2"])
+async def test_100_mb_are_got_within_bounded_memory(
+    bridge: Bridge, archive: Archive, workstation: Modality, dcmtk: dict[str, str], tmp_path: Path, kept: str
+) -> None:
+    large = dataset(Rows=1024, Columns=1024, NumberOfFrames=50, PixelData=bytes(100 << 20))
+    spool = archive.new_spool()
+    await spool.write(encoded(large, kept))
+    await archive.ingest.store(LOCAL, await spool.finish(), Provenance("rest"))
+    keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={large.StudyInstanceUID}")
+    call = ("-aet", workstation.aet, "-aec", "ANOR", "127.0.0.1", bridge.port)
+    with Peak(bridge.processes()) as peak:
+        done = await asyncio.to_thread(run, dcmtk, "getscu", "-S", "+B", "-od", tmp_path, *call, *keys)
+    assert done.returncode == 0, done.stderr
+    assert files_in(tmp_path).keys() == {large.SOPInstanceUID}
+    assert peak.bytes - peak.before < 32 << 20
