@@ -16,6 +16,7 @@ from api.routes.ohif import home_of
 from api.routes.wado import accepts_gzip
 from api.routing import PUBLIC, Answer, Content, Operation, Parameter
 from dicomweb.errors import NotFound
+from dicomweb.uids import is_uid
 from wsi.openlayers import LIBRARY_FILES, library_file
 
 _FILES: Final = Path(wsi.__file__).parent / "viewer"
@@ -45,7 +46,11 @@ class _File:
 
 async def page(http: Exchange) -> None:
     """The one page of the viewer; the series is in its query."""
-    await _send(http, b"text/html; charset=utf-8", _packed(_page().substitute(home=home_of(http)).encode()))
+    home, series = home_of(http), http.query_value("series")
+    # The browser asks for the manifest before it has read a script.
+    early = f"<{home}/wsi/slides/{series}>; rel=preload; as=fetch; crossorigin=anonymous"
+    more: list[Header] = [(b"link", early.encode())] if series is not None and is_uid(series) else []
+    await _send(http, b"text/html; charset=utf-8", _packed(_page().substitute(home=home).encode()), *more)
 
 
 async def file(http: Exchange) -> None:
@@ -61,10 +66,10 @@ async def file(http: Exchange) -> None:
     await _send(http, _TYPES[path.suffix], await asyncio.to_thread(_load, path, path.stat().st_mtime_ns))
 
 
-async def _send(http: Exchange, media_type: bytes, found: _File) -> None:
+async def _send(http: Exchange, media_type: bytes, found: _File, *more: Header) -> None:
     packed = accepts_gzip(http.header(b"accept-encoding"))
     tag = f'"{found.digest}{"-gzip" if packed else ""}"'
-    headers: list[Header] = [(b"content-type", media_type), (b"etag", tag.encode()), *_HEADERS]
+    headers: list[Header] = [(b"content-type", media_type), (b"etag", tag.encode()), *_HEADERS, *more]
     if await client_has(http, headers):
         return
     if packed:
@@ -96,7 +101,10 @@ OPERATIONS: Final = (
         "Slide viewer",
         "Shows the slide of a series; what is shown of it stands behind `#` in the address.",
         page,
-        (Answer(200, "The document.", (Content("text/html", "<!doctype html>"),)), Answer(304, "Not modified.")),
+        (
+            Answer(200, "The document.", (Content("text/html", "<!doctype html>"),), ("Link",)),
+            Answer(304, "Not modified."),
+        ),
         (Parameter("series", "query", "Series Instance UID", "1.2.826.0.1.3680043.8.498.1"),),
     ),
     Operation(

@@ -22,7 +22,7 @@ from tests.support import RunningServer, running_server
 from tests.wsi.annotations import bulk, circles
 from tests.wsi.make_slide import Slide, make_slide
 from tests.wsi.segmentations import segmentation
-from tests.wsi.variants import Matrix, Series, file, instance, matrix, tiles_of
+from tests.wsi.variants import JPEG, Matrix, Place, Series, file, instance, jpeg, matrix, tiles_of
 from wsi.openlayers import installed
 
 WIDTH, HEIGHT = 1501, 1103
@@ -310,6 +310,47 @@ async def test_small_screen_and_touch(watched: Watched, server: RunningServer, s
     await client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     await page.wait_for_timeout(300)
     assert await page.evaluate("viewer.map.getView().getResolution()") < before / 2
+    watched.clean()
+
+
+async def test_sparse_slide_of_ten_thousand_frames(watched: Watched, server: RunningServer) -> None:
+    """The first tiles come at once, whatever the number of frames: all that leads to them is asked for in one go."""
+    watched.page.set_default_timeout(60_000)
+    tile, across, down = 128, 105, 105
+    kinds = [np.full((tile, tile, 3), (200, 40 + 20 * n, 90), np.uint8) for n in range(8)]
+    packed = [jpeg(kind) for kind in kinds]
+    places = [Place(x * tile, y * tile) for y in range(down) for x in range(across) if (7 * x + 3 * y) % 11]
+    encoded = [packed[(place.left + place.top) // tile % 8] for place in places]
+    said = {"PhotometricInterpretation": "YBR_FULL_422"}
+    ds = instance(
+        Series(),
+        [kinds[0]] * len(places),
+        (across * tile, down * tile),
+        syntax=JPEG,
+        places=places,
+        encoded=encoded,
+        **said,
+    )
+    size = across * tile // 8, down * tile // 8
+    coarse = instance(Series(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID),
+                      tiles_of(np.full((size[1], size[0], 3), 90, np.uint8), tile), size)  # fmt: skip
+    assert len(places) > 10_000
+    with httpx.Client(base_url=server.url, timeout=60) as web:
+        assert store(web, file(ds), file(coarse)).status_code in {200, 202}
+    await opened(watched.page, server.url, ds.SeriesInstanceUID, f"#x={27.5 * tile}&y={30.5 * tile}&downsample=1")
+    entries = await watched.page.evaluate(
+        "performance.getEntriesByType('resource').map((e) => [e.name, e.startTime, e.responseEnd])"
+    )
+    at = {name.partition("?")[0].rpartition("/")[2]: (start, end) for name, start, end in entries}
+    first = min(end for name, _, end in entries if "/tiles/" in name)
+    assert at[ds.SeriesInstanceUID][0] < at["ol.js"][1]
+    assert all(at[f"{name}.js"][0] < at["main.js"][1] for name in ("view", "slide", "address", "units"))
+    assert first < 10_000, entries  # ms; under one where nothing else runs
+    shown = await canvas(watched.page)
+    middle = shown[shown.shape[0] // 2, shown.shape[1] // 2, :3].astype(int)
+    assert np.abs(middle - kinds[57 % 8][0, 0]).max() < 10
+    hole = shown[shown.shape[0] // 2, shown.shape[1] // 2 + tile, :3]  # nothing was scanned there
+    assert (hole > 245).all()
     watched.clean()
 
 
