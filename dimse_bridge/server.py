@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +24,8 @@ from dimse_bridge.scu import Requestor
 from dimse_bridge.services import services
 from dimse_bridge.store import into_archive
 from dimse_bridge.tls import Certificates
-from dimse_bridge.users import PASSCODE, Users
+from dimse_bridge.tokens import TOKEN, Tokens
+from dimse_bridge.users import PASSCODE, Users, Verifier
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
 
@@ -51,18 +53,22 @@ class Credentials:
     """Certificates and users, read from the files that the settings name."""
 
     certificates: Certificates | None
-    users: Users | None
+    verifiers: Mapping[int, Verifier]  # of user identities, by their type
 
     @classmethod
     def of(cls, settings: Settings) -> "Credentials":
         """Raises Unavailable, or UsersError, where a file cannot be used."""
-        return cls(
-            Certificates(settings) if settings.dimse_tls_port is not None else None,
-            Users(settings.dimse_users) if settings.dimse_users is not None else None,
-        )
+        verifiers: dict[int, Verifier] = {}
+        if settings.dimse_users is not None:
+            verifiers[PASSCODE] = Users(settings.dimse_users)
+        if settings.dimse_jwt_keys is not None:
+            verifiers[TOKEN] = Tokens(
+                settings.dimse_jwt_keys, issuer=settings.dimse_jwt_issuer, audience=settings.dimse_jwt_audience
+            )
+        return cls(Certificates(settings) if settings.dimse_tls_port is not None else None, verifiers)
 
 
-def application(archive: Archive, users: Users | None, requestor: Requestor) -> Application:
+def application(archive: Archive, verifiers: Mapping[int, Verifier], requestor: Requestor) -> Application:
     """What this archive offers."""
     settings, offered = archive.settings, services(requestor)
     more = (uid.strip() for uid in settings.dimse_storage_classes.split(","))
@@ -72,7 +78,7 @@ def application(archive: Archive, users: Users | None, requestor: Requestor) -> 
         services=offered,
         begin_store=into_archive,
         welcome=archive.modalities.welcome,
-        verifiers={} if users is None else {PASSCODE: users},
+        verifiers=verifiers,
         require_user=settings.dimse_require_user,
     )
 
@@ -108,7 +114,7 @@ async def _serve(settings: Settings, doors: Doors, process: int) -> None:
     requestor = Requestor(archive)
     try:
         limits = Limits.of(settings)
-        offered = application(archive, credentials.users, requestor)
+        offered = application(archive, credentials.verifiers, requestor)
         acceptor = Acceptor(offered, limits, Peers(limits, doors.board, process))
         acceptor.listen(doors.plain)
         if doors.tls is not None:

@@ -64,7 +64,7 @@ class Users:
     def __init__(self, path: Path) -> None:
         """Raises UsersError where the file cannot be read or is wrong."""
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp = file_stamp(path)
         self._users = _read(path)
         self._one = asyncio.Semaphore(1)  # a flood of wrong passcodes takes one core's time at most
 
@@ -77,7 +77,7 @@ class Users:
                 raise Unavailable("the file of users cannot be read") from error
 
     def _check(self, identity: Identity) -> str | None:
-        stamp = _stamp(self._path)
+        stamp = file_stamp(self._path)
         if stamp != self._stamp:
             self._users, self._stamp = _read(self._path), stamp
         name = identity.primary.decode("utf-8", "replace")
@@ -101,7 +101,8 @@ def _scrypt(passcode: bytes, salt: bytes, cost: tuple[int, int, int]) -> bytes:
     return hashlib.scrypt(passcode, salt=salt, n=n, r=r, p=p, maxmem=_MAX_MEMORY, dklen=32)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def file_stamp(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written anew. Raises UsersError."""
     try:
         found = path.stat()
     except OSError as error:

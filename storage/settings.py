@@ -77,7 +77,14 @@ def load_settings(
 def _absolute(values: dict[str, Any]) -> dict[str, Any]:
     """Paths relative to where the command was given; a child may run elsewhere."""
     values["data"] = values["data"].absolute()
-    for name in ("annotation_font", "dimse_tls_certificate", "dimse_tls_key", "dimse_tls_ca", "dimse_users"):
+    for name in (
+        "annotation_font",
+        "dimse_tls_certificate",
+        "dimse_tls_key",
+        "dimse_tls_ca",
+        "dimse_users",
+        "dimse_jwt_keys",
+    ):
         if values[name] is not None:
             values[name] = values[name].absolute()
     if values["objects"] is not None and "://" not in values["objects"]:
@@ -171,8 +178,8 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
             raise SettingError("dimse_tls_port needs dimse_tls_certificate and dimse_tls_key")
         if settings.dimse_tls_peers != "none" and settings.dimse_tls_ca is None:
             raise SettingError("dimse_tls_peers asks for certificates: dimse_tls_ca must say which, or say none")
-    if settings.dimse_require_user and settings.dimse_users is None:
-        raise SettingError("dimse_require_user needs the file dimse_users")
+    if settings.dimse_require_user and settings.dimse_users is None and settings.dimse_jwt_keys is None:
+        raise SettingError("dimse_require_user needs the file dimse_users or dimse_jwt_keys")
 
 
 def shown(setting: Setting, value: object) -> str:

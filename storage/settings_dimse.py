@@ -120,7 +120,17 @@ class DimseSettings:
         default=None,
         metadata=about("DIMSE", "File of users that may identify themselves when they ask for an association."),
     )
+    dimse_jwt_keys: Path | None = field(
+        default=None,
+        metadata=about("DIMSE", "JSON Web Key Set of an identity provider, whose tokens may identify users as well."),
+    )
+    dimse_jwt_issuer: str | None = field(
+        default=None, metadata=about("DIMSE", "Who must have issued such a token (claim `iss`).")
+    )
+    dimse_jwt_audience: str | None = field(
+        default=None, metadata=about("DIMSE", "Whom such a token must be for (claim `aud`).")
+    )
     dimse_require_user: bool = field(
         default=False,
-        metadata=about("DIMSE", "Whether a peer has to identify a user of `dimse_users` with a passcode."),
+        metadata=about("DIMSE", "Whether a peer has to identify a user, with a passcode or a token."),
     )

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import ipaddress
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +28,7 @@ from dimse_bridge.server import Credentials, Doors
 from dimse_bridge.service import Association, Entry
 from dimse_bridge.services import ECHO
 from dimse_bridge.store import SpoolIncoming, Target
-from dimse_bridge.users import PASSCODE, Users
+from dimse_bridge.users import Verifier
 from storage.access import DEFAULT_TENANT
 from storage.modalities import Welcome
 from storage.settings import Settings
@@ -91,7 +92,7 @@ class Gateway:
         """Receive and forward until `stop`; raises where forwarding ends by itself."""
         limits = Limits.of(self._settings)
         forwarding = asyncio.create_task(self._forwarder.run())
-        acceptor = Acceptor(self._application(credentials.users), limits, Peers(limits, doors.board))
+        acceptor = Acceptor(self._application(credentials.verifiers), limits, Peers(limits, doors.board))
         acceptor.listen(doors.plain)
         if doors.tls is not None:
             acceptor.listen(doors.tls, credentials.certificates)
@@ -114,7 +115,7 @@ class Gateway:
         """How it is now."""
         return Report(self._settings, self._tally, await self._spool.state(), self._forwarder.reachable)
 
-    def _application(self, users: Users | None) -> Application:
+    def _application(self, verifiers: Mapping[int, Verifier]) -> Application:
         settings = self._settings
         tables = (ECHO, Proxy(self._client, settings).entries())
         services: dict[tuple[type[DIMSEPrimitive], str], Entry] = {
@@ -127,7 +128,7 @@ class Gateway:
             services=services,
             begin_store=self._begin_store,
             welcome=Callers.of(settings).welcome,
-            verifiers={} if users is None else {PASSCODE: users},
+            verifiers=verifiers,
             require_user=settings.dimse_require_user,
         )
 

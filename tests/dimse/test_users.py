@@ -1,14 +1,22 @@
 """Users that identify themselves (PS3.7 D.3.3.7)."""
 
 import asyncio
+import json
 import subprocess
 import sys
+import time
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 from pynetdicom import AE
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.sop_class import Verification
 
+from dicomweb.errors import Unavailable
+from dimse_bridge.negotiation import Identity
+from dimse_bridge.tokens import TOKEN, Tokens
 from dimse_bridge.users import PASSCODE, Users, UsersError, line_for
 from tests.dimse.serving import acceptor
 from tests.support import ROOT, clean_environment
@@ -59,6 +67,77 @@ def associate(port: int, kind: int, primary: bytes = b"", secondary: bytes = b""
 async def test_identities(users_file, required, identity, expected):
     async with acceptor(verifiers={PASSCODE: Users(users_file)}, require_user=required) as port:
         assert await asyncio.to_thread(associate, port, *identity) == expected
+
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+OTHER = ec.generate_private_key(ec.SECP256R1())
+
+
+def keys_of(*pairs: tuple[str, ec.EllipticCurvePrivateKey]) -> str:
+    keys = [ECAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": name, "alg": "ES256"} for name, key in pairs]
+    return json.dumps({"keys": keys})
+
+
+def token(key: object = KEY, kid: str | None = "one", algorithm: str = "ES256", **claims: object) -> bytes:
+    said = {"sub": "u1", "iss": "https://idp", "aud": "anor", "exp": time.time() + 60} | claims
+    kept = {name: value for name, value in said.items() if value is not None}
+    return jwt.encode(kept, key, algorithm, headers={"kid": kid} if kid else {}).encode()
+
+
+@pytest.fixture
+def keys_file(tmp_path):
+    path = tmp_path / "keys.json"
+    path.write_text(keys_of(("one", KEY)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (token(), "confirmed"),
+        (token(kid=None), "confirmed"),  # there is only one key
+        (token(preferred_username="jane"), "confirmed"),
+        (token(exp=time.time() - 60), "rejected"),
+        (token(exp=None), "rejected"),
+        (token(sub=None), "rejected"),
+        (token(iss="https://other"), "rejected"),
+        (token(aud="other"), "rejected"),
+        (token(nbf=time.time() + 600), "rejected"),
+        (token(OTHER), "rejected"),
+        (token(kid="two"), "rejected"),
+        (token("a secret of 32 bytes and some more", algorithm="HS256"), "rejected"),
+        (token(None, algorithm="none"), "rejected"),
+        (token(preferred_username="x" * 65), "rejected"),
+        (token(preferred_username=["x"]), "rejected"),
+        (b"ey.token.x", "rejected"),
+        (b"\xff" * 100, "rejected"),
+        (token(long="x" * 20_000), "rejected"),
+    ],
+)
+async def test_tokens(keys_file, shown, expected):
+    tokens = Tokens(keys_file, issuer="https://idp", audience="anor")
+    async with acceptor(verifiers={TOKEN: tokens}, require_user=True) as port:
+        assert await asyncio.to_thread(associate, port, TOKEN, shown) == expected
+
+
+async def test_keys_are_read_again_when_they_change(keys_file):
+    tokens = Tokens(keys_file, issuer=None, audience=None)
+    assert await tokens.verify(Identity(TOKEN, token(), b"", True)) == "u1"
+    keys_file.write_text(keys_of(("two", OTHER), ("three", KEY)))
+    assert await tokens.verify(Identity(TOKEN, token(), b"", True)) is None
+    assert await tokens.verify(Identity(TOKEN, token(OTHER, "two"), b"", True)) == "u1"
+    assert await tokens.verify(Identity(TOKEN, token(OTHER, None), b"", True)) is None
+    keys_file.write_text("{}")
+    with pytest.raises(Unavailable):
+        await tokens.verify(Identity(TOKEN, token(), b"", True))
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"keys": []}', '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}', "[1]", "7"])
+def test_files_that_hold_no_keys(tmp_path, text):
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+    with pytest.raises(UsersError, match=r"keys\.json"):
+        Tokens(path, issuer=None, audience=None)
 
 
 async def test_no_answer_where_none_was_asked_for(users_file):
