@@ -1,6 +1,6 @@
 """Orthanc's REST routes, at the root of the server. Errors have Orthanc's own JSON here."""
 
-from api.routes.orthanc import jobs, modalities, queries, requests, system
+from api.routes.orthanc import jobs, modalities, queries, requests, system, worklists
 from api.routing import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -9,4 +9,5 @@ OPERATIONS: tuple[Operation, ...] = (
     *requests.OPERATIONS,
     *queries.OPERATIONS,
     *jobs.OPERATIONS,
+    *worklists.OPERATIONS,
 )
