@@ -181,14 +181,17 @@ def decode(data: bytes | bytearray) -> Command:
 
 
 def primitive_of(command: Command) -> DIMSEPrimitive:
-    """The primitive for a request or a response, without its data set. Raises Violation for a value that is none."""
+    """The primitive for a request or a response, without its data set. Raises Violation for a value that is none.
+
+    A response is without UIDs: they are those of the request, and to check them again takes the most time of all this.
+    """
     kind = _PRIMITIVES.get(command.field & ~_RESPONSE)
     if kind is None:
         raise Violation("the command is none of PS3.7")
     primitive = kind()
     for keyword, (tag, vr) in _ELEMENTS.items():
         value = command.values.get(tag)
-        if value and hasattr(primitive, keyword):
+        if value and not (vr == "UI" and command.is_response) and hasattr(primitive, keyword):
             try:
                 setattr(primitive, keyword, _decoded(value, vr))
             except (ValueError, TypeError, struct.error) as exc:
