@@ -46,13 +46,13 @@ def front(behind: RunningServer, tmp_path: Path) -> Iterator[Callable[..., httpx
     running: list[subprocess.Popen[bytes]] = []
     clients: list[httpx.Client] = []
 
-    def start(*, access: bool = False) -> httpx.Client:
+    def start() -> httpx.Client:
         port, text = free_port(), CONFIGURATION.read_text("utf-8")
         changes = {
             "listen 80;": f"listen 127.0.0.1:{port};",
             "127.0.0.1:8042": f"127.0.0.1:{behind.port}",
             "/var/cache/nginx/anor": f"{tmp_path}/cache",
-        } | ({"# auth_request": "auth_request"} if access else {})
+        }
         for old, new in changes.items():
             assert text.count(old) == 1, old
             text = text.replace(old, new)
@@ -124,7 +124,8 @@ def test_nothing_else_is_kept(front: Callable[..., httpx.Client], slide: Slide) 
     client = front()
     base = f"/wsi/slides/{slide.series}"
     version = client.get(base).json()["version"]
-    for path in (base, f"{base}/tiles/0/0/0", f"{base}/tiles/0/0/0?v=1", f"{base}/tiles/0/99/0?v={version}"):
+    assert cached(client, base)[0] == ""
+    for path in (f"{base}/tiles/0/0/0", f"{base}/tiles/0/0/0?v=1", f"{base}/tiles/0/99/0?v={version}"):
         for _ in range(2):
             assert cached(client, path)[0] in {"MISS", "EXPIRED"}, path
     # A new level: the old version is not the slide's any more, and its tiles are those that it had.
@@ -144,7 +145,7 @@ def test_nothing_else_is_kept(front: Callable[..., httpx.Client], slide: Slide) 
 
 def test_who_may_see_the_slide_is_asked_for(front: Callable[..., httpx.Client], slide: Slide) -> None:
     """The cache holds pixels, not rights: without the slide, or the right to it, there is no tile."""
-    client = front(access=True)
+    client = front()
     manifest = client.get(f"/wsi/slides/{slide.series}").json()
     url = manifest["tiles"].format(level=0, x=0, y=0)
     assert [cached(client, url)[0] for _ in range(2)] == ["MISS", "HIT"]
