@@ -20,8 +20,8 @@ from api.server import EmbeddedServer
 from api.supervisor import raise_file_limit
 from dicomweb.errors import ArchiveError
 from dimse_bridge.gateway.service import Gateway
-from dimse_bridge.peers import Board
-from dimse_bridge.server import Credentials, Doors, configure_libraries
+from dimse_bridge.peers import Board, Doors
+from dimse_bridge.server import Credentials, configure_libraries
 from dimse_bridge.users import UsersError
 from storage.setting_checks import SettingError
 from storage.settings import Settings, check_exposure

@@ -28,7 +28,7 @@ from storage.settings import Settings, check_exposure
 
 if TYPE_CHECKING:
     from api.app import Anor
-    from dimse_bridge.server import Doors
+    from dimse_bridge.peers import Doors
 
 log = logging.getLogger("anor.serve")
 
@@ -52,7 +52,7 @@ def run_all(settings: Settings) -> int:
                 settings.data / "postgres",
                 connections=connections_for(settings),
                 programs=settings.postgres_bin,
-            ).start(meanwhile=application.build)
+            ).start(meanwhile=lambda: _load(application))
         _migrate(database_url(settings))
         parts = [
             *_http_parts(application, listeners),
@@ -68,6 +68,15 @@ def run_all(settings: Settings) -> int:
     finally:
         if postgres is not None:
             postgres.stop()
+
+
+def _load(application: "_Application") -> None:
+    """Import what the children need, once for all of them."""
+    application.build()
+    gc.disable()
+    import dimse_bridge.server  # noqa: F401
+
+    gc.enable()
 
 
 def run_api(settings: Settings) -> int:
@@ -195,8 +204,7 @@ def _bind(settings: Settings) -> tuple[list[socket.socket], Settings]:
 
 def _dimse_doors(settings: Settings) -> tuple["Doors", Settings]:
     """The sockets that the DIMSE processes share. A port that is taken is said at once; 0 becomes a free one."""
-    from dimse_bridge.peers import Board
-    from dimse_bridge.server import Doors
+    from dimse_bridge.peers import Board, Doors
 
     tls = None
     try:

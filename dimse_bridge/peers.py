@@ -5,7 +5,9 @@ Connections that have not asked for an association never keep others out: the ol
 
 import ipaddress
 import mmap
+import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from dimse_bridge.limits import Limits
@@ -70,6 +72,20 @@ class Board:
     def vacate(self, slot: int) -> None:
         """Free a slot."""
         self._memory[slot : slot + _SLOT] = _FREE
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the processes of one service share: listening sockets, and what they know of each other."""
+
+    plain: socket.socket
+    tls: socket.socket | None
+    board: Board
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """Those that listen."""
+        return (self.plain,) if self.tls is None else (self.plain, self.tls)
 
 
 class Evictable(Protocol):

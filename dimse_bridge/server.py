@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import socket
 import sys
 import warnings
 from collections.abc import Mapping
@@ -19,12 +18,11 @@ from dimse_bridge.admission import Application
 from dimse_bridge.contexts import STORAGE_CLASSES, Supported
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_event
-from dimse_bridge.peers import Board, Peers
+from dimse_bridge.peers import Doors, Peers
 from dimse_bridge.scu import Requestor
 from dimse_bridge.services import services
 from dimse_bridge.store import into_archive
 from dimse_bridge.tls import Certificates
-from dimse_bridge.tokens import TOKEN, Tokens
 from dimse_bridge.users import PASSCODE, Users, Verifier
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
@@ -32,20 +30,6 @@ from storage.settings import Settings
 # How long a thread that comes back from a system call waits for the interpreter while the event loop is busy; see
 # api/server.py.
 _SWITCH_SECONDS: Final = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Doors:
-    """What the processes of one service share: listening sockets, and what they know of each other."""
-
-    plain: socket.socket
-    tls: socket.socket | None
-    board: Board
-
-    @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        """Those that listen."""
-        return (self.plain,) if self.tls is None else (self.plain, self.tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +46,8 @@ class Credentials:
         if settings.dimse_users is not None:
             verifiers[PASSCODE] = Users(settings.dimse_users)
         if settings.dimse_jwt_keys is not None:
+            from dimse_bridge.tokens import TOKEN, Tokens  # costs a tenth of a second
+
             verifiers[TOKEN] = Tokens(
                 settings.dimse_jwt_keys, issuer=settings.dimse_jwt_issuer, audience=settings.dimse_jwt_audience
             )

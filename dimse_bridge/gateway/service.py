@@ -23,8 +23,8 @@ from dimse_bridge.gateway.status import Report
 from dimse_bridge.gateway.tally import Tally
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_event
-from dimse_bridge.peers import Peers
-from dimse_bridge.server import Credentials, Doors
+from dimse_bridge.peers import Doors, Peers
+from dimse_bridge.server import Credentials
 from dimse_bridge.service import Association, Entry
 from dimse_bridge.services import ECHO
 from dimse_bridge.store import SpoolIncoming, Target
