@@ -46,7 +46,7 @@ class Credentials:
         if settings.dimse_users is not None:
             verifiers[PASSCODE] = Users(settings.dimse_users)
         if settings.dimse_jwt_keys is not None:
-            from dimse_bridge.tokens import TOKEN, Tokens  # costs a tenth of a second
+            from dimse_bridge.tokens import TOKEN, Tokens  # noqa: PLC0415 - costs a tenth of a second
 
             verifiers[TOKEN] = Tokens(
                 settings.dimse_jwt_keys, issuer=settings.dimse_jwt_issuer, audience=settings.dimse_jwt_audience
