@@ -66,6 +66,7 @@ _HEADERS = {
     "ETag": ("version of this representation, for If-None-Match", '"4f1c2a9be07d3388"'),
     "Location": ("URL of what was created", f"http://127.0.0.1:8042/dicom-web/workitems/{IDENTIFIERS['workitem']}"),
     "Retry-After": ("seconds", "2"),
+    "Link": ("what the page will ask for next", "</wsi/slides/1.2.3>; rel=preload; as=fetch; crossorigin=anonymous"),
     "Warning": (
         "what was done otherwise than asked, or left out; code 299",
         "299 http://127.0.0.1:8042/dicom-web: There are additional results that can be requested.",

@@ -187,7 +187,7 @@ async def test_keys_and_address(watched: Watched, server: RunningServer, slide: 
     await page.keyboard.press("]")
     turned = await state()
     assert turned[2] == pytest.approx(math.pi / 12)
-    assert await page.is_visible("#upright")
+    await page.wait_for_selector("#upright")
     await page.wait_for_function("() => location.hash.includes('rotation=15')")
     await drawn(page)
     # Whoever opens the address sees the same.
