@@ -14,7 +14,7 @@ import pytest
 
 from api.app import Anor, create_app
 from api.listening import listen
-from api.server import _Server
+from api.server import EmbeddedServer
 from storage.archive import Archive
 from storage.settings import Settings
 from tests.faults.stores import assert_sound, count
@@ -82,7 +82,7 @@ async def inside(settings: Callable[..., Settings], database_url: str) -> AsyncI
     app = create_app(values)
     (listener,) = listen("127.0.0.1", 0, 1)
     port = listener.getsockname()[1]
-    server = _Server(app, listener, values)
+    server = EmbeddedServer(app, listener, values)
     serving = asyncio.create_task(server.serve())
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         while app.front is None:
