@@ -219,15 +219,15 @@ class Upload:
 
     __slots__ = ("memory", "spool")
 
-    def __init__(self, http: Exchange, declared: str | None = None) -> None:
-        """`declared` is the Content-Length of a body that is the instance itself."""
+    def __init__(self, http: Exchange, declared: str | None = None, *, raw: bool = False) -> None:
+        """`declared` is the Content-Length of a body that is the instance itself; `raw`: it is none, but any bytes."""
         settings = http.settings
         wanted = settings.spool_memory
         if declared is not None and declared.isdigit():
             wanted = min(wanted, int(declared) + 1)  # the spool goes to disk when the limit is reached
         self.memory = http.services.uploads.reserve(wanted)
         self.spool = Spool(
-            http.archive.objects.spool_dir, memory_limit=self.memory.size, max_size=settings.max_instance
+            http.archive.objects.spool_dir, memory_limit=self.memory.size, max_size=settings.max_instance, raw=raw
         )
 
     async def finish(self) -> Spooled:

@@ -6,6 +6,8 @@ from datetime import timedelta
 from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.archives import ArchiveService
+from storage.attachments import AttachmentService
+from storage.changes import ChangeService
 from storage.channels import EventChannels
 from storage.db import Database
 from storage.decoders import DecoderPool
@@ -13,11 +15,13 @@ from storage.embedded import attach
 from storage.frame_blocks import FrameBlocks
 from storage.ingest import IngestService
 from storage.jobs import JobService
+from storage.labels import LabelService
 from storage.lifecycle import LifecycleService
 from storage.modalities import ModalityService
 from storage.objects import ObjectStore, open_store
 from storage.pixels import PixelService
 from storage.rendering import RenderingService
+from storage.resources import ResourceService
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.settings import Settings
@@ -25,6 +29,7 @@ from storage.slides import SlideIndex
 from storage.spool import Spool
 from storage.study_objects import StudyObjects
 from storage.transcoding import TranscodeService
+from storage.user_metadata import MetadataService
 from storage.worklist import WorklistService
 
 
@@ -62,6 +67,11 @@ class Archive:
     channels: EventChannels
     jobs: JobService
     modalities: ModalityService
+    resources: ResourceService
+    labels: LabelService
+    metadata: MetadataService
+    attachments: AttachmentService
+    changes: ChangeService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -140,4 +150,9 @@ async def open_archive(settings: Settings) -> Archive:
         channels=channels,
         jobs=JobService(settings, db, objects),
         modalities=ModalityService(settings, db),
+        resources=ResourceService(settings, db),
+        labels=LabelService(db),
+        metadata=MetadataService(settings, db),
+        attachments=AttachmentService(settings, db, objects),
+        changes=ChangeService(db),
     )

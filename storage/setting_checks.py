@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from dicomweb.orthanc_kinds import parse_kinds
 from dicomweb.rules import parse_rules
 from storage.permissions import PERMISSIONS
 
@@ -65,6 +66,8 @@ def check_text(rule: str, text: str) -> str:
             return "" if right else "`*` or a comma-separated list of origins such as https://viewer.example.org"
         case "rules":
             return _check_rules(text)
+        case "kinds":
+            return _check_kinds(text)
         case "permissions":
             return "" if PERMISSIONS.issuperset(_items(text)) else "out of " + ", ".join(sorted(PERMISSIONS))
         case "font":
@@ -86,6 +89,14 @@ def _check_rules(text: str) -> str:
         parse_rules(text)
     except ValueError as error:
         return f"rules such as CT,MR=HTJ2KLosslessRPCL; *=received ({error})"
+    return ""
+
+
+def _check_kinds(text: str) -> str:
+    try:
+        parse_kinds(text)
+    except ValueError as error:
+        return f"names and numbers such as ward=1024,room=1025 ({error})"
     return ""
 
 

@@ -56,7 +56,9 @@ class Spooled:
 class Spool:
     """Collects one instance: `write` every chunk, then `finish`, or `discard`. The digest is computed on the way."""
 
-    def __init__(self, directory: Path, *, memory_limit: int, max_size: int) -> None:
+    def __init__(self, directory: Path, *, memory_limit: int, max_size: int, raw: bool = False) -> None:
+        """`raw`: any bytes, to which no preamble is added."""
+        self._raw = raw
         self._directory = directory
         self._memory_limit = memory_limit
         self._max_size = max_size
@@ -69,7 +71,7 @@ class Spool:
 
     def write_now(self, chunk: bytes | memoryview) -> bool:
         """Take a chunk without waiting; False when `flush` is due (the memory limit is reached). Raises TooLarge."""
-        if self.size == 0 and _lacks_preamble(chunk):
+        if self.size == 0 and not self._raw and _lacks_preamble(chunk):
             self.write_now(_PREAMBLE)
         length = len(chunk)
         if self.size + length > self._max_size:

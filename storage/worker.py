@@ -1,7 +1,8 @@
 """The background process.
 
-It sweeps objects that no row needs, numbers the change feed, analyses tables being filled, removes finished workitems
-and jobs whose time is over, keeps instances in the transfer syntaxes that the rules ask for, and works on jobs.
+It sweeps objects that no row needs, numbers the change feed, announces what has settled, analyses tables being filled,
+removes finished workitems and jobs whose time is over, keeps instances in the transfer syntaxes that the rules ask for,
+and works on jobs.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from functools import partial
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.archive import Archive
+from storage.changes import forget, settle
 from storage.jobs import Handler, JobRunner
 from storage.parallel import side_by_side
 from storage.side_objects import SIDE
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 500
 _NUMBERING_SECONDS = 1.0
+_SETTLE_SECONDS = 1.0
 _ANALYZE_SECONDS = 2.0
 _YOUNG_ROWS = 100_000  # larger tables are autovacuum's
 _SWEEP_SECONDS = 30.0
@@ -111,6 +114,8 @@ async def run_worker(
         log.warning("announce_restart failed: %s", error.message)
     steps: list[Step] = [
         (_NUMBERING_SECONDS, "number_changes", partial(number_changes, archive)),
+        (_SETTLE_SECONDS, "settle", partial(settle, archive.db, timedelta(seconds=archive.settings.stable_age_s))),
+        (_EXPIRE_SECONDS, "forget_changes", partial(forget, archive.db)),
         (_ANALYZE_SECONDS, "analyze_young", partial(analyze_young, archive)),
         (_SWEEP_SECONDS, "sweep", partial(sweep, archive)),
         (_EXPIRE_SECONDS, "expire_workitems", archive.worklist.expire),

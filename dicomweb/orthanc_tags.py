@@ -1,0 +1,152 @@
+"""DICOM JSON in the three forms of Orthanc's REST API, where every value is text.
+
+Full: `{"0010,0010": {"Name", "Type", "Value"}}`, Short: `{"0010,0010": value}`, Human: `{"PatientName": value}`.
+Several values are joined by a backslash, sequences are lists, binary values and long texts are null.
+
+Numbers keep the digits that they were stored with: `parse` leaves them as text.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+from pydicom.datadict import private_dictionary_description
+
+from dicomweb.dictionary import creator_tag, is_creator
+from dicomweb.tags import Level, keyword_of
+
+Format = Literal["Full", "Short", "Human"]
+Elements = Mapping[str, Any]
+
+# Longer texts are left out unless they are asked for.
+MAX_TEXT: Final = 256
+_UNKNOWN: Final = "Unknown Tag & Data"
+_GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
+
+
+def _tags(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# What a resource is described by without being asked, as in Orthanc 1.12.5.
+MAIN_TAGS: Final[Mapping[Level, tuple[str, ...]]] = {
+    Level.PATIENT: _tags("00100010 00100020 00100030 00100040 00101000"),
+    Level.STUDY: _tags(
+        """
+        00080020 00080030 00080050 00080080 00080090 00080201 00081030 0020000D 00200010 00321032 00321060
+        """
+    ),
+    Level.SERIES: _tags(
+        """
+        00080021 00080031 00080060 00080070 00080201 00081010 0008103E 00081070 00180010 00180015 00180024 00181030
+        00181090 00181400 0020000E 00200011 00200037 00200105 00201002 00400244 00400245 00400254 00400275 00540081
+        00540101 00541000
+        """
+    ),
+    Level.INSTANCE: _tags(
+        """
+        00080012 00080013 00080018 00200012 00200013 00200032 00200037 00200100 00204000 00280008 00541330
+        """
+    ),
+}
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """A DICOM JSON object, its numbers as the text that they were."""
+    found: dict[str, Any] = json.loads(text, parse_float=str, parse_int=str)
+    return found
+
+
+@lru_cache(maxsize=8192)
+def spelled_tag(tag: str) -> str:
+    """`0010,0010` for `00100010`."""
+    return f"{tag[:4]},{tag[4:]}".lower()
+
+
+@lru_cache(maxsize=8192)
+def name_of(tag: str, creator: str = "") -> str:
+    """The keyword; of a private element what its dictionary calls it, in one word."""
+    number = int(tag, 16)
+    if not number & 0x10000:
+        return keyword_of(tag) or _UNKNOWN
+    if is_creator(number):
+        return "PrivateCreator"
+    try:
+        described = private_dictionary_description(number, creator) if creator else ""
+    except KeyError:
+        described = ""
+    words = "".join(c if c.isalnum() else " " for c in described).split()
+    return "".join(word[:1].upper() + word[1:] for word in words) or _UNKNOWN
+
+
+def text_of(element: Mapping[str, Any]) -> str | None:
+    """The values of an element as one text; None for binary ones."""
+    values = element.get("Value")
+    if not values:
+        return None if "BulkDataURI" in element or "InlineBinary" in element else ""
+    if len(values) == 1 and type(values[0]) is str and element["vr"] != "AT":
+        return str(values[0])
+    if element["vr"] == "AT":
+        return "\\".join(spelled_tag(value) for value in values)
+    return "\\".join([value if type(value) is str else _text(value) for value in values])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return "=".join(value.get(group, "") for group in _GROUPS).rstrip("=")
+    return str(value)
+
+
+def formatted(
+    elements: Elements, form: Format, *, keep: Collection[str] = (), max_text: int = MAX_TEXT
+) -> dict[str, Any]:
+    """A data set in one of the forms. `keep`: tags whose text may be longer than `max_text` characters."""
+    answer: dict[str, Any] = {}
+    for tag, element in elements.items():
+        creator = _creator(elements, tag) if tag[3] in "13579BDF" else ""
+        kind, value = _typed(tag, element, form, keep, max_text)
+        if form == "Full":
+            entry = {"Name": name_of(tag, creator), "Type": kind, "Value": value}
+            if creator:
+                entry["PrivateCreator"] = creator
+            answer[spelled_tag(tag)] = entry
+        elif form == "Short":
+            answer[spelled_tag(tag)] = value
+        else:
+            answer[name_of(tag, creator)] = value
+    return answer
+
+
+def _typed(tag: str, element: Any, form: Format, keep: Collection[str], max_text: int) -> tuple[str, Any]:
+    if element["vr"] == "SQ":
+        items = element.get("Value") or ()
+        return "Sequence", [formatted(item or {}, form, keep=keep, max_text=max_text) for item in items]
+    value = text_of(element)
+    if value is None:
+        return "Null", None
+    if len(value) > max_text and tag not in keep:
+        return "TooLong", None
+    return "String", value
+
+
+def _creator(elements: Elements, tag: str) -> str:
+    """The private creator of a private element within its data set."""
+    number = int(tag, 16)
+    if is_creator(number):
+        return ""
+    values = elements.get(f"{creator_tag(number):08X}", {}).get("Value") or ("",)
+    return str(values[0] or "")
+
+
+def main_tags(elements: Elements, tags: Sequence[str], form: Format) -> dict[str, Any]:
+    """Those of `tags` that the elements have."""
+    picked = {tag: elements[tag] for tag in tags if tag in elements}
+    if form != "Human":
+        return formatted(picked, form, max_text=1 << 16)
+    return {
+        keyword_of(tag): text_of(element) if element["vr"] != "SQ" else formatted({tag: element}, form)[keyword_of(tag)]
+        for tag, element in picked.items()
+    }
