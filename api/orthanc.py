@@ -33,6 +33,11 @@ def has(http: Exchange, name: str) -> bool:
     return value is not None and value.lower() not in ("false", "0")
 
 
+def flag_value(http: Exchange, name: str) -> bool | None:
+    """Whether a flag is set, taken back, or (None) not in the query."""
+    return None if http.query_value(name) is None else has(http, name)
+
+
 def number(http: Exchange, name: str, default: int) -> int:
     """A whole number of the query. Raises BadQuery."""
     text = http.query_value(name)

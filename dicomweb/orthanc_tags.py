@@ -141,12 +141,19 @@ def _creator(elements: Elements, tag: str) -> str:
     return str(values[0] or "")
 
 
-def main_tags(elements: Elements, tags: Sequence[str], form: Format) -> dict[str, Any]:
-    """Those of `tags` that the elements have."""
-    picked = {tag: elements[tag] for tag in tags if tag in elements}
-    if form != "Human":
-        return formatted(picked, form, max_text=1 << 16)
-    return {
-        keyword_of(tag): text_of(element) if element["vr"] != "SQ" else formatted({tag: element}, form)[keyword_of(tag)]
-        for tag, element in picked.items()
-    }
+def main_tags(elements: Elements, tags: Sequence[str], form: Format, max_text: int = MAX_TEXT) -> dict[str, Any]:
+    """Those of `tags` that the elements have, but for longer texts."""
+    found: dict[str, Any] = {}
+    for tag in tags:
+        element = elements.get(tag)
+        if element is None:
+            continue
+        if form == "Human" and element["vr"] != "SQ":
+            text = text_of(element)
+            if text is not None and len(text) <= max_text:
+                found[keyword_of(tag) or spelled_tag(tag)] = text
+            continue
+        for name, value in formatted({tag: element}, form, max_text=max_text).items():
+            if (value["Value"] if form == "Full" else value) is not None:
+                found[name] = value
+    return found

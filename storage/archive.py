@@ -28,6 +28,7 @@ from storage.settings import Settings
 from storage.slides import SlideIndex
 from storage.spool import Spool
 from storage.study_objects import StudyObjects
+from storage.tag_sets import TagService
 from storage.transcoding import TranscodeService
 from storage.user_metadata import MetadataService
 from storage.worklist import WorklistService
@@ -72,6 +73,7 @@ class Archive:
     metadata: MetadataService
     attachments: AttachmentService
     changes: ChangeService
+    tags: TagService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -155,4 +157,5 @@ async def open_archive(settings: Settings) -> Archive:
         metadata=MetadataService(settings, db),
         attachments=AttachmentService(settings, db, objects),
         changes=ChangeService(db),
+        tags=TagService(db, objects),
     )

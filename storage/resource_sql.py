@@ -64,7 +64,7 @@ _UPDATED: Final[dict[Level, str]] = {
 # `own`: where the attributes of the level are; of a series one more is in what its instances share.
 _OWN: Final[dict[Level, str]] = {
     Level.PATIENT: "p.attributes::text AS own",
-    Level.STUDY: "t.attributes::text AS own, p.attributes::text AS upper",
+    Level.STUDY: "t.attributes::text AS own",
     Level.SERIES: """s.attributes::text AS own, substring(s.shared FROM '(?n)^"00200037":.*$') AS orientation,
         t.attributes->'00080201' AS timezone""",
     Level.INSTANCE: """i.attributes::text AS own, i.sop_uid, i.series AS series_key,

@@ -43,6 +43,7 @@ _CHILDREN: Final = {Level.PATIENT: "Studies", Level.STUDY: "Series", Level.SERIE
 _RANK: Final = tuple(Level)
 _ORIGIN: Final = {"rest": "RestApi", "dimse": "DicomProtocol", "stow": "Plugins"}
 _ROWS: Final = 500
+_LONGEST: Final = 1 << 16
 
 Description = dict[str, Any]
 
@@ -63,6 +64,17 @@ class View:
 
     parts: Parts = PLAIN
     form: Format = "Human"
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceStatistics:
+    """What is in a resource; `bytes` of files, `attached` of attachments."""
+
+    studies: int
+    series: int
+    instances: int
+    bytes: int
+    attached: int
 
 
 class ResourceService:
@@ -145,6 +157,14 @@ class ResourceService:
         known = {self.metadata_kinds.number(name): value for name, value in numbers.items()}
         return {number: value for number, value in known.items() if number is not None}
 
+    async def statistics(self, access: Access, resource: Resource) -> ResourceStatistics:
+        """How much is in a resource. Raises NotFound."""
+        access.require("dicom.search", "dicom.read")
+        row = await self._db.fetch_row("resource_statistics", access.tenant, resource.level, resource.id)
+        if row is None:
+            raise NotFound(f"no such {resource.level}")
+        return ResourceStatistics(**dict(row))
+
     async def lookup(self, access: Access, text: str) -> list[Resource]:
         """The resources with that PatientID or UID, in any case of its letters."""
         access.require("dicom.search")
@@ -181,7 +201,7 @@ class ResourceService:
             found["Attachments"] = _attached(level, row)
         if parts.requested:
             asked = parse(row["requested"])
-            found["RequestedTags"] = main_tags(asked, [tag for tag in parts.requested if tag in asked], view.form)
+            found["RequestedTags"] = main_tags(asked, parts.requested, view.form, _LONGEST)
         return found
 
     def _metadata(self, level: Level, row: Record, noted: Mapping[str, str]) -> dict[str, str]:
@@ -214,7 +234,7 @@ def _add_main_tags(
 ) -> None:
     own: Mapping[str, Any] = parse(row["own"])
     if level is Level.STUDY:
-        found["PatientMainDicomTags"] = main_tags(parse(row["upper"]), MAIN_TAGS[Level.PATIENT], form)
+        found["PatientMainDicomTags"] = main_tags(own, MAIN_TAGS[Level.PATIENT], form)
     elif level is Level.SERIES:
         own = _of_series(own, row)
     elif level is Level.INSTANCE:
