@@ -27,9 +27,6 @@ from api.routes import (
     jobs,
     ohif,
     orthanc,
-    orthanc_attached,
-    orthanc_changes,
-    orthanc_resources,
     pages,
     qido,
     rendered,
@@ -48,6 +45,7 @@ from api.routing import Operation, RouteTree
 from api.uploads import MemoryBudget
 from api.websocket import Sockets
 from dicomweb.errors import ArchiveError, BadRequest, NotFound
+from dimse_bridge.scu import Requestor
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
 from wsi.annotations import AnnotationService
@@ -71,9 +69,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *wsi_frames.OPERATIONS,
     *jobs.OPERATIONS,
     *orthanc.OPERATIONS,
-    *orthanc_attached.OPERATIONS,
-    *orthanc_changes.OPERATIONS,
-    *orthanc_resources.OPERATIONS,
     *downloads.OPERATIONS,
     *health.OPERATIONS,
     *pages.OPERATIONS,
@@ -101,7 +96,7 @@ class Anor(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
-    def open_front(self, settings: Settings, archive: Archive, metrics: Metrics) -> None:
+    def open_front(self, settings: Settings, archive: Archive, requestor: Requestor, metrics: Metrics) -> None:
         """Begin to answer from `archive`."""
 
         @cache
@@ -120,6 +115,7 @@ class Anor(FastAPI):
             tiles,
             AnnotationService(archive),
             SegmentationService(archive, tiles),
+            requestor,
         )
         self.front = FrontDoor(RouteTree(OPERATIONS, settings.dicomweb_root), services, super().__call__)
 
@@ -132,11 +128,13 @@ def create_app(settings: Settings) -> Anor:
         archive = await open_archive(settings)
         metrics = Metrics(settings.data / "metrics", archive.counters)
         metrics.start()
+        requestor = Requestor(archive)
         try:
-            cast("Anor", app).open_front(settings, archive, metrics)
+            cast("Anor", app).open_front(settings, archive, requestor, metrics)
             yield
         finally:
             await metrics.stop()
+            await requestor.close()
             await archive.close()
 
     app = Anor(

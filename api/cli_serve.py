@@ -27,6 +27,7 @@ from storage.settings import Settings, check_exposure
 
 if TYPE_CHECKING:
     from api.app import Anor
+    from dimse_bridge.server import Doors
 
 log = logging.getLogger("anor.serve")
 
@@ -40,7 +41,7 @@ def run_all(settings: Settings) -> int:
     guarded(lambda: check_exposure(settings.host, insecure=settings.insecure))
     _prepare(settings)
     listeners, settings = _bind(settings)
-    settings = _with_dimse_port(settings)
+    doors, settings = _dimse_doors(settings)
     application = _Application(settings)
     postgres = None
     signal.signal(signal.SIGTERM, _interrupt)  # until the supervisor waits for signals itself
@@ -54,11 +55,11 @@ def run_all(settings: Settings) -> int:
         _migrate(database_url(settings))
         parts = [
             *_http_parts(application, listeners),
-            Part("DIMSE", lambda: _dimse(settings)),
+            *_dimse_parts(settings, doors),
             Part("worker", lambda: _worker(settings)),
         ]
-        supervisor = Supervisor(parts, postgres, listeners, settings.shutdown_timeout)
-        return _supervise(supervisor, settings, begin)
+        supervisor = Supervisor(parts, postgres, listeners, settings.shutdown_timeout, doors.sockets)
+        return _supervise(supervisor, settings, begin, doors)
     except (EmbeddedError, ArchiveError) as error:
         fail(error)
     except KeyboardInterrupt:
@@ -76,7 +77,7 @@ def run_api(settings: Settings) -> int:
     _require_migrated(settings)
     listeners, settings = _bind(settings)
     parts = _http_parts(_Application(settings), listeners)
-    return _supervise(Supervisor(parts, None, listeners, settings.shutdown_timeout), settings, begin, alone=True)
+    return _supervise(Supervisor(parts, None, listeners, settings.shutdown_timeout), settings, begin)
 
 
 def run_worker(settings: Settings) -> int:
@@ -85,9 +86,22 @@ def run_worker(settings: Settings) -> int:
 
 
 def run_dimse(settings: Settings) -> int:
-    """`anor dimse`: the DIMSE service in this process."""
+    """`anor dimse`: the DIMSE service alone, against a database that runs already."""
     guarded(lambda: check_exposure(settings.host, insecure=settings.insecure))
-    return _run_alone(settings, _dimse)
+    _prepare(settings)
+    _require_migrated(settings)
+    doors, settings = _dimse_doors(settings)
+    parts = _dimse_parts(settings, doors)
+    supervisor = Supervisor(parts, None, (), settings.shutdown_timeout, doors.sockets)
+    supervisor.start()
+    try:
+        if supervisor.await_ready(lambda: doors.board.ready, READY_TIMEOUT):
+            supervisor.run()
+    except StartError as error:
+        print(f"anor: {error}", file=sys.stderr)
+        supervisor.stop()
+        return 1
+    return 0 if supervisor.stop() else 1
 
 
 def _run_alone(settings: Settings, run: Callable[[Settings], int]) -> int:
@@ -159,14 +173,41 @@ def _bind(settings: Settings) -> tuple[list[socket.socket], Settings]:
     return listeners, dataclasses.replace(settings, http_port=listeners[0].getsockname()[1])
 
 
-def _with_dimse_port(settings: Settings) -> Settings:
-    """A port that is taken is said at once; 0 becomes a free one."""
+def _dimse_doors(settings: Settings) -> tuple["Doors", Settings]:
+    """The sockets that the DIMSE processes share. A port that is taken is said at once; 0 becomes a free one."""
+    from dimse_bridge.peers import Board
+    from dimse_bridge.server import Doors
+
+    tls = None
     try:
-        [probe] = listen(settings.host, settings.dimse_port, 1)
+        [plain] = listen(settings.host, settings.dimse_port, 1)
+        settings = dataclasses.replace(settings, dimse_port=plain.getsockname()[1])
+        if settings.dimse_tls_port is not None:
+            [tls] = listen(settings.host, settings.dimse_tls_port, 1)
+            settings = dataclasses.replace(settings, dimse_tls_port=tls.getsockname()[1])
     except ListenError as error:
         fail(error)
-    with probe:
-        return dataclasses.replace(settings, dimse_port=probe.getsockname()[1])
+    return Doors(plain, tls, Board(settings.dimse_processes, settings.dimse_associations)), settings
+
+
+def _dimse_parts(settings: Settings, doors: "Doors") -> list[Part]:
+    """The DIMSE processes; certificates and users that cannot be used are said here, once for all of them."""
+    from dimse_bridge.server import Credentials, serve
+    from dimse_bridge.users import UsersError
+
+    try:
+        Credentials.of(settings)
+    except (ArchiveError, UsersError) as error:
+        fail(error)
+
+    def part(number: int) -> Part:
+        def run() -> int:
+            serve(settings, doors, number)
+            return 0
+
+        return Part(f"DIMSE process {number + 1}", run, shares=doors.sockets)
+
+    return [part(number) for number in range(settings.dimse_processes)]
 
 
 def _migrate(url: str) -> None:
@@ -187,16 +228,12 @@ def _require_migrated(settings: Settings) -> None:
         fail(error)
 
 
-def _dimse(settings: Settings) -> int:
-    from dimse_bridge.scp import serve
-
-    serve(settings)
-    return 0
-
-
 def _worker(settings: Settings) -> int:
     import uvloop
 
+    from dimse_bridge.commitment import handlers as commitment_handlers
+    from dimse_bridge.scu import Requestor
+    from dimse_bridge.tasks import handlers as dimse_handlers
     from storage.archive import open_archive
     from storage.worker import run_worker as work
     from wsi.tasks import handlers, steps
@@ -207,7 +244,13 @@ def _worker(settings: Settings) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         archive = await open_archive(settings)
         try:
-            await work(archive, stop, handlers(archive), steps(archive))
+            requestor = Requestor(archive)
+            dimse = {**dimse_handlers(requestor), **commitment_handlers(requestor)}
+            lanes = ((handlers(archive), 1), (dimse, settings.jobs_at_once))
+            try:
+                await work(archive, stop, lanes, steps(archive))
+            finally:
+                await requestor.close()
         finally:
             await archive.close()
 
@@ -216,15 +259,16 @@ def _worker(settings: Settings) -> int:
     return 0
 
 
-def _supervise(supervisor: Supervisor, settings: Settings, begin: float, *, alone: bool = False) -> int:
-    """Start, announce, look after, stop; the exit status."""
+def _supervise(supervisor: Supervisor, settings: Settings, begin: float, doors: "Doors | None" = None) -> int:
+    """Start, announce, look after, stop; the exit status. Without doors there is no DIMSE service."""
     state = settings.data / STATE_FILE
     status = 0
     supervisor.start()
     try:
-        ready = _http_answers if alone else _everything_answers
-        if supervisor.await_ready(lambda: ready(settings), READY_TIMEOUT):
-            _announce(settings, state, time.monotonic() - begin, alone=alone)
+        if supervisor.await_ready(
+            lambda: (doors is None or doors.board.ready) and _http_answers(settings), READY_TIMEOUT
+        ):
+            _announce(settings, state, time.monotonic() - begin, alone=doors is None)
             supervisor.run()
     except StartError as error:
         print(f"anor: {error}", file=sys.stderr)
@@ -233,16 +277,6 @@ def _supervise(supervisor: Supervisor, settings: Settings, begin: float, *, alon
         state.unlink(missing_ok=True)
         stopped = supervisor.stop()
     return status if stopped else 1
-
-
-def _everything_answers(settings: Settings) -> bool:
-    if not _http_answers(settings):
-        return False
-    try:
-        socket.create_connection((_reachable(settings.host), settings.dimse_port), timeout=10).close()
-    except OSError:
-        return False
-    return True
 
 
 def _http_answers(settings: Settings) -> bool:
@@ -287,6 +321,8 @@ def _announce(settings: Settings, state: Path, seconds: float, *, alone: bool) -
     ]
     if not alone:
         lines.append(f"  DIMSE       {settings.aet} at {host} port {settings.dimse_port}")
+    if not alone and settings.dimse_tls_port is not None:
+        lines.append(f"  DIMSE, TLS  {settings.aet} at {host} port {settings.dimse_tls_port}")
     if settings.insecure:
         lines.append(f"  WARNING     everyone who reaches {settings.host} can read and delete every study (--insecure)")
     print("\n".join(lines), flush=True)

@@ -56,6 +56,7 @@ TABLE: dict[type[domain.ArchiveError], Row] = {
     domain.Unavailable: Row(503, "The archive cannot answer now", 36),
     domain.CorruptObject: Row(500, "Stored data is damaged", 20),
     domain.BadPixels: Row(422, "The stored pixel data cannot be decoded", 15),
+    domain.PeerFailed: Row(500, "Another application entity failed", 9),
 }
 
 # Refusals that only HTTP knows; (slug, row).
@@ -68,11 +69,12 @@ INTERNAL = ("internal", Row(500, "The server failed", -1))
 HTTP_ONLY = (METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, HEADERS_TOO_LARGE, SLOW_BODY, STORAGE_FULL, INTERNAL)
 
 # Orthanc's `OrthancError` texts for the codes above.
-_ORTHANC_TEXT = {
+ORTHANC_TEXT = {
     -1: "Internal error",
     3: "Parameter out of range",
     4: "Not enough memory",
     8: "Bad request",
+    9: "Error in the network protocol",
     13: "Inexistent file",
     15: "Bad file format",
     16: "Timeout",
@@ -153,9 +155,9 @@ def orthanc_json(problem: Problem, method: str, path: str) -> bytes:
         {
             "HttpError": HTTPStatus(problem.status).phrase,
             "HttpStatus": problem.status,
-            "Message": _ORTHANC_TEXT[problem.orthanc],
+            "Message": ORTHANC_TEXT[problem.orthanc],
             "Method": method,
-            "OrthancError": _ORTHANC_TEXT[problem.orthanc],
+            "OrthancError": ORTHANC_TEXT[problem.orthanc],
             "OrthancStatus": problem.orthanc,
             "Uri": path,
             "Details": problem.detail,

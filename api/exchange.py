@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from api.routing import Operation
     from api.uploads import MemoryBudget
     from api.websocket import Sockets
+    from dimse_bridge.scu import Requestor
     from storage.archive import Archive
     from wsi.annotations import AnnotationService
     from wsi.segmentations import SegmentationService
@@ -56,6 +57,7 @@ class Services:
     tiles: "TileService"
     annotations: "AnnotationService"
     segmentations: "SegmentationService"
+    requestor: "Requestor"
 
 
 class Exchange:

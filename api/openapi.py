@@ -18,7 +18,13 @@ from dicomweb.errors import (
 
 _PROBLEM = "application/problem+json"
 _TEXTS = {
+    "answer": "number of an answer, from 0",
     "job": "identifier of a job",
+    "label": "letters, digits, - and _",
+    "key": "name of what a job left",
+    "modality": "name of a declared application entity",
+    "query": "identifier of a query",
+    "transaction": "Transaction UID",
     "study": "Study Instance UID",
     "series": "Series Instance UID",
     "instance": "SOP Instance UID",
@@ -29,7 +35,7 @@ _TEXTS = {
     "workitem": "SOP Instance UID of the workitem",
     "aet": "AE title of the subscriber",
     "build": "digest of the installed viewer",
-    "name": "name of a file of the viewer",
+    "name": "name of a file, of metadata or of an attachment",
     "page": "route of the viewer's own",
     "group": "Annotation Group Number",
     "level": "number of a level",

@@ -42,6 +42,7 @@ class Part:
     name: str
     run: Callable[[], int]
     listener: socket.socket | None = None  # the one of the supervisor's listening sockets that it keeps
+    shares: Sequence[socket.socket] = ()  # those of the supervisor's shared ones that it keeps
 
 
 @dataclass(slots=True)
@@ -61,6 +62,7 @@ class Supervisor:
     postgres: EmbeddedPostgres | None = None
     listeners: Sequence[socket.socket] = ()
     shutdown_timeout: float = 60.0
+    shared: Sequence[socket.socket] = ()  # listening sockets that several parts accept from
     _children: list[_Child] = field(default_factory=list)
     _postgres_due: float = 0.0
 
@@ -103,7 +105,7 @@ class Supervisor:
 
     def stop(self) -> bool:
         """End the children, then PostgreSQL; False where a child had to be killed. A second signal hurries."""
-        for listener in self.listeners:
+        for listener in (*self.listeners, *self.shared):
             listener.close()
         for child in self._children:
             if child.pid:
@@ -168,8 +170,8 @@ class Supervisor:
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            for listener in self.listeners:
-                if listener is not child.part.listener:
+            for listener in (*self.listeners, *self.shared):
+                if listener is not child.part.listener and listener not in child.part.shares:
                     listener.close()
             if self.postgres is not None:
                 self.postgres.leave()

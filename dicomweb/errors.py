@@ -162,3 +162,13 @@ class WorkitemConflict(WorkitemRefused):
     """The request does not fit the state in which the Unified Procedure Step is now."""
 
     slug = "workitem-conflict"
+
+
+class PeerFailed(ArchiveError):
+    """Another application entity cannot be reached, or did not do what it was asked; `status` is what it answered."""
+
+    slug = "peer-failed"
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status

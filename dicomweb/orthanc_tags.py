@@ -153,7 +153,6 @@ def main_tags(elements: Elements, tags: Sequence[str], form: Format, max_text: i
             if text is not None and len(text) <= max_text:
                 found[keyword_of(tag) or spelled_tag(tag)] = text
             continue
-        for name, value in formatted({tag: element}, form, max_text=max_text).items():
-            if (value["Value"] if form == "Full" else value) is not None:
-                found[name] = value
+        shown = formatted({tag: element}, form, max_text=max_text).items()
+        found |= {name: value for name, value in shown if (value["Value"] if form == "Full" else value) is not None}
     return found

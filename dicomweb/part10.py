@@ -26,7 +26,7 @@ from dicomweb.uids import is_uid
 from dicomweb.values import bulk_reference, first_text
 from dicomweb.walker import Walker
 
-__all__ = ["Identifiers", "Memo", "PixelInfo", "Scan", "ScanLimits", "identifiers", "scan"]
+__all__ = ["Identifiers", "Memo", "PixelInfo", "Scan", "ScanLimits", "dataset_json", "identifiers", "scan"]
 
 _CODINGS: Final = {"1.2.840.10008.1.2": IMPLICIT_LITTLE, "1.2.840.10008.1.2.2": EXPLICIT_BIG}
 # Deflated Explicit VR Little Endian, JPIP Referenced Deflate, JPIP HTJ2K Referenced Deflate (PS3.5 A.5, A.7, A.12).
@@ -97,6 +97,26 @@ def _walk(
     available = b'"%08X":{"vr":"UI","Value":["%b"]}' % (AVAILABLE, meta.transfer_syntax.encode())
     walker = Walker(buffer, limits, coding, meta.sop_uid, version, values=values)
     return ElementWalk(buffer, start, coding, limits, walker, memo, MetadataBuilder(available))
+
+
+def dataset_json(encoded: bytes, transfer_syntax: str, limits: ScanLimits = _DEFAULT_LIMITS) -> bytes:
+    """A data set without a file around it, as messages carry it (PS3.7), as one DICOM JSON object.
+
+    Functional groups are left out, and values that a file would serve as bulk data are refused. `transfer_syntax` is
+    not a deflated one. Raises BadDicom, which names the attribute, or TooLarge.
+    """
+    meta = FileMeta(transfer_syntax, "", "", 0, ())
+    values = not _CODINGS.get(transfer_syntax, EXPLICIT_LITTLE).big
+    walk = _walk(encoded, 0, meta, limits, "", Memo(), values=values)
+    try:
+        walk.walk()
+    except Unsure:
+        values = False
+        walk = _walk(encoded, 0, meta, limits, "", Memo(), values=values)
+        walk.walk()
+    if not values:
+        _ask_pydicom(walk)
+    return b"{" + b",".join(text for text in walk.elements.values() if text) + b"}"
 
 
 @dataclass(frozen=True, slots=True)

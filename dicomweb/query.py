@@ -16,7 +16,7 @@ from dicomweb.tags import Level
 from dicomweb.temporal import period
 from dicomweb.uids import checked_uid, is_uid
 
-Kind = Literal["exact", "list", "wildcard", "range", "universal"]
+Kind = Literal["exact", "list", "wildcard", "range", "empty", "universal"]
 Path = tuple[str, ...]
 
 MAX_VALUES = 1000
@@ -49,14 +49,15 @@ class Match:
     """One condition. `path`: upper-hex tags from the outermost sequence inwards.
 
     `values` by kind: exact = (value,); list = two or more, any of which may match; wildcard = (pattern,) with `*` and
-    `?`; range = (low, high), both inclusive, "" for an open end, compared as bytes (see dicomweb.temporal); universal
-    = ().
+    `?`; range = (low, high), both inclusive, "" for an open end, compared as bytes (see dicomweb.temporal); empty and
+    universal = (). `time`: the tag of the time that follows the date at `path`, when the range is one of both together.
     """
 
     path: Path
     vr: str
     kind: Kind
     values: tuple[str, ...]
+    time: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,15 @@ class Key:
 class Options:
     """How keys are read. `commas`: a comma separates list values (QIDO-RS); `every_value`: Multiple Value Matching.
 
-    `strict`: a key that the level cannot be matched by is BadQuery, not left out with a warning.
+    `empty_value`: `""` finds what has no value (PS3.4 C.2.2.2.7). `date_time`: ranges of a date and of the time that
+    belongs to it are one range (PS3.4 C.2.2.2.5.3). `strict`: a key that the level cannot be matched by is BadQuery,
+    not left out with a warning.
     """
 
     commas: bool = False
     every_value: bool = False
+    empty_value: bool = False
+    date_time: bool = False
     strict: bool = False
 
 
@@ -169,6 +174,8 @@ def matches_of(key: Key, options: Options = Options()) -> tuple[tuple[Match, ...
     texts = _clean(key, vr)
     if not texts:
         return (Match(key.path, vr, "universal", ()),), False
+    if options.empty_value and texts == ['""']:
+        return (Match(key.path, vr, "empty", ()),), False
     if vr in _NEVER_MATCHED:
         raise _bad(key, "cannot be matched with a value")
     if vr in ("DA", "TM", "DT"):
@@ -266,6 +273,21 @@ _UIDS_BELOW: dict[Level, frozenset[Path]] = {
     Level.SERIES: frozenset({("00080018",)}),
 }
 _CHARACTER_SET, _TIMEZONE = "00080005", "00080201"
+# The time that belongs to a date, for ranges of both together.
+_TIME_OF = {
+    "00080012": "00080013",
+    "00080020": "00080030",
+    "00080021": "00080031",
+    "00080022": "00080032",
+    "00080023": "00080033",
+    "00181200": "00181201",
+    "00320032": "00320033",
+    "00400002": "00400003",
+    "00400004": "00400005",
+    "00400244": "00400245",
+    "00400250": "00400251",
+    "00402004": "00402005",
+}
 
 
 def level_of_key(tag: str) -> Level:
@@ -318,7 +340,7 @@ class _Builder:
         if offset:
             self.warnings[TIMEZONE_UNSUPPORTED] = None
         for match in wanted:
-            self.matches[Match(path, match.vr, match.kind, match.values)] = None
+            self.matches[replace(match, path=path)] = None
 
     def _unsupported(self, key: Key) -> None:
         """An unsupported optional key of C-FIND (PS3.4 C.4.1.1.4, 0xFF01) is answered without it, and said so."""
@@ -332,6 +354,21 @@ class _Builder:
         at_level = _at_level(self.level, path)
         if at_level is not None:
             self.fields[at_level] = None
+
+
+def together(matches: Iterable[Match]) -> tuple[Match, ...]:
+    """The matches with those of a date and of its time as one: from a time of the first day to a time of the last."""
+    found = {match.path: match for match in matches if match.vr in ("DA", "TM") and match.kind in ("range", "exact")}
+    joined, gone = {}, set()
+    for path, date in found.items():
+        tag = _TIME_OF.get(path[-1], "")
+        time = found.get((*path[:-1], tag))
+        if time is not None:
+            low, high = date.values[0], date.values[-1]
+            moments = low and low + time.values[0], high and high + (time.values[-1] or "~")
+            joined[path] = Match(path, "DT", "range", moments, tag)
+            gone.add(time)
+    return tuple(joined.get(match.path, match) for match in matches if match not in gone)
 
 
 def assemble(base: Query, keys: Iterable[Key], *, fields: Iterable[Path] = (), options: Options = Options()) -> Query:
@@ -354,4 +391,5 @@ def assemble(base: Query, keys: Iterable[Key], *, fields: Iterable[Path] = (), o
         raise BadQuery(f"the query has more than {MAX_KEYS} match parameters")
     if len(builder.fields) > MAX_FIELDS:
         raise BadQuery(f"the query includes more than {MAX_FIELDS} fields", attribute="includefield")
-    return replace(base, matches=tuple(builder.matches), fields=tuple(builder.fields), warnings=tuple(builder.warnings))
+    matches = together(builder.matches) if options.date_time else tuple(builder.matches)
+    return replace(base, matches=matches, fields=tuple(builder.fields), warnings=tuple(builder.warnings))

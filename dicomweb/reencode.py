@@ -1,5 +1,7 @@
 """Native syntaxes as Explicit VR Little Endian, the only one of them that may leave over the web (PS3.18 8.7.3).
 
+Over associations Implicit VR Little Endian leaves as well, which every application entity takes (PS3.5 10.1).
+
 Only the header goes through pydicom; pixel data are passed on, or byte-swapped piece by piece. Every function takes
 bytes that the scanner accepted before, so that nesting and lengths are known to be sane.
 """
@@ -12,24 +14,26 @@ from io import BytesIO
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID
 
 from dicomweb.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
 
 _SWAP_TYPE = {2: "H", 4: "I", 8: "Q"}
 _WORDS = frozenset(("OW", "OF", "OL", "OD", "OV"))
 _PIXEL_HEAD = struct.Struct("<HH2sHL")
+_IMPLICIT_HEAD = struct.Struct("<HHL")
 
 
-def header_as_explicit(head: bytes) -> bytes:
-    """A Part 10 file that ends before its pixel data (or has none), rewritten as Explicit VR Little Endian."""
+def header_as_native(head: bytes, target: str) -> bytes:
+    """A Part 10 file that ends before its pixel data (or has none), rewritten as explicit or implicit little endian."""
     dataset = dcmread(BytesIO(head))
     if not dataset.original_encoding[1]:
         swap_words(dataset)
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = UID(target)
     name_writer(dataset.file_meta)
     out = BytesIO()
-    dcmwrite(out, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    dcmwrite(out, dataset, implicit_vr=target == IMPLICIT_LE, little_endian=True, enforce_file_format=True)
     return out.getvalue()
 
 
@@ -47,8 +51,10 @@ def swap_words(dataset: Dataset) -> None:
             element.value = swapped(element.value, word)
 
 
-def pixel_head(vr: str, length: int) -> bytes:
+def pixel_head(vr: str, length: int, target: str = EXPLICIT_LE) -> bytes:
     """The header of a native (7FE0,0010) element; `length` is even."""
+    if target == IMPLICIT_LE:
+        return _IMPLICIT_HEAD.pack(0x7FE0, 0x0010, length)
     return _PIXEL_HEAD.pack(0x7FE0, 0x0010, vr.encode(), 0, length)
 
 

@@ -86,6 +86,11 @@ def parse(body: bytes) -> Dataset:
     return _dataset(found, 0)
 
 
+def dataset_of(members: Dataset) -> Dataset:
+    """A data set that came another way, checked and written as `parse` does it. Raises WorkitemRefused."""
+    return _dataset(members, 0)
+
+
 def _dataset(members: Dataset, depth: int) -> Dataset:
     if depth > MAX_DEPTH:
         raise WorkitemRefused(f"sequences are nested more than {MAX_DEPTH} levels deep")

@@ -1,14 +1,13 @@
-"""Which presentation contexts are accepted (PS3.8 9.3.3.2): storage classes that belong to a patient, any encoding."""
+"""Which presentation contexts are accepted (PS3.8 9.3.3.2): those of services, and of storage in any encoding."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary  # the only list of all registered UIDs
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
-PATIENT_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
-STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
@@ -16,7 +15,7 @@ DEFLATED_LE: Final = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BE: Final = "1.2.840.10008.1.2.2"
 
 # Not in pynetdicom's list: retired classes that old modalities and archives still send, and those of DICOS and DICONDE.
-# Objects without a patient (hanging protocols, implant templates, colour palettes) have no study to be stored in.
+# Not taken are objects without a patient (hanging protocols, implant templates, colour palettes): they have no study.
 _MORE_STORAGE: Final = frozenset(
     "1.2.840.10008.5.1.4.1.1." + tail
     for tail in (
@@ -42,7 +41,7 @@ TRANSFER_SYNTAXES: Final = (
 )
 # Among native encodings the explicit ones are read without guessing a VR.
 _NATIVE: Final = {EXPLICIT_LE: 0, DEFLATED_LE: 1, IMPLICIT_LE: 2, EXPLICIT_BE: 3}
-# Queries are small: nothing to deflate, and nothing that could inflate.
+# Identifiers are small: nothing to deflate, and nothing that could inflate.
 _MESSAGE: Final = (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)
 
 
@@ -62,25 +61,37 @@ def _storage_syntaxes(proposals: list[list[str]]) -> list[str]:
     return native + compressed
 
 
-def acceptable(requested: Iterable[PresentationContext]) -> list[PresentationContext]:
-    """What this archive supports out of what a peer requests: one context per abstract syntax.
+@dataclass(frozen=True, slots=True)
+class Supported:
+    """The abstract syntaxes that an acceptor takes."""
 
-    Built from the request, as the full list (200 classes with 50 encodings each) would be copied for every association.
-    """
-    proposed: dict[str, list[list[str]]] = {}
-    for context in requested:
-        proposed.setdefault(str(context.abstract_syntax), []).append([str(uid) for uid in context.transfer_syntax])
-    supported = []
-    for abstract, proposals in proposed.items():
-        if abstract in STORAGE_CLASSES:
-            usable = _storage_syntaxes(proposals)
-        elif abstract in (VERIFICATION, PATIENT_ROOT_FIND, STUDY_ROOT_FIND):
-            usable = [uid for uid in _MESSAGE if any(uid in syntaxes for syntaxes in proposals)]
-        else:
-            continue
-        if usable:
-            context = PresentationContext()
-            context.abstract_syntax = abstract
-            context.transfer_syntax = list(usable)
-            supported.append(context)
-    return supported
+    storage: Container[str]
+    services: Container[str]
+
+    def out_of(self, requested: Iterable[PresentationContext]) -> list[PresentationContext]:
+        """What is supported out of what a peer requests: one context per abstract syntax.
+
+        Built from the request, as the full list (200 classes with 50 encodings each) would be copied for every
+        association.
+        """
+        proposed: dict[str, list[list[str]]] = {}
+        for context in requested:
+            proposed.setdefault(str(context.abstract_syntax), []).append([str(uid) for uid in context.transfer_syntax])
+        supported = []
+        for abstract, proposals in proposed.items():
+            stored = abstract in self.storage
+            if stored:
+                usable = _storage_syntaxes(proposals)
+            elif abstract in self.services:
+                usable = [uid for uid in _MESSAGE if any(uid in syntaxes for syntaxes in proposals)]
+            else:
+                continue
+            if usable:
+                context = PresentationContext()
+                context.abstract_syntax = abstract
+                context.transfer_syntax = list(usable)
+                if stored:
+                    # A peer that gets (C-GET) proposes to be the SCP of what we then send (PS3.7 D.3.3.4).
+                    context.scu_role = context.scp_role = True
+                supported.append(context)
+        return supported

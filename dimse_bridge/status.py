@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from pynetdicom.dimse_primitives import DIMSEPrimitive
+
 from dicomweb.errors import (
     ArchiveError,
     BadDicom,
@@ -14,14 +16,27 @@ from dicomweb.errors import (
     NotFound,
     TooLarge,
     Unavailable,
+    WorkitemRefused,
 )
 
 SUCCESS: Final = 0x0000
 PROCESSING_FAILURE: Final = 0x0110
+DUPLICATE_INSTANCE: Final = 0x0111
+NO_SUCH_INSTANCE: Final = 0x0112
+INVALID_ARGUMENT: Final = 0x0115
+CLASS_INSTANCE_CONFLICT: Final = 0x0119
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
 NOT_AUTHORISED: Final = 0x0124
+NO_SUCH_ACTION: Final = 0x0123
+DUPLICATE_TRANSACTION: Final = 0x0131
+UNRECOGNISED_OPERATION: Final = 0x0211
+RESOURCE_LIMITATION: Final = 0x0213
 OUT_OF_RESOURCES: Final = 0xA700
+CANNOT_COUNT: Final = 0xA701  # out of resources: the number of matches is not known
+SUB_OPERATIONS_FAILED: Final = 0xA702
+UNKNOWN_DESTINATION: Final = 0xA801
 MISMATCH: Final = 0xA900
+SUB_OPERATIONS_WARNING: Final = 0xB000
 CANNOT_UNDERSTAND: Final = 0xC000
 DUPLICATE: Final = 0xC111  # 0x0111 belongs to N-CREATE; senders of C-STORE handle the Cxxx range (PS3.4 B.2.3)
 CANCELLED: Final = 0xFE00
@@ -50,6 +65,14 @@ _FIND: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
     (CorruptObject, OUT_OF_RESOURCES),
     (Forbidden, NOT_AUTHORISED),
 )
+# PS3.7 annex C (N-CREATE, N-SET, N-GET); what breaks a rule brings its own status.
+_STEP: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
+    (NotFound, NO_SUCH_INSTANCE),
+    (TooLarge, RESOURCE_LIMITATION),
+    (Unavailable, RESOURCE_LIMITATION),
+    (Forbidden, NOT_AUTHORISED),
+    (ArchiveError, PROCESSING_FAILURE),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +89,19 @@ def comment(text: str) -> str:
     return plain if len(plain) <= MAX_COMMENT else plain[: MAX_COMMENT - 3] + "..."
 
 
+# PS3.7 10.1 and annex C: the N-services.
+_NORMALISED: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
+    (Conflict, DUPLICATE_INSTANCE),
+    (IdentityMismatch, CLASS_INSTANCE_CONFLICT),
+    (NotFound, NO_SUCH_INSTANCE),
+    (BadRequest, INVALID_ARGUMENT),
+    (BadDicom, INVALID_ARGUMENT),
+    (TooLarge, RESOURCE_LIMITATION),
+    (Unavailable, RESOURCE_LIMITATION),
+    (Forbidden, NOT_AUTHORISED),
+)
+
+
 def of_store(error: BaseException) -> Status:
     """The answer to a C-STORE that raised `error`; what is no domain error says nothing of itself."""
     return _of(error, _STORE)
@@ -74,6 +110,18 @@ def of_store(error: BaseException) -> Status:
 def of_find(error: BaseException) -> Status:
     """The answer to a C-FIND that raised `error`."""
     return _of(error, _FIND)
+
+
+def of_request(error: BaseException, request: DIMSEPrimitive) -> Status:
+    """The answer to a request other than C-STORE that raised `error`."""
+    return _of(error, _FIND if type(request).__name__.startswith("C_") else _NORMALISED)
+
+
+def of_step(error: BaseException) -> Status:
+    """The answer to an N-CREATE, N-SET or N-GET of a procedure step that raised `error`."""
+    if isinstance(error, WorkitemRefused) and error.failure_reason is not None:
+        return Status(error.failure_reason, comment(error.message))
+    return _of(error, _STEP)
 
 
 def _of(error: BaseException, table: tuple[tuple[type[ArchiveError], int], ...]) -> Status:

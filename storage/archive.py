@@ -6,9 +6,12 @@ from datetime import timedelta
 from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.archives import ArchiveService
+from storage.asked import AskedService
 from storage.attachments import AttachmentService
 from storage.changes import ChangeService
 from storage.channels import EventChannels
+from storage.commitment import CommitmentService
+from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
 from storage.embedded import attach
@@ -18,12 +21,15 @@ from storage.jobs import JobService
 from storage.labels import LabelService
 from storage.lifecycle import LifecycleService
 from storage.modalities import ModalityService
+from storage.modality_worklist import ModalityWorklistService
 from storage.objects import ObjectStore, open_store
+from storage.performed_steps import PerformedStepService
 from storage.pixels import PixelService
 from storage.rendering import RenderingService
 from storage.resources import ResourceService
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
+from storage.selection import SelectionService
 from storage.settings import Settings
 from storage.slides import SlideIndex
 from storage.spool import Spool
@@ -55,8 +61,10 @@ class Archive:
     ingest: IngestService
     search: SearchService
     retrieve: RetrieveService
+    selection: SelectionService
     pixels: PixelService
     transcode: TranscodeService
+    data_sets: DataSetService
     rendering: RenderingService
     slides: SlideIndex
     study_objects: StudyObjects
@@ -74,6 +82,10 @@ class Archive:
     attachments: AttachmentService
     changes: ChangeService
     tags: TagService
+    asked: AskedService
+    commitment: CommitmentService
+    modality_worklist: ModalityWorklistService
+    performed_steps: PerformedStepService
 
     def new_spool(self) -> Spool:
         """Where the bytes of one incoming instance go."""
@@ -110,6 +122,7 @@ class Archive:
         """Close connections; requests in flight fail."""
         self.decoders.close()
         await self.channels.close()
+        await self.jobs.close()
         await self.db.close()
         await self.objects.close()
 
@@ -132,6 +145,7 @@ async def open_archive(settings: Settings) -> Archive:
     transcode = TranscodeService(settings, retrieve, pixels, decoders)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
+    jobs = JobService(settings, db, objects)
     return Archive(
         settings=settings,
         db=db,
@@ -139,8 +153,10 @@ async def open_archive(settings: Settings) -> Archive:
         ingest=IngestService(settings, db, objects, slides),
         search=SearchService(db, objects),
         retrieve=retrieve,
+        selection=SelectionService(db, retrieve),
         pixels=pixels,
         transcode=transcode,
+        data_sets=DataSetService(retrieve, transcode),
         rendering=RenderingService(settings, retrieve, pixels),
         slides=slides,
         study_objects=StudyObjects(db, objects),
@@ -150,7 +166,7 @@ async def open_archive(settings: Settings) -> Archive:
         lifecycle=LifecycleService(db, timedelta(seconds=settings.tomb_grace_s)),
         worklist=WorklistService(settings, db, channels),
         channels=channels,
-        jobs=JobService(settings, db, objects),
+        jobs=jobs,
         modalities=ModalityService(settings, db),
         resources=ResourceService(settings, db),
         labels=LabelService(db),
@@ -158,4 +174,8 @@ async def open_archive(settings: Settings) -> Archive:
         attachments=AttachmentService(settings, db, objects),
         changes=ChangeService(db),
         tags=TagService(db, objects),
+        asked=AskedService(settings, db),
+        commitment=CommitmentService(settings, db, objects, jobs),
+        modality_worklist=ModalityWorklistService(settings, db),
+        performed_steps=PerformedStepService(settings, db),
     )

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import orjson
 
-from dicomweb.errors import BadPixels, NotAcceptable, NotFound
+from dicomweb.errors import BadPixels, NotAcceptable, NotFound, TooLarge
 from dicomweb.folders import file_name, patient_folder, series_folder, study_folder
 from dicomweb.pixels.encode import Quality
 from dicomweb.uids import parse_orthanc_id
@@ -50,6 +50,27 @@ class ArchiveService:
         if row is None:
             raise NotFound("no such instance")
         return instance_of(access.tenant, row["study_uid"], row)
+
+    async def instances(self, access: Access, identifiers: Sequence[str], limit: int) -> Sequence[tuple[str, str]]:
+        """SOP class and SOP instance of all that resources hold, each once.
+
+        Raises NotFound where one of the identifiers is none, TooLarge where there are more than `limit` instances.
+        """
+        access.require("dicom.read")
+        digests = [parse_orthanc_id(each) for each in identifiers]
+        known = {row["orthanc_id"] for row in await self._db.fetch("orthanc_known", access.tenant, digests)}
+        if not known.issuperset(digests):
+            raise NotFound("one of the resources does not exist")
+        rows = await self._db.fetch("orthanc_instances", access.tenant, digests, limit + 1)
+        if len(rows) > limit:
+            raise TooLarge(f"the resources hold more than {limit} instances")
+        return [(row["sop_class"], row["sop_uid"]) for row in rows]
+
+    async def parents(self, access: Access, instances: Sequence[str]) -> Sequence[tuple[str, str, str]]:
+        """Study, series and SOP instance of those instances that are stored."""
+        access.require("dicom.read", "dicom.delete")
+        rows = await self._db.fetch("located_instances", access.tenant, instances)
+        return [(row["study_uid"], row["series_uid"], row["sop_uid"]) for row in rows]
 
     async def folders(self, access: Access, level: Level, identifier: str) -> list[Folder]:
         """The series of a resource with that Orthanc identifier, each with a folder of its own. Raises NotFound."""

@@ -278,7 +278,7 @@ def database(settings: Settings) -> Iterator[str]:
 
 def connections_for(settings: Settings) -> int:
     """max_connections: the pools of all processes of `anor serve`, as many commands beside it, and a reserve."""
-    return (settings.workers + 4) * (settings.database_pool + 1) + 20
+    return (settings.workers + settings.dimse_processes + 3) * (settings.database_pool + 1) + 20
 
 
 def socket_directory(base: Path) -> Path:

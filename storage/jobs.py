@@ -1,12 +1,5 @@
-"""Jobs: work that outlives its request. They are rows, so that any process answers for any of them.
+"""Jobs: work that outlives its request. They are rows, so that any process answers for any of them."""
 
-A worker claims a job, says every few seconds that it lives and how far it is, and ends it; all three only where the row
-still names it. One that was killed is not heard of any more, and its job goes to another, which begins anew: what a job
-does can be repeated. A job that ended five workers is given up.
-"""
-
-import asyncio
-import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,48 +9,66 @@ from typing import Any, Final
 
 import orjson
 
-from dicomweb.errors import ArchiveError, BadQuery, Gone, NotFound, Unavailable
+from dicomweb.errors import BadQuery, Gone, NotFound, Unavailable
 from storage.access import Access
 from storage.db import Database
+from storage.job_watch import JobWatch
 from storage.objects import ObjectStore
 from storage.owned_objects import OwnedObjects
 from storage.settings import Settings
 from storage.spool import Spooled
-from storage.workplace import workplace
 
-log = logging.getLogger(__name__)
-
-_BEAT: Final = 5.0
-_LOST: Final = timedelta(seconds=30)
-_IDLE: Final = 1.0
-_ATTEMPTS: Final = 5
-_RETRY: Final = timedelta(seconds=15)
 # Seconds that a file which a job left can still be read after it was given up: downloads that have begun.
 _FILE_GRACE: Final = timedelta(hours=1)
 _BATCH: Final = 500
 MAX_PAGE: Final = 1000
-STATES: Final = ("pending", "running", "retry", "success", "failure")
+STATES: Final = ("pending", "running", "retry", "paused", "success", "failure")
 
 
 class JobFailed(Exception):
     """The job cannot be done; the message is for who asked for it."""
 
 
+class Postponed(Exception):
+    """The job is to be begun anew after some time, as often as it says so."""
+
+    def __init__(self, after: timedelta) -> None:
+        super().__init__()
+        self.after = after
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What there is to say of a job. `progress`: 0 to 1; `has_file`: it left a file that can be fetched."""
+    """What there is to say of a job.
+
+    `progress`: 0 to 1; `error_kind`: the slug of the error that ended it, "cancelled" or "failed"; `has_file`: it left
+    a file that can be fetched.
+    """
 
     id: str
     kind: str
     state: str
     progress: float
     attempts: int
+    priority: int
+    content: dict[str, Any]
     result: Any
     error: str | None
+    error_kind: str | None
+    user_data: Any
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     has_file: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The parts of a job: how many, how many are over, and how many of these have failed."""
+
+    total: int
+    over: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,7 @@ class JobService:
         self._objects = objects
         self._files = OwnedObjects(settings, db, objects)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
+        self._watch = JobWatch(db)
 
     async def create(
         self,
@@ -115,15 +127,25 @@ class JobService:
         *,
         once: str | None = None,
         waiting: int | None = None,
+        priority: int = 0,
+        user_data: Any = None,
+        items: Sequence[str] = (),
     ) -> str | None:
         """A new job; None where one was asked for under the name `once` before.
 
-        Raises Unavailable where `waiting` jobs of the kind are not over.
+        `items`: its parts, in order; those that one worker has done, the next does not do again. Raises Unavailable
+        where `waiting` jobs of the kind are not over.
         """
-        if waiting is not None and await self._db.fetch_value("job_waiting", access.tenant, kind, waiting) >= waiting:
-            raise Unavailable(f"{waiting} jobs of this kind wait already; ask again when some are done")
-        found: uuid.UUID | None = await self._create(access, kind, content, None, None, once)
+        if waiting is not None:
+            await self.require_room(access, kind, waiting)
+        more = (priority, None if user_data is None else orjson.dumps(user_data).decode(), items)
+        found: uuid.UUID | None = await self._create(access, kind, content, None, None, once, *more)
         return None if found is None else str(found)
+
+    async def require_room(self, access: Access, kind: str, waiting: int) -> None:
+        """Raise Unavailable where `waiting` jobs of the kind are not over."""
+        if await self._db.fetch_value("job_waiting", access.tenant, kind, waiting) >= waiting:
+            raise Unavailable(f"{waiting} jobs of this kind wait already; ask again when some are done")
 
     async def create_with(self, access: Access, kind: str, content: Mapping[str, Any], spooled: Spooled) -> str:
         """A new job for an upload, which is durable when this returns; releases the spool. Raises Unavailable."""
@@ -131,18 +153,18 @@ class JobService:
         assert upload is not None
         try:
             async with self._files.stored(access.tenant, upload, spooled.size) as key:
-                found: uuid.UUID | None = await self._create(access, kind, content, key, spooled.size, None)
+                found: uuid.UUID | None = await self._create(
+                    access, kind, content, key, spooled.size, None, 0, None, ()
+                )
         finally:
             spooled.release()
         if found is None:
             raise Unavailable("the upload took too long to be stored; send it again")
         return str(found)
 
-    async def _create(
-        self, access: Access, kind: str, content: Mapping[str, Any], key: str | None, size: int | None, once: str | None
-    ) -> Any:
+    async def _create(self, access: Access, kind: str, content: Mapping[str, Any], *more: Any) -> Any:
         text = orjson.dumps(content).decode()
-        return await self._db.fetch_value("job_create", access.tenant, kind, text, key, size, once)
+        return await self._db.fetch_value("job_create", access.tenant, kind, text, *more)
 
     async def get(self, access: Access, name: str) -> Job:
         """A job by its identifier. Raises NotFound."""
@@ -191,11 +213,48 @@ class JobService:
         job = await self.get(access.with_scope("jobs.read"), name)
         given = uuid.UUID(job.id)
         ended = await self._db.fetch_value(
-            "job_end", given, None, "failure", None, "cancelled", None, None, self._grace
+            "job_end", given, None, "failure", None, "cancelled", "cancelled", None, None, self._grace
         )
         if ended != "ended":
             await self._db.execute("job_cancel", access.tenant, given)
             await self._db.execute("job_drop_result", access.tenant, given, _FILE_GRACE)
+
+    async def pause(self, access: Access, name: str) -> bool:
+        """Let a job wait until it is resumed; whether it was not over."""
+        access.require("jobs.run")
+        return bool(await self._db.fetch_value("job_pause", access.tenant, _identifier(name)))
+
+    async def resume(self, access: Access, name: str) -> bool:
+        """Go on with a job; whether it was paused."""
+        access.require("jobs.run")
+        return bool(await self._db.fetch_value("job_resume", access.tenant, _identifier(name)))
+
+    async def resubmit(self, access: Access, name: str) -> bool:
+        """Try again what has failed of a job; whether it had failed."""
+        access.require("jobs.run")
+        return bool(await self._db.fetch_value("job_resubmit", access.tenant, _identifier(name)))
+
+    async def delete(self, access: Access, name: str) -> bool:
+        """Forget a job; whether it was over."""
+        access.require("jobs.run")
+        return bool(await self._db.fetch_value("job_delete", access.tenant, _identifier(name), _FILE_GRACE))
+
+    async def wait(self, access: Access, name: str) -> Job:
+        """A job when it is over; it goes on where the caller does not wait any more. Raises NotFound, Unavailable."""
+        job = await self.get(access, name)
+        if job.finished_at is None:
+            await self._watch.over(uuid.UUID(job.id))
+        return await self.get(access, name)
+
+    async def items(self, access: Access, jobs: Sequence[Job]) -> dict[str, Items]:
+        """How far the parts of jobs are; of jobs without parts nothing."""
+        access.require("jobs.read")
+        rows = await self._db.fetch("job_items_count", [uuid.UUID(job.id) for job in jobs])
+        return {str(row["job"]): Items(row["total"], row["over"], row["failed"]) for row in rows}
+
+    async def close(self) -> None:
+        """Stop watching jobs; who waits for one is cancelled."""
+        await self._watch.close()
 
     async def expire(self) -> int:
         """Forget finished jobs whose time is over, and files beyond what may be kept; how many jobs.
@@ -211,8 +270,9 @@ class JobService:
 
 def _job(row: Any) -> Job:
     said = dict(row)
-    result = None if said["result"] is None else orjson.loads(said["result"])
-    return Job(**said | {"id": str(said["id"]), "result": result})
+    for name in ("content", "result", "user_data"):
+        said[name] = None if said[name] is None else orjson.loads(said[name])
+    return Job(**said | {"id": str(said["id"])})
 
 
 def _identifier(name: str) -> uuid.UUID:
@@ -220,128 +280,3 @@ def _identifier(name: str) -> uuid.UUID:
         return uuid.UUID(name)
     except ValueError:
         raise NotFound("no such job") from None
-
-
-class JobRunner:
-    """Works on jobs, one at a time. `handlers` by kind."""
-
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, handlers: Mapping[str, Handler]) -> None:
-        self._data = settings.data
-        self._db = db
-        self._files = OwnedObjects(settings, db, objects)
-        self._handlers = handlers
-        self._worker = uuid.uuid4()
-        self._grace = timedelta(seconds=settings.tomb_grace_s)
-
-    async def run(self) -> None:
-        """Until it is cancelled; what it works on then goes back to the others."""
-        while True:
-            try:
-                busy = await self.step()
-            except ArchiveError as error:
-                log.warning("jobs cannot be claimed: %s", error.message)
-                busy = False
-            if not busy:
-                await asyncio.sleep(_IDLE)
-
-    async def step(self) -> bool:
-        """Work on the next job, if there is one."""
-        row = await self._db.fetch_row("job_claim", list(self._handlers), self._worker, _LOST)
-        if row is None:
-            return False
-        said = dict(row)
-        job = Claimed(
-            **said
-            | {"id": str(said["id"]), "content": orjson.loads(said["content"]), "object_size": said["object_size"] or 0}
-        )
-        if job.attempts > _ATTEMPTS:
-            await self._end(job, "failure", None, f"given up: {_ATTEMPTS} workers died of it")
-        else:
-            await self._work(job)
-        return True
-
-    async def _work(self, job: Claimed) -> None:
-        fraction = 0.0
-
-        def progress(value: float) -> None:
-            nonlocal fraction
-            fraction = value
-
-        work = asyncio.ensure_future(self._do(job, progress))
-        beats = asyncio.create_task(self._beat(job, work, lambda: fraction))
-        try:
-            await work
-        except asyncio.CancelledError:
-            if not beats.done():  # we are asked to stop, not the job
-                beats.cancel()
-                work.cancel()
-                await asyncio.wait([work])
-                await self._release(job, timedelta(0), blameless=True)
-                raise
-            if await beats:
-                await self._end(job, "failure", None, "cancelled")
-        except JobFailed as error:
-            await self._end(job, "failure", None, str(error))
-        except Unavailable as error:
-            if job.attempts >= _ATTEMPTS:
-                await self._end(job, "failure", None, error.message)
-            else:
-                await self._release(job, _RETRY * job.attempts, blameless=False)
-        except ArchiveError as error:
-            await self._end(job, "failure", None, error.message)
-        except Exception as error:
-            log.exception("a job failed")
-            await self._end(job, "failure", None, f"internal error ({type(error).__name__})")
-        finally:
-            beats.cancel()
-
-    async def _do(self, job: Claimed, progress: Progress) -> None:
-        """The work, and its end where that is a good one."""
-        async with workplace(self._data, job.id) as folder:
-            done = await self._handlers[job.kind](job, folder, progress)
-            if done.file is None:
-                await self._end(job, "success", done.result, None)
-                return
-            size = done.file.stat().st_size
-            async with self._files.stored(job.tenant, done.file, size) as key:
-                if await self._end(job, "success", done.result, None, key, size) == "late":
-                    raise Unavailable("the file that the job made took too long to be stored")
-
-    async def _beat(self, job: Claimed, work: "asyncio.Future[Any]", fraction: Callable[[], float]) -> bool:
-        """Say that we live, until the job is to be cancelled (True) or belongs to another worker (False)."""
-        while True:
-            await asyncio.sleep(_BEAT)
-            try:
-                row = await self._db.fetch_row("job_beat", uuid.UUID(job.id), self._worker, fraction())
-            except ArchiveError as error:
-                log.warning("a job's progress cannot be noted: %s", error.message)
-                continue
-            if row is None or row["cancel_requested"]:
-                # Before the work is told, so that it is known whom the cancellation is for.
-                asyncio.get_running_loop().call_soon(work.cancel)
-                return row is not None
-
-    async def _release(self, job: Claimed, after: timedelta, *, blameless: bool) -> None:
-        await self._noted("job_release", uuid.UUID(job.id), self._worker, after, int(blameless))
-
-    async def _end(
-        self,
-        job: Claimed,
-        state: str,
-        result: dict[str, Any] | None,
-        error: str | None,
-        key: str | None = None,
-        size: int | None = None,
-    ) -> str | None:
-        text = None if result is None else orjson.dumps(result).decode()
-        said = (state, text, error, key, size, self._grace)
-        rows = await self._noted("job_end", uuid.UUID(job.id), self._worker, *said)
-        return rows[0][0] if rows else None
-
-    async def _noted(self, query: str, *arguments: object) -> Sequence[Any]:
-        """Where the database does not take it, the job is lost to another worker, which does it again."""
-        try:
-            return await self._db.fetch(query, *arguments)
-        except ArchiveError as error:
-            log.warning("%s of a job could not be noted: %s", query, error.message)
-            return ()

@@ -57,6 +57,9 @@ PATIENT_COLUMNS: dict[str, Column] = {
     "00100030": Column("p.birth_date", "date"),
 }
 
+# How a column without a value looks; numbers are NULL.
+_EMPTY: dict[Kind, str] = {"text": "''", "folded": "''", "date": "''", "time": "''", "array": "'{}'"}
+
 FROM: dict[Level, str] = {
     Level.PATIENT: "patient p",
     Level.STUDY: "study t",
@@ -140,7 +143,10 @@ def conditions(
     matches = [match for match in query.matches if match.kind != "universal"]
     terms = []
     for match in matches:
-        if len(match.path) == 1:
+        if match.time and len(match.path) == 1:
+            date, time = (_text_of(tag, columns, element_of) for tag in (match.path[0], match.time))
+            terms.append(_moments(date, time, match, arguments))
+        elif len(match.path) == 1:
             column = columns.get(match.path[0])
             if column is not None:
                 terms.append(_column_match(column, match, query.fuzzy, arguments))
@@ -150,6 +156,23 @@ def conditions(
     if nested:
         terms.append(_nested(nested, element_of, arguments))
     return terms
+
+
+def _text_of(tag: str, columns: Mapping[str, Column], element_of: Callable[[str], str]) -> str:
+    """SQL of the first value of an attribute as text."""
+    column = columns.get(tag)
+    return column.sql if column is not None else _first_value(element_of(tag))
+
+
+def _first_value(sql: str) -> str:
+    return f"""coalesce(({sql})->'Value'->>0, '') COLLATE "C\""""
+
+
+def _moments(date: str, time: str, match: Match, arguments: Arguments) -> str:
+    """A range of date and time together; what has no date is in none. The dates alone are there for an index."""
+    low, high = match.values
+    days = _range(date, (low[:8], high[:8]), arguments)
+    return f"{days} AND {_range(f'({date} || {time})', match.values, arguments)}"
 
 
 def _nested(
@@ -166,7 +189,13 @@ def _nested(
     terms = []
     for tag in dict.fromkeys(path[0] for path, _ in matches):
         rest = [(path[1:], match) for path, match in matches if path[0] == tag]
-        inner = [_element_match(inside(path[0]), match, arguments) for path, match in rest if len(path) == 1]
+        inner = [
+            _moments(_first_value(inside(path[0])), _first_value(inside(match.time)), match, arguments)
+            if match.time
+            else _element_match(inside(path[0]), match, arguments)
+            for path, match in rest
+            if len(path) == 1
+        ]
         deeper = [(path, match) for path, match in rest if len(path) > 1]
         if deeper:
             inner.append(_nested(deeper, inside, arguments, depth + 1))
@@ -175,6 +204,8 @@ def _nested(
 
 
 def _element_match(sql: str, match: Match, arguments: Arguments) -> str:
+    if match.kind == "empty":
+        return f"NOT EXISTS (SELECT FROM dicom_values({sql}) AS v WHERE v <> '')"
     return f"EXISTS (SELECT FROM dicom_values({sql}) AS v WHERE {_value_test(match, arguments)})"
 
 
@@ -195,7 +226,7 @@ def _value_test(match: Match, arguments: Arguments) -> str:
             return f"{value} LIKE ANY ({arguments([wildcard_to_like(prepare(x)) for x in match.values], 'text[]')})"
         case "range":
             return _range(value, match.values, arguments)
-        case "universal":
+        case "empty" | "universal":  # not a condition on a value
             return "true"
         case _:
             assert_never(match.kind)
@@ -220,6 +251,8 @@ def _numbers(match: Match) -> list[str]:
 
 
 def _column_match(column: Column, match: Match, fuzzy: bool, arguments: Arguments) -> str:
+    if match.kind == "empty":
+        return f"{column.sql} = {_EMPTY[column.kind]}" if column.kind in _EMPTY else f"{column.sql} IS NULL"
     match column.kind:
         case "number":
             return f"{column.sql} = ANY ({arguments(_numbers(match), 'numeric[]')})"
@@ -259,7 +292,7 @@ def _text_match(column: Column, match: Match, fuzzy: bool, arguments: Arguments)
             if len(values) == 1:
                 return f"{sql} = {arguments(values[0])}"
             return f"{sql} = ANY ({arguments(values, 'text[]')})"
-        case "universal":
+        case "empty" | "universal":
             return "true"
         case _:
             assert_never(match.kind)

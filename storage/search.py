@@ -1,6 +1,7 @@
 """Search at every level: one SQL statement whose rows are finished DICOM JSON (QIDO-RS, C-FIND)."""
 
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -56,17 +57,39 @@ _COMPUTED: dict[str, str] = {
     "00201208": """jsonb_build_object('vr', 'IS', 'Value', ARRAY[t.instance_count])""",
     "00201209": """jsonb_build_object('vr', 'IS', 'Value', ARRAY[s.instance_count])""",
 }
-_ORDER: dict[Level, str] = {
-    Level.PATIENT: "p.patient_id, p.id",
-    Level.STUDY: "t.study_date DESC, t.id DESC",
-    Level.SERIES: "s.series_number, s.id",
-    Level.INSTANCE: "s.series_number, s.id, i.instance_number, i.sop_uid",
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """A column that rows are sorted by; NULLs come last."""
+
+    sql: str
+    cast: str = "bigint"
+    descending: bool = False
+    nullable: bool = False
+
+    @property
+    def order(self) -> str:
+        """The term of an ORDER BY clause."""
+        return f"{self.sql} DESC" if self.descending else self.sql
+
+
+_ORDER: dict[Level, tuple[_Sorted, ...]] = {
+    Level.PATIENT: (_Sorted("p.patient_id", "text"), _Sorted("p.id")),
+    Level.STUDY: (_Sorted("t.study_date", "text", descending=True), _Sorted("t.id", descending=True)),
+    Level.SERIES: (_Sorted("s.series_number", nullable=True), _Sorted("s.id")),
+    Level.INSTANCE: (
+        _Sorted("s.series_number", nullable=True),
+        _Sorted("s.id"),
+        _Sorted("i.instance_number", nullable=True),
+        _Sorted("i.sop_uid", "text"),
+    ),
 }
 # Without a study there is no reading order to keep, and this one is an index's.
-_ORDER_EVERYWHERE: dict[Level, str] = {
+_ORDER_EVERYWHERE: dict[Level, tuple[_Sorted, ...]] = {
     **_ORDER,
-    Level.SERIES: "s.id",
-    Level.INSTANCE: "i.series, i.instance_number, i.sop_uid",
+    Level.SERIES: (_Sorted("s.id"),),
+    Level.INSTANCE: (_Sorted("i.series"), _Sorted("i.instance_number", nullable=True), _Sorted("i.sop_uid", "text")),
 }
 
 
@@ -79,6 +102,14 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Some rows of a search that goes on: DICOM JSON objects; `more`: there are further matches behind them."""
+
+    rows: list[dict[str, Any]]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """A compiled query."""
 
@@ -87,8 +118,12 @@ class Statement:
     merge: bool  # rows carry further columns that must be merged into the object
 
 
-def compile_query(query: Query, tenant: int, base_url: str) -> Statement:
-    """The SQL of a query; `base_url` is the DICOMweb root that RetrieveURL begins with. Raises BadQuery."""
+def compile_query(query: Query, tenant: int, base_url: str, after: Sequence[Any] | None = None) -> Statement:
+    """The SQL of a query; `base_url` is the DICOMweb root that RetrieveURL begins with. Raises BadQuery.
+
+    With `after` the rows tell their place in the order, in columns place_0 and on, and begin behind the place that
+    `after` holds; an empty one is the beginning.
+    """
     arguments = Arguments()
     level = query.level
     extra = _extra_columns(query)
@@ -98,8 +133,11 @@ def compile_query(query: Query, tenant: int, base_url: str) -> Statement:
     conditions = where(query, tenant, arguments)
     by_study = query.study is not None or any(m.path == ("0020000D",) for m in query.matches)
     order = (_ORDER if by_study else _ORDER_EVERYWHERE)[level]
+    if after is not None:
+        columns += "".join(f", {column.sql} AS place_{i}" for i, column in enumerate(order))
+        conditions += f" AND {_behind(order, after, arguments)}" if after else ""
     page = (
-        f"FROM {FROM[level]} WHERE {conditions} ORDER BY {order} "
+        f"FROM {FROM[level]} WHERE {conditions} ORDER BY {', '.join(column.order for column in order)} "
         f"LIMIT {arguments(query.limit + 1, 'bigint')} OFFSET {arguments(query.offset, 'bigint')}"
     )
     # Only parameters and constants of this module go into the text: values are $n, tags are eight hexadecimal digits.
@@ -108,6 +146,24 @@ def compile_query(query: Query, tenant: int, base_url: str) -> Statement:
         # Rows that the offset skips are read, but not composed.
         sql = f"SELECT {columns.replace('(t,', '(page.t,')} FROM (SELECT t {page}) AS page"  # noqa: S608
     return Statement(sql, arguments.values, bool(extra))
+
+
+def _behind(order: Sequence[_Sorted], place: Sequence[Any], arguments: Arguments) -> str:
+    """The condition that a row comes behind the one at `place`."""
+    given = [value if value is None else arguments(value, c.cast) for c, value in zip(order, place, strict=True)]
+    test = ""
+    for column, value in zip(reversed(order), reversed(given), strict=True):
+        if value is None:
+            test = f"{column.sql} IS NULL AND ({test})"
+            continue
+        beyond = f"{column.sql} {'<' if column.descending else '>'} {value}"
+        if column.nullable:
+            beyond += f" OR {column.sql} IS NULL"
+        test = f"{beyond} OR {column.sql} = {value} AND ({test})" if test else beyond
+    first = order[0]
+    # Where an index can begin to read.
+    bound = "" if first.nullable else f"{first.sql} {'<=' if first.descending else '>='} {given[0]} AND "
+    return f"{bound}({test})"
 
 
 def _extra_columns(query: Query) -> list[str]:
@@ -171,6 +227,28 @@ class SearchService:
             return SearchResult([await self._complete(record, base_url) for record in records], more)
         return SearchResult([await self._merged(record) for record in records], more)
 
+    async def pages(self, access: Access, query: Query, size: int) -> AsyncGenerator[Page, None]:
+        """The matches up to the query's limit, `size` at most in memory, one statement for each page.
+
+        Rows that come or go meanwhile are seen or not, all others exactly once. Raises as `run`.
+        """
+        access.require("dicom.search")
+        left, place = query.limit, ()
+        more = True
+        while more and left > 0:
+            page = replace(query, limit=min(size, left), offset=0)
+            statement = compile_query(page, access.tenant, "", place)
+            records = await self._db.fetch_sql(statement.sql, *statement.arguments)
+            more = len(records) > page.limit
+            del records[page.limit :]
+            left -= len(records)
+            rows = []
+            for record in records:
+                columns = dict(record)
+                place = tuple([columns.pop(name) for name in list(columns) if name.startswith("place_")])
+                rows.append(_members(columns))
+            yield Page(rows, more)
+
     async def _complete(self, record: Any, base_url: str) -> bytes:
         """An instance with all its attributes: the stored metadata, the computed ones set in at their places."""
         text = (await stored_metadata(self._objects, record["object_key"], record)).inflate()
@@ -196,11 +274,14 @@ class SearchService:
         return b"".join((*pieces, text[at:]))
 
     async def _merged(self, record: Any) -> bytes:
-        """Later columns add to earlier ones; the level's own row has the last word."""
-        merged: dict[str, object] = {}
-        columns = dict(record)
-        own = columns.pop("row")
-        for text in columns.values():
-            merged.update(orjson.loads(text))
-        merged.update(orjson.loads(own))
-        return orjson.dumps(dict(sorted(merged.items())))
+        return orjson.dumps(dict(sorted(_members(dict(record)).items())))
+
+
+def _members(columns: dict[str, str]) -> dict[str, Any]:
+    """Later columns add to earlier ones; the level's own row has the last word."""
+    own = columns.pop("row")
+    merged: dict[str, Any] = {}
+    for text in columns.values():
+        merged.update(orjson.loads(text))
+    merged.update(orjson.loads(own))
+    return merged

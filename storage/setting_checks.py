@@ -3,11 +3,15 @@
 import ipaddress
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from dicomweb.orthanc_kinds import parse_kinds
+from dicomweb.repertoire import is_writable
 from dicomweb.rules import parse_rules
+from dicomweb.uids import is_uid
 from storage.permissions import PERMISSIONS
 
 _UNITS = {
@@ -57,10 +61,9 @@ def check_text(rule: str, text: str) -> str:
             return "" if re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text) else "a path such as /dicom-web"
         case "objects":
             return _check_objects(text)
-        case "networks":
-            return (
-                "" if all(map(_is_network, _items(text))) else "a comma-separated list of networks such as 10.0.0.0/8"
-            )
+        case "networks" | "permissions" | "uids":
+            is_right, wanted = _LISTS[rule]
+            return "" if all(map(is_right, _items(text))) else wanted
         case "origins":
             right = text == "*" or all(re.fullmatch(r"https?://[^/\s]+", item) for item in _items(text))
             return "" if right else "`*` or a comma-separated list of origins such as https://viewer.example.org"
@@ -68,8 +71,9 @@ def check_text(rule: str, text: str) -> str:
             return _check_rules(text)
         case "kinds":
             return _check_kinds(text)
-        case "permissions":
-            return "" if PERMISSIONS.issuperset(_items(text)) else "out of " + ", ".join(sorted(PERMISSIONS))
+        case "character_set":
+            known = is_writable(text.encode("utf-8"))
+            return "" if known else "defined terms of Specific Character Set, with backslashes between several"
         case "font":
             return "" if _is_font(Path(text).expanduser()) else "a file with a TrueType or OpenType font"
         case _:
@@ -120,6 +124,14 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+# Settings that are comma-separated lists: what each item has to be.
+_LISTS: Final[dict[str, tuple[Callable[[str], bool], str]]] = {
+    "networks": (_is_network, "a comma-separated list of networks such as 10.0.0.0/8"),
+    "permissions": (PERMISSIONS.__contains__, "out of " + ", ".join(sorted(PERMISSIONS))),
+    "uids": (is_uid, "a comma-separated list of UIDs"),
+}
 
 
 def mask_secret(text: str) -> str:

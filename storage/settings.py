@@ -77,8 +77,9 @@ def load_settings(
 def _absolute(values: dict[str, Any]) -> dict[str, Any]:
     """Paths relative to where the command was given; a child may run elsewhere."""
     values["data"] = values["data"].absolute()
-    if values["annotation_font"] is not None:
-        values["annotation_font"] = values["annotation_font"].absolute()
+    for name in ("annotation_font", "dimse_tls_certificate", "dimse_tls_key", "dimse_tls_ca", "dimse_users"):
+        if values[name] is not None:
+            values[name] = values[name].absolute()
     if values["objects"] is not None and "://" not in values["objects"]:
         values["objects"] = str(Path(values["objects"]).expanduser().absolute())
     return values
@@ -165,6 +166,13 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
         )
     if (settings.s3_access_key is None) != (settings.s3_secret_key is None):
         raise SettingError("s3_access_key and s3_secret_key belong together: set both or neither")
+    if settings.dimse_tls_port is not None:
+        if settings.dimse_tls_certificate is None or settings.dimse_tls_key is None:
+            raise SettingError("dimse_tls_port needs dimse_tls_certificate and dimse_tls_key")
+        if settings.dimse_tls_peers != "none" and settings.dimse_tls_ca is None:
+            raise SettingError("dimse_tls_peers asks for certificates: dimse_tls_ca must say which, or say none")
+    if settings.dimse_require_user and settings.dimse_users is None:
+        raise SettingError("dimse_require_user needs the file dimse_users")
 
 
 def shown(setting: Setting, value: object) -> str:

@@ -202,6 +202,15 @@ class Settings(RestSettings):
         metadata=about("Slides", "A conversion that makes nothing for so long is ended.", unit="seconds", minimum=1),
     )
 
+    jobs_at_once: int = field(
+        default=4,
+        metadata=about(
+            "Slides",
+            "Jobs that a worker works on at the same time; of those for slides it is one.",
+            minimum=1,
+            maximum=64,
+        ),
+    )
     job_retention_s: int = field(
         default=7 * 86_400,
         metadata=about(
@@ -288,6 +297,32 @@ class Settings(RestSettings):
     )
     ups_events_max: int = field(
         default=10_000, metadata=about("Worklist", "Events that wait for one subscriber at most.", minimum=1)
+    )
+
+    mwl_retention_s: int = field(
+        default=7 * 86_400,
+        metadata=about(
+            "Worklist", "How long a finished item of the modality worklist is kept.", unit="seconds", minimum=0
+        ),
+    )
+    mwl_overdue_s: int = field(
+        default=30 * 86_400,
+        metadata=about(
+            "Worklist",
+            "How long an unfinished item of the modality worklist is kept after its date and its last change.",
+            unit="seconds",
+            minimum=3600,
+        ),
+    )
+    mwl_show_finished: bool = field(
+        default=False,
+        metadata=about("Worklist", "Whether modalities see finished items that they do not ask for by their status."),
+    )
+    mpps_retention_s: int = field(
+        default=90 * 86_400,
+        metadata=about(
+            "Worklist", "How long a performed procedure step is kept after its last change.", unit="seconds", minimum=0
+        ),
     )
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from dicomweb.errors import NotAcceptable
-from dicomweb.media import DEFLATED_LE, EXPLICIT_LE, NATIVE
+from dicomweb.media import DEFLATED_LE, EXPLICIT_LE, IMPLICIT_LE, NATIVE
 from dicomweb.meta import read_file_meta
 from dicomweb.pixels.encode import DEFAULT_QUALITY, BitString, Quality, encode_frame, native_bytes, packed_bits
 from dicomweb.pixels.header import (
@@ -27,7 +27,7 @@ from storage.cache import AnswerCache
 from storage.decoders import DecoderPool
 from storage.pixels import Image, PixelService
 from storage.retrieve import Instance, RetrieveService
-from storage.rewriting import as_explicit, header_of
+from storage.rewriting import as_implicit, as_native, header_of
 from storage.settings import Settings
 
 # Frames of an instance that are located by one statement.
@@ -98,10 +98,12 @@ class TranscodeService:
         What is no image has no pixels that a compression could be for, and comes as stored.
         """
         stored = instance.transfer_syntax
-        if target == stored or not (instance.has_frames or target == EXPLICIT_LE):
+        if target == stored or not (instance.has_frames or target in (EXPLICIT_LE, IMPLICIT_LE)):
             chunks = self._retrieve.file(instance)
         elif target == EXPLICIT_LE:
             chunks = self._explicit(access, instance)
+        elif target == IMPLICIT_LE:
+            chunks = self._implicit(access, instance)
         else:
             chunks = self.instance(access, instance, target, quality)
         async for chunk in chunks:
@@ -182,8 +184,13 @@ class TranscodeService:
         if instance.transfer_syntax == EXPLICIT_LE:
             return self._retrieve.file(instance)
         if instance.transfer_syntax in NATIVE:
-            return as_explicit(self._retrieve, instance)
+            return as_native(self._retrieve, instance)
         return self.instance(access, instance, EXPLICIT_LE)
+
+    def _implicit(self, access: Access, instance: Instance) -> AsyncIterator[bytes]:
+        if instance.transfer_syntax in NATIVE:
+            return as_native(self._retrieve, instance, IMPLICIT_LE)
+        return as_implicit(self.instance(access, instance, EXPLICIT_LE))
 
 
 async def _joined(

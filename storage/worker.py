@@ -1,8 +1,8 @@
 """The background process.
 
 It sweeps objects that no row needs, numbers the change feed, announces what has settled, analyses tables being filled,
-removes finished workitems and jobs whose time is over, keeps instances in the transfer syntaxes that the rules ask for,
-and works on jobs.
+removes workitems, worklist items and jobs whose time is over, keeps instances in the transfer syntaxes that the rules
+ask for, and works on jobs.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ from functools import partial
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.archive import Archive
 from storage.changes import forget, settle
-from storage.jobs import Handler, JobRunner
+from storage.job_runner import JobRunner
+from storage.jobs import Handler
 from storage.parallel import side_by_side
 from storage.side_objects import SIDE
 from storage.stored_syntax import StoredSyntax
@@ -34,6 +35,8 @@ _MAX_FAILED = 64
 
 # Seconds between two rounds, a name for the log, and what is done in a round.
 Step = tuple[float, str, Callable[[], Awaitable[object]]]
+# Handlers of jobs by kind, and how many of their jobs are worked on at the same time.
+Lane = tuple[Mapping[str, Handler], int]
 
 
 async def number_changes(archive: Archive) -> int:
@@ -102,11 +105,12 @@ async def _every(seconds: float, what: str, step: Callable[[], Awaitable[object]
 
 
 async def run_worker(
-    archive: Archive, stop: asyncio.Event, handlers: Mapping[str, Handler] | None = None, more: Sequence[Step] = ()
+    archive: Archive, stop: asyncio.Event, lanes: Sequence[Lane] = (), more: Sequence[Step] = ()
 ) -> None:
     """Run until `stop` is set. Any number of workers may run: each step takes its own locks.
 
-    `handlers`: of jobs, by kind; `more`: steps that other parts of the program want to be taken.
+    `lanes`: jobs that do not wait for those of other lanes; `more`: steps that other parts of the program want to be
+    taken.
     """
     try:
         await archive.worklist.announce_restart()
@@ -119,14 +123,19 @@ async def run_worker(
         (_ANALYZE_SECONDS, "analyze_young", partial(analyze_young, archive)),
         (_SWEEP_SECONDS, "sweep", partial(sweep, archive)),
         (_EXPIRE_SECONDS, "expire_workitems", archive.worklist.expire),
+        (_EXPIRE_SECONDS, "expire_modality_worklist", archive.modality_worklist.expire),
+        (_EXPIRE_SECONDS, "expire_performed_steps", archive.performed_steps.expire),
         (_EXPIRE_SECONDS, "expire_jobs", archive.jobs.expire),
+        (_EXPIRE_SECONDS, "expire_commitments", archive.asked.expire),
+        (_EXPIRE_SECONDS, "expire_transactions", archive.commitment.expire),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
         *more,
     ]
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_every(*step)) for step in steps]
-        if handlers:
-            running.append(tasks.create_task(JobRunner(archive.settings, archive.db, archive.objects, handlers).run()))
+        for handlers, at_once in lanes:
+            runner = JobRunner(archive.settings, archive.db, archive.objects, handlers, at_once=at_once)
+            running.append(tasks.create_task(runner.run()))
         await stop.wait()
         for task in running:
             task.cancel()

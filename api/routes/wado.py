@@ -25,7 +25,7 @@ from dicomweb.pixels.syntaxes import LOSSY
 from dicomweb.uids import checked_uid
 from dicomweb.wado import etag_matches
 from storage.retrieve import Instance
-from storage.rewriting import as_explicit
+from storage.rewriting import as_native
 
 ACCEPT_INSTANCES = Parameter(
     "Accept", "header", "multipart/related; type=application/dicom, or application/dicom", MULTIPART_DICOM
@@ -182,7 +182,7 @@ def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str,
 def _rewritten(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncIterator[bytes]:
     if plan.reencode == "transcode":
         return http.archive.transcode.instance(http.access, instance, plan.transfer_syntax, quality_of(plan.quality))
-    return as_explicit(http.archive.retrieve, instance)
+    return as_native(http.archive.retrieve, instance)
 
 
 async def _parts(

@@ -11,7 +11,8 @@ from dicomweb.errors import Forbidden, Gone, NotFound, ObjectMissing, Unavailabl
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
 from storage.fsck import Check
-from storage.jobs import Claimed, Done, Handler, JobFailed, JobRunner, Progress
+from storage.job_runner import JobRunner
+from storage.jobs import Claimed, Done, Handler, JobFailed, Progress
 from storage.settings import Settings
 from storage.worker import sweep
 
@@ -127,7 +128,7 @@ async def test_a_worker_that_stops_gives_its_job_back(archive: Archive) -> None:
 
 
 async def test_cancelling(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.jobs._BEAT", 0.05)
+    monkeypatch.setattr("storage.job_runner._BEAT", 0.05)
     waiting = await create(archive)
     await archive.jobs.cancel(LOCAL, waiting)
     assert (await archive.jobs.get(LOCAL, waiting)).error == "cancelled"

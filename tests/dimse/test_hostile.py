@@ -109,7 +109,6 @@ VIOLATIONS = {
     )
     + wire.pdv(1, 2, b"abcd"),
     "store without a data set": wire.pdv(1, 3, STORE.replace(wire.element(0, 0x800, wire.us(0)), NO_DATA_SET)),
-    "two requests at once": wire.pdv(1, 3, STORE) + wire.pdv(1, 2, b"abcd") + wire.pdv(1, 3, STORE),
 }
 
 
@@ -124,6 +123,18 @@ def test_messages_that_break_the_protocol_end_the_association(bridge, name):
         else:
             assert peer.closed_within(8)
     assert echoes(bridge)
+
+
+def test_stores_that_do_not_wait_for_the_answer_are_served_in_turn(bridge):
+    stores = [
+        wire.pdu(4, wire.pdv(1, 3, wire.store_rq(CT, f"1.2.3.4.{n}", n)) + wire.pdv(1, 2, b"abcd")) for n in (1, 2, 3)
+    ]
+    with Wire(bridge.port) as peer:
+        assert peer.associate(CT) == 2
+        peer.send(b"".join(stores))
+        answers = [peer.answer() for _ in stores]
+    assert [int.from_bytes(answer[0x0120], "little") for answer in answers] == [1, 2, 3]
+    assert {int.from_bytes(answer[0x0900], "little") for answer in answers} == {0xC000}
 
 
 def test_a_command_without_end_is_cut(bridge):

@@ -30,6 +30,6 @@ async def test_a_running_store_is_finished_and_others_are_aborted(dimse_settings
         storing.data(1, 2, data[100:])
         assert storing.status() == 0
         assert storing.closed_within(5)
-    assert bridge.stop() == 0
+    assert bridge.process.wait(10) == 0, bridge.log.read_text()
     assert await archive.db.fetch_sql("SELECT 1 FROM instance WHERE sop_uid = $1", uid)
     assert "Traceback" not in bridge.log.read_text()

@@ -19,7 +19,8 @@ BEGIN
     FOR v_table IN
         SELECT format('%I.%I', s.schemaname, s.relname) FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid
         WHERE s.schemaname = current_schema() AND s.n_live_tup BETWEEN 2 * greatest(c.reltuples, 10) AND p_rows
-            AND s.relname IN ('patient', 'study', 'series', 'instance', 'workitem', 'workitem_subscription', 'workitem_event')
+            AND s.relname IN ('patient', 'study', 'series', 'instance', 'workitem', 'workitem_subscription', 'workitem_event',
+                'scheduled_step', 'performed_step')
         ORDER BY s.relname
     LOOP
         EXECUTE 'ANALYZE ' || v_table;

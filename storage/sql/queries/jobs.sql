@@ -1,6 +1,6 @@
 -- name: job_create
 -- See functions/jobs.sql.
-SELECT job_create($1, $2, $3::text::jsonb, $4, $5, $6)
+SELECT job_create($1, $2, $3::text::jsonb, $4, $5, $6, $7, $8::text::jsonb, $9)
 
 -- name: job_claim
 -- The next job: one that waits, or one whose worker has not been heard of for $3.
@@ -13,7 +13,7 @@ RETURNING id, tenant, kind, content::text, object_key, object_size, attempts, cr
 
 -- name: job_beat
 -- The worker lives and is so far; nothing where the job is not its own any more.
-UPDATE job SET heartbeat_at = now(), progress = $3 WHERE id = $1 AND worker = $2 AND state = 'running' RETURNING cancel_requested
+UPDATE job SET heartbeat_at = now(), progress = $3 WHERE id = $1 AND worker = $2 AND state = 'running' RETURNING cancel_requested, pause_requested
 
 -- name: job_release
 -- Not now: the job waits again, after $3.
@@ -22,7 +22,7 @@ WHERE id = $1 AND worker = $2 AND state = 'running'
 
 -- name: job_end
 -- See functions/jobs.sql.
-SELECT job_end($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8)
+SELECT job_end($1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9)
 
 -- name: job_cancel
 -- Who works on it looks here with every beat.
@@ -43,12 +43,14 @@ SELECT count(*) FROM (SELECT FROM job WHERE tenant = $1 AND kind = $2 AND finish
 
 -- name: job_get
 -- One job.
-SELECT id, kind, state, progress, attempts, result::text, error, created_at, started_at, finished_at, result_key IS NOT NULL AS has_file
+SELECT id, kind, state, progress, attempts, priority, content::text, result::text, error, error_kind, user_data::text, created_at, started_at, finished_at,
+       result_key IS NOT NULL AS has_file
 FROM job WHERE tenant = $1 AND id = $2
 
 -- name: job_list
 -- A page of jobs, the youngest first, from the one after $2 on; $3 and $4: state and kind, or NULL for any.
-SELECT id, kind, state, progress, attempts, result::text, error, created_at, started_at, finished_at, result_key IS NOT NULL AS has_file
+SELECT id, kind, state, progress, attempts, priority, content::text, result::text, error, error_kind, user_data::text, created_at, started_at, finished_at,
+       result_key IS NOT NULL AS has_file
 FROM job
 WHERE tenant = $1 AND ($2::uuid IS NULL OR (created_at, id) < (SELECT created_at, id FROM job WHERE tenant = $1 AND id = $2))
   AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR kind = $4)
@@ -65,3 +67,48 @@ SELECT job_drop_results($1, $2)
 -- name: job_expire
 -- See functions/jobs.sql.
 SELECT job_expire($1, $2, $3)
+
+-- name: job_pause
+-- At once where nobody works on it; who does looks here with every beat. No row: it is over.
+UPDATE job SET pause_requested = state = 'running', state = CASE WHEN state = 'running' THEN state ELSE 'paused' END
+WHERE tenant = $1 AND id = $2 AND finished_at IS NULL RETURNING true
+
+-- name: job_paused
+-- The worker has stopped.
+UPDATE job SET state = 'paused', worker = NULL, heartbeat_at = NULL, pause_requested = false, attempts = attempts - 1
+WHERE id = $1 AND worker = $2 AND state = 'running'
+
+-- name: job_resume
+-- It waits again. No row: it was not paused.
+UPDATE job SET state = CASE WHEN state = 'paused' THEN 'pending' ELSE state END, pause_requested = false, run_after = now()
+WHERE tenant = $1 AND id = $2 AND (state = 'paused' OR pause_requested) RETURNING true
+
+-- name: job_resubmit
+-- See functions/jobs.sql.
+SELECT job_resubmit($1, $2)
+
+-- name: job_delete
+-- See functions/jobs.sql.
+SELECT job_delete($1, $2, $3)
+
+-- name: jobs_over
+-- Which of these are over, or gone.
+SELECT w.id FROM unnest($1::uuid[]) AS w (id) LEFT JOIN job USING (id) WHERE job.id IS NULL OR job.finished_at IS NOT NULL
+
+-- name: job_items_open
+-- Parts of a job that are to be done, from the one behind $2 on.
+SELECT number, content FROM job_item WHERE job = $1 AND number > $2 AND status IS NULL ORDER BY number LIMIT $3
+
+-- name: job_items_note
+-- What became of parts.
+UPDATE job_item SET status = d.status, comment = d.comment FROM unnest($2::integer[], $3::integer[], $4::text[]) AS d (number, status, comment)
+WHERE job_item.job = $1 AND job_item.number = d.number
+
+-- name: job_items_count
+-- How many parts of each of these jobs there are, are over, and have failed.
+SELECT job, count(*) AS total, count(status) AS over, count(*) FILTER (WHERE status <> 0) AS failed
+FROM job_item WHERE job = ANY ($1) GROUP BY job
+
+-- name: job_items_failed
+-- Parts that have failed.
+SELECT content, status, comment FROM job_item WHERE job = $1 AND status <> 0 ORDER BY number LIMIT $2

@@ -3,7 +3,8 @@
 from typing import Any, Final
 
 from api.exchange import Exchange
-from api.orthanc import NO_STORE, has, number, send_json, send_text
+from api.routes.orthanc.addressing import NO_STORE, number
+from api.routes.orthanc.dialect import flag, send_json, send_text
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadQuery, Unavailable
 from storage.changes import KINDS, MAX_PAGE, Change, Changes, Export
@@ -15,7 +16,7 @@ _PAGE: Final = 100
 async def changes(http: Exchange) -> None:
     """A page of the feed."""
     service = http.archive.changes
-    if has(http, "last"):
+    if flag(http, "last"):
         await send_json(http, _feed(await service.newest(http.access), 0), NO_STORE)
         return
     since, to = number(http, "since", 0), http.query_value("to")
@@ -39,7 +40,7 @@ async def exports(http: Exchange) -> None:
     """A page of what was sent to others."""
     service = http.archive.changes
     since = number(http, "since", 0)
-    if has(http, "last"):
+    if flag(http, "last"):
         found, done = await service.last_export(http.access), True
     else:
         found, done = await service.exports(http.access, since, _limit(http))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from api.exchange import Exchange
-from api.orthanc import TEXT, has, resource_of, send_json, send_text
 from api.responses import CACHE_REVALIDATE, JSON, Header, client_has, ranged, send_bytes, send_stream
 from api.routes.downloads import attachment_header
+from api.routes.orthanc.addressing import resource_of
+from api.routes.orthanc.dialect import TEXT, flag, send_json, send_text
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import BodyReader, Upload, refuse_encoding, whole_body
 from dicomweb.errors import (
@@ -77,8 +78,8 @@ async def metadata(http: Exchange, level: Level) -> None:
     """The names of a resource's metadata, or (`expand`) their values."""
     found = await http.archive.resources.metadata(http.access, resource_of(http, level))
     kinds = http.archive.metadata.kinds
-    names = {str(kind) if has(http, "numeric") else kinds.name(kind): value for kind, value in found.items()}
-    await send_json(http, dict(sorted(names.items())) if has(http, "expand") else sorted(names))
+    names = {str(kind) if flag(http, "numeric") else kinds.name(kind): value for kind, value in found.items()}
+    await send_json(http, dict(sorted(names.items())) if flag(http, "expand") else sorted(names))
 
 
 async def one_metadata(http: Exchange, level: Level) -> None:
@@ -120,7 +121,7 @@ async def attachments(http: Exchange, level: Level) -> None:
     """The names of a resource's attachments, or (`full`) their numbers, too."""
     found = await _attached(http, level, None)
     names = {http.archive.attachments.kinds.name(each.kind): each.kind for each in found}
-    await send_json(http, names if has(http, "full") else sorted(names))
+    await send_json(http, names if flag(http, "full") else sorted(names))
 
 
 async def attachment(http: Exchange, level: Level) -> None:

@@ -8,8 +8,9 @@ from typing import Any, Final
 import orjson
 
 from api.exchange import Exchange
-from api.orthanc import flag_value, format_of, has, number, resource_of, send_json, send_text, tags_of
 from api.responses import JSON, send_stream
+from api.routes.orthanc.addressing import flag_value, form_of, number, resource_of, tags_of
+from api.routes.orthanc.dialect import flag, send_json, send_text
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import whole_body
 from dicomweb.errors import BadQuery, BadRequest, NotFound, Unavailable
@@ -51,12 +52,12 @@ def view_of(http: Exchange) -> View:
     asked = http.query_value("requested-tags") or http.query_value("requestedTags") or ""
     if asked:
         parts = replace(parts, requested=tags_of(asked, "requested-tags"))
-    return View(parts, format_of(http))
+    return View(parts, form_of(http))
 
 
 async def every(http: Exchange, level: Level) -> None:
     """The resources of a level."""
-    expanded = has(http, "expand") or http.query_value("response-content") is not None
+    expanded = flag(http, "expand") or http.query_value("response-content") is not None
     view = view_of(http) if expanded else None
     since, limit = number(http, "since", 0), number(http, "limit", 0)
     batches = http.archive.resources.each(http.access, level, view, since, limit)

@@ -1,0 +1,15 @@
+"""Orthanc's REST routes, at the root of the server. Errors have Orthanc's own JSON here."""
+
+from api.routes.orthanc import attached, changes, jobs, modalities, queries, requests, resources, system
+from api.routing import Operation
+
+OPERATIONS: tuple[Operation, ...] = (
+    *system.OPERATIONS,
+    *resources.OPERATIONS,
+    *attached.OPERATIONS,
+    *changes.OPERATIONS,
+    *modalities.OPERATIONS,
+    *requests.OPERATIONS,
+    *queries.OPERATIONS,
+    *jobs.OPERATIONS,
+)

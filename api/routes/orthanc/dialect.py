@@ -1,0 +1,311 @@
+"""How Orthanc's clients talk: JSON whatever the Content-Type, texts in its place, flags, and jobs behind every request.
+
+What is here is shared by the modules of this package.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TypeVar
+
+import orjson
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+
+from api.errors import INTERNAL, ORTHANC_TEXT, TABLE, HttpRefusal, row_of
+from api.exchange import Exchange
+from api.responses import JSON, Header, send_bytes
+from api.routing import Answer, Content, HotHandler, Operation, Parameter
+from api.uploads import whole_body
+from dicomweb.errors import ArchiveError, BadJson, BadRequest, NotFound, PeerFailed, TooLarge, Unavailable
+from storage.jobs import Items, Job
+
+T = TypeVar("T")
+Format = Literal["Full", "Short", "Human"]
+
+MAX_BODY: Final = 16 << 20
+TEXT: Final[Header] = (b"content-type", b"text/plain")
+_LONG: Final = 256
+_JOBS_WAITING: Final = 10_000
+_DESCRIPTION: Final = "REST API"
+_BINARY: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+_STATES: Final = {
+    "pending": "Pending", "running": "Running", "retry": "Retry", "paused": "Paused", "success": "Success",
+    "failure": "Failure",
+}  # fmt: skip
+_CANCELLED: Final = (37, "The job was canceled")  # Orthanc spells it so
+_CLASSES: Final = {cls.slug: cls for cls in TABLE}
+
+
+# -- requests
+
+
+async def json_of(http: Exchange) -> Any:
+    """The body as JSON, whatever its Content-Type; an empty one is None, and what is no JSON is text."""
+    data = (await whole_body(http, MAX_BODY)).strip()
+    if not data:
+        return None
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if data[:1] in b'{["':
+            raise BadJson("the body is not valid JSON") from None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the body is neither JSON nor text") from None
+
+
+async def object_of(http: Exchange) -> dict[str, Any]:
+    """The body as a JSON object; an empty one is an empty object. Raises BadRequest."""
+    given = await json_of(http)
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise BadRequest("the body is a JSON object")
+    return given
+
+
+def field(given: Mapping[str, Any], name: str, kind: type[T], default: T) -> T:
+    """A member of a JSON object. Raises BadRequest where it is of another type."""
+    value = given.get(name)
+    if value is None:
+        return default
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise BadRequest(f"{name} is of the wrong type", attribute=name)
+    return value
+
+
+def flag(http: Exchange, name: str) -> bool:
+    """Whether a query parameter is there; `false` and `0` say that it is not."""
+    value = http.query_value(name)
+    return value is not None and value.strip().lower() not in {"false", "0"}
+
+
+# -- answers
+
+
+async def send_json(http: Exchange, answer: Any, *headers: Header) -> None:
+    """An answer in JSON, in the layout that people read."""
+    await send_bytes(
+        http, 200, [JSON, *headers], orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    )
+
+
+async def send_text(http: Exchange, answer: str, *headers: Header) -> None:
+    """An answer in plain text."""
+    await send_bytes(http, 200, [TEXT, *headers], answer.encode())
+
+
+def format_of(http: Exchange, default: Format) -> Format:
+    """The format of tags that `?short` and `?simplify` ask for."""
+    if flag(http, "simplify"):
+        return "Human"
+    return "Short" if flag(http, "short") else default
+
+
+def format_in(given: Mapping[str, Any], default: Format) -> Format:
+    """The format of tags that the members Full, Short and Simplify of a body ask for."""
+    for name, found in (("Simplify", "Human"), ("Short", "Short"), ("Full", "Full")):
+        if field(given, name, bool, False):
+            return found  # type: ignore[return-value]
+    return default
+
+
+def shown(dataset: Dataset, form: Format) -> dict[str, Any]:
+    """A data set in one of Orthanc's formats: values are text, several are joined by backslashes."""
+    answer = {}
+    for element in dataset:
+        if element.tag.element == 0:
+            continue
+        value = _value(element, form)
+        number = _number(element.tag)
+        if form == "Short":
+            answer[number] = value
+        elif form == "Human":
+            answer[_name(element.tag) or number] = value
+        else:
+            answer[number] = {"Name": _name(element.tag) or "Unknown", "Type": _type(element, value), "Value": value}
+    return answer
+
+
+def _value(element: DataElement, form: Format) -> Any:
+    if element.VR == "SQ":
+        return [shown(item, form) for item in element.value]
+    if element.VR in _BINARY:
+        return None
+    value = element.value
+    if value is None:
+        return ""
+    parts = value if isinstance(value, MultiValue | list) else [value]
+    text = "\\".join(_number(each) if isinstance(each, BaseTag) else str(each) for each in parts)
+    return text if len(text) <= _LONG else None
+
+
+def _type(element: DataElement, value: Any) -> str:
+    if element.VR == "SQ":
+        return "Sequence"
+    if value is not None:
+        return "String"
+    return "Binary" if element.VR in _BINARY else "TooLong"
+
+
+def _number(tag: BaseTag) -> str:
+    return f"{tag.group:04x},{tag.element:04x}"
+
+
+def _name(tag: BaseTag) -> str:
+    return keyword_for_tag(tag)
+
+
+# -- jobs
+
+
+async def submit(
+    http: Exchange, kind: str, content: Mapping[str, Any], items: Sequence[str], given: Mapping[str, Any]
+) -> None:
+    """Make a job and answer with its content when it is over, or at once with where to find it.
+
+    `given`: the request, with Synchronous (the default), Asynchronous, Priority, Permissive and UserData.
+    """
+    synchronous = field(given, "Synchronous", bool, not field(given, "Asynchronous", bool, False))
+    priority = field(given, "Priority", int, 0)
+    if not -1_000_000 <= priority <= 1_000_000:
+        raise BadRequest("Priority is a number up to a million", attribute="Priority")
+    made = await http.archive.jobs.create(
+        http.access, kind, dict(content) | {"permissive": field(given, "Permissive", bool, False)},
+        waiting=_JOBS_WAITING, priority=priority, user_data=given.get("UserData"), items=items,
+    )  # fmt: skip
+    assert made is not None
+    if not synchronous:
+        await send_json(http, {"ID": made, "Path": f"/jobs/{made}"})
+        return
+    access = http.access.with_scope("jobs.read")
+    job = await while_connected(http, http.archive.jobs.wait(access, made))
+    if job is None:
+        return
+    if job.state != "success":
+        raise failure_of(job)
+    counted = await http.archive.jobs.items(access, [job])
+    await send_json(http, content_of(job, counted.get(job.id)))
+
+
+async def while_connected(http: Exchange, work: Awaitable[T]) -> T | None:
+    """What `work` gives, or None where the client does not wait for it any more."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(http))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(http: Exchange) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def failure_of(job: Job) -> Exception:
+    """The error that ended a job."""
+    message = job.error or "the job failed"
+    cls = _CLASSES.get(job.error_kind or "")
+    return HttpRefusal(INTERNAL, message) if cls is None else cls(message)
+
+
+def job_json(job: Job, items: Items | None) -> dict[str, Any]:
+    """A job as Orthanc describes it (times are UTC)."""
+    code, text = _error(job)
+    now = datetime.now(UTC)
+    answer: dict[str, Any] = {
+        "ID": job.id,
+        "Type": job.kind,
+        "State": _STATES[job.state],
+        "Progress": 100 if job.state in {"success", "failure"} else int(100 * job.progress),
+        "Priority": job.priority,
+        "CreationTime": _time(job.created_at),
+        "Timestamp": _time(now),
+        "EffectiveRuntime": round(((job.finished_at or now) - job.started_at).total_seconds(), 3)
+        if job.started_at
+        else 0.0,
+        "ErrorCode": code,
+        "ErrorDescription": text,
+        "ErrorDetails": job.error or "",
+        "Content": content_of(job, items),
+    }
+    if job.finished_at is not None:
+        answer["CompletionTime"] = _time(job.finished_at)
+    elif job.started_at is not None and 0 < job.progress < 1:
+        answer["EstimatedTimeOfArrival"] = _time(now + (now - job.started_at) * ((1 - job.progress) / job.progress))
+    if job.user_data is not None:
+        answer["UserData"] = job.user_data
+    return answer
+
+
+def content_of(job: Job, items: Items | None) -> dict[str, Any]:
+    """What a job is about. Of jobs that Orthanc does not know, what they have made."""
+    content, result = job.content, job.result or {}
+    if "said" not in content:
+        return {"Description": job.kind, "Result": job.result}
+    answer: dict[str, Any] = {"Description": _DESCRIPTION, **content["said"]}
+    if job.kind == "DicomModalityStore":
+        answer["InstancesCount"] = items.total if items else 0
+        answer["FailedInstancesCount"] = items.failed if items else 0
+    elif "Query" in answer:
+        answer["Details"] = [{"DimseErrorStatus": 0, "ReceivedInstancesIds": result.get("received", [])}]
+    return answer
+
+
+def _error(job: Job) -> tuple[int, str]:
+    if job.state != "failure":
+        return 0, "Success"
+    if job.error_kind == "cancelled":
+        return _CANCELLED
+    cls: type[ArchiveError] | None = _CLASSES.get(job.error_kind or "")
+    code = INTERNAL[1].orthanc if cls is None else row_of(cls).orthanc
+    return code, ORTHANC_TEXT[code]
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%f")
+
+
+# -- examples for the documentation
+
+JOB_ID: Final = "0b0f4b0e-5c0c-4f60-9f0e-3f6b6a4f7d11"
+SUBMITTED: Final = Content("application/json", {"ID": JOB_ID, "Path": f"/jobs/{JOB_ID}"})
+NOTHING: Final = Content("application/json", {"(nothing)": ""})
+EMPTY: Final = Content("text/plain", "(empty)")
+
+
+def route(
+    method: Literal["GET", "POST", "PUT", "DELETE"],
+    path: str,
+    scope: str,
+    about: tuple[str, str],
+    handler: HotHandler,
+    answer: Any,
+    body: Any = (),
+    parameters: tuple[Parameter, ...] = (),
+) -> Operation:
+    """An operation of Orthanc's API. `about`: summary and description; `answer` and `body`: contents, or JSON."""
+    errors: tuple[type[ArchiveError], ...] = (NotFound, Unavailable)
+    if method != "GET":
+        errors = (BadRequest, *errors, TooLarge)
+    if scope == "dimse.run":
+        errors = (*errors, PeerFailed)
+    return Operation(
+        method, path, scope, "Orthanc", *about, handler, (Answer(200, "Done.", _contents(answer)),), parameters,
+        _contents(body), errors, orthanc=True,
+    )  # fmt: skip
+
+
+def _contents(given: Any) -> tuple[Content, ...]:
+    if isinstance(given, tuple):
+        return given
+    return (given,) if isinstance(given, Content) else (Content("application/json", given),)

@@ -1,0 +1,463 @@
+"""One association: a task that reads what the peer sends, and a task for the request that is served meanwhile.
+
+Bytes become events in `upper_layer`, events messages in `messages`; here is what happens then (PS3.7 chapter 8). A
+C-STORE is stored by the reading task itself: while the spool writes or the archive commits, the socket is not read.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from pynetdicom.dimse_primitives import DIMSEPrimitive
+
+from dicomweb.errors import ArchiveError, TooLarge, Unavailable
+from dimse_bridge import negotiation, status
+from dimse_bridge.command import Command, Field, Tag, primitive_of, request_of, response_to
+from dimse_bridge.connection import Connection, Gone
+from dimse_bridge.contexts import Supported
+from dimse_bridge.limits import Limits
+from dimse_bridge.logs import log_crash, log_event
+from dimse_bridge.messages import SMALLEST_SENT, Assembler, Fragmenter, Message, StoreBegins, StoreData, pdus
+from dimse_bridge.peers import Peers
+from dimse_bridge.service import AskFailed, Context, Entry
+from dimse_bridge.store import Begin, Incoming, Refused, Target
+from dimse_bridge.upper_layer import RELEASE_RP, AssociateRequest, Event, Fragment, ReleaseRequest, State, UpperLayer
+from dimse_bridge.upper_layer import abort as abort_pdu
+from dimse_bridge.upper_layer import reject as reject_pdu
+from dimse_bridge.users import Verifier
+from dimse_bridge.violation import UNEXPECTED_PDU, Violation
+from storage.access import Access
+from storage.archive import Archive
+from storage.modalities import Modality, Welcome
+
+_PENDING: Final = frozenset({status.PENDING, status.PENDING_PARTIAL})
+_BY_USER, _BY_PROVIDER = 0, 2  # who aborts
+_LARGE_REQUEST: Final = 8 << 10  # an association request whose decoding would hold the loop
+# What a permission is worth as scopes of the archive.
+_SCOPES: Final[Mapping[str, frozenset[str]]] = {
+    "store": frozenset({"dicom.write"}),
+    "find": frozenset({"dicom.search"}),
+    "get": frozenset({"dicom.search", "dicom.read", "dicom.metadata"}),
+    "move": frozenset({"dicom.search", "dicom.read", "dicom.metadata", "dimse.read"}),
+    "commitment": frozenset({"dicom.search", "dicom.metadata", "dimse.read"}),
+    "worklist": frozenset({"worklist.read"}),
+    "mpps": frozenset({"worklist.read", "worklist.write"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What an acceptor offers, and to whom."""
+
+    archive: Archive
+    supported: Supported
+    services: Mapping[tuple[type[DIMSEPrimitive], str], Entry]
+    begin_store: Begin
+    welcome: Callable[[str, str, str], Awaitable[Welcome | None]]  # of called and calling AE title and address
+    verifiers: Mapping[int, Verifier] = field(default_factory=dict)  # of user identities, by their type
+    require_user: bool = False
+
+
+class Exchange:
+    """One request on an association; see `service.Exchange`."""
+
+    def __init__(self, association: "Association", context: Context, message: Message) -> None:
+        self.association = association
+        self.context = context
+        self.command = message.command
+        self.request = primitive_of(message.command)
+        self.identifier = message.data_set
+        self.too_long = message.too_long
+        self.cancelled = False
+        self.answered = False  # finally
+
+    async def respond(
+        self, status: int, *, comment: str = "", identifier: bytes | None = None, **elements: object
+    ) -> None:
+        """See service.Exchange."""
+        await self.association.respond(self, status, comment, identifier or b"", elements)
+
+
+class Association:
+    """An association with us as the acceptor; see `service.Association`."""
+
+    def __init__(self, application: Application, limits: Limits, peers: Peers, peer: str) -> None:
+        self.archive = application.archive
+        self.peer = peer
+        self.calling_aet = ""
+        self.called_aet = ""
+        self.access = Access(0, "", frozenset())
+        self.modality: Modality | None = None
+        self.contexts: Mapping[int, Context] = {}
+        self.extended: Mapping[str, bytes] = {}
+        self._application = application
+        self._limits = limits
+        self._peers = peers
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._layer = UpperLayer(limits.max_pdu, limits.max_associate_pdu)
+        self._assembler = Assembler(limits.max_command, limits.max_data_set, limits.max_action)
+        self._max_sent = SMALLEST_SENT
+        self._allow: frozenset[str] = frozenset()
+        self._user = ""  # that identified itself
+        self._incoming: tuple[Context, Command, Incoming] | None = None
+        self._exchange: Exchange | None = None
+        self._services: set[asyncio.Task[None]] = set()
+        self._sending = asyncio.Lock()  # a message goes out in one piece
+        self._asking = asyncio.Lock()
+        self._asked: tuple[int, asyncio.Future[Command]] | None = None
+        self._message_id = 0
+        self._begun = self._quiet_since = self._loop.time()
+        self._pdu, self._pdu_deadline = 0, 0.0
+        self.task: asyncio.Task[None] | None = None  # that runs all this
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self, connection: Connection) -> None:
+        """Serve the connection until the association has ended; nothing is left behind but the lingering socket."""
+        self._connection = connection
+        try:
+            await self._read()
+        except Violation as violation:
+            log_event("association-aborted", peer=self.peer, reason=str(violation))
+            connection.write([abort_pdu(_BY_PROVIDER, violation.reason)])
+        except Gone:
+            pass
+        except asyncio.CancelledError:  # `end`
+            raise
+        except Exception as exc:  # noqa: BLE001 - the end of a task: nobody else would hear of it
+            log_crash("association-failed", exc, peer=self.peer)
+            connection.write([abort_pdu(_BY_PROVIDER, 0)])
+        finally:
+            self._connection = None
+            for task in self._services:
+                task.cancel()
+            if self._incoming is not None:
+                self._incoming[2].discard()
+            if self._asked is not None and not self._asked[1].done():
+                self._asked[1].set_exception(AskFailed("the association has ended"))
+            connection.linger()
+
+    async def _read(self) -> None:
+        assert self._connection is not None
+        while data := await self._connection.read():
+            begin = self._loop.time()
+            for event in self._layer.receive(data):
+                if not await self._handle(event):
+                    return
+            now = self._loop.time()
+            if self._layer.pdus != self._pdu:
+                self._pdu, self._pdu_deadline = self._layer.pdus, now + self._limits.pdu_deadline
+            else:  # the time that we took is not the peer's
+                self._pdu_deadline += now - begin
+
+    async def _handle(self, event: Event) -> bool:
+        """Whether the association goes on."""
+        if isinstance(event, Fragment):
+            part = self._assembler.take(event)
+            if isinstance(part, StoreData):
+                await self._store_data(part)
+            elif isinstance(part, StoreBegins):
+                self._store_begins(part)
+            elif part is not None:
+                self._message(part)
+            return True
+        if isinstance(event, AssociateRequest):
+            return await self._negotiate(event.pdu)
+        if isinstance(event, ReleaseRequest):
+            self._write(RELEASE_RP)
+        return False
+
+    def overdue(self, now: float) -> str | None:
+        """Why the association has to end, in our words; None while the peer is in time."""
+        limits, connection = self._limits, self._connection
+        if connection is None:
+            return None
+        if connection.unsent_since is not None and now - connection.unsent_since > limits.send_timeout:
+            return "does not read"
+        if connection.waiting_since is None:  # it is our turn
+            return None
+        silent = now - connection.waiting_since
+        if self._layer.state is State.EXPECTING and now - self._begun > limits.associate_timeout:
+            return "no association was asked for"
+        if self._layer.inside:
+            late = silent > limits.read_idle or now > self._pdu_deadline
+            return "too slow in the middle of a PDU" if late else None
+        if self._exchange is None and min(silent, now - self._quiet_since) > limits.idle_timeout:
+            return "idle"
+        return None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message is being received or served."""
+        if self._layer.state is not State.ESTABLISHED:
+            return self._layer.state is State.NEGOTIATING
+        return self._exchange is not None or self._assembler.inside or self._layer.inside or self._incoming is not None
+
+    def end(self, reason: str) -> None:
+        """Abort from outside the reading task."""
+        if self._connection is not None:
+            if reason:
+                log_event("association-aborted", peer=self.peer, reason=reason)
+            if self._layer.state is State.ESTABLISHED:
+                self._connection.write([abort_pdu(_BY_PROVIDER, 0)])
+        if self.task is not None:
+            self.task.cancel()
+
+    def evict(self) -> None:
+        """Close a connection that has not asked for an association, to make room."""
+        if self._connection is not None:
+            self._connection.abort()
+        if self.task is not None:
+            self.task.cancel()
+
+    def _write(self, *pieces: bytes | memoryview) -> None:
+        if self._connection is not None:
+            self._connection.write(pieces)
+
+    # -- negotiation -------------------------------------------------------------------------------------------------
+
+    async def _negotiate(self, pdu: bytes) -> bool:
+        if len(pdu) > _LARGE_REQUEST:
+            request = await asyncio.to_thread(negotiation.parse, pdu)
+        else:
+            request = negotiation.parse(pdu)
+        refused = await self._refusal(request)
+        if refused is not None:
+            rejection, reason = refused
+            log_event("association-refused", peer=self.peer, reason=reason)
+            self._write(reject_pdu(*rejection))
+            return False
+        confirm = self._user != "" and request.identity is not None and request.identity.wants_response
+        accept, arguments = negotiation.accept, (request, self._application.supported, self._limits.max_pdu)
+        if len(pdu) > _LARGE_REQUEST:
+            answer = await asyncio.to_thread(accept, *arguments, confirm_user=confirm)
+        else:
+            answer = accept(*arguments, confirm_user=confirm)
+        self.contexts = self._assembler.contexts = answer.contexts
+        self.extended = answer.extended
+        self._max_sent = negotiation.sendable(request.max_pdu)
+        self._layer.state = State.ESTABLISHED
+        self._quiet_since = self._loop.time()
+        self._write(answer.pdu)
+        return True
+
+    async def _refusal(self, request: negotiation.Request) -> tuple[tuple[int, int, int], str] | None:
+        """Why the association is rejected: for the peer, and for the log."""
+        if request.flaw is not None:
+            return request.flaw, "not the protocol or the application context of DICOM"
+        if not self._peers.establish(self):
+            return negotiation.LIMIT_EXCEEDED, "too many associations"
+        if 0 < request.max_pdu < SMALLEST_SENT:
+            return negotiation.NO_REASON, "takes PDUs of a few bytes only"
+        try:
+            welcome = await self._application.welcome(request.called_aet, request.calling_aet, self.peer)
+            if welcome is None:
+                return negotiation.CALLED_TITLE_UNKNOWN, "the called AE title is not ours"
+            if not welcome.allow:
+                return negotiation.CALLING_TITLE_UNKNOWN, "nothing is allowed to the calling AE title"
+            user = await self._verified(request.identity)
+        except Unavailable:
+            return negotiation.CONGESTED, "the archive cannot be asked"
+        if user is None:
+            return negotiation.NO_REASON, "the user is not known, or the passcode is wrong"
+        self._user = user
+        self._allow = welcome.allow
+        self.modality = welcome.modality
+        self.called_aet, self.calling_aet = request.called_aet, request.calling_aet
+        # Who it is, is its own claim, unless a user says more.
+        principal = f"dimse:{user + ':' if user else ''}{self.calling_aet}@{self.peer}"
+        scopes = frozenset[str]().union(*(_SCOPES.get(permission, ()) for permission in welcome.allow))
+        self.access = Access(welcome.tenant, principal, scopes)
+        return None
+
+    async def _verified(self, identity: negotiation.Identity | None) -> str | None:
+        """The user's name, "" where there is none and none is needed, None where the association is rejected."""
+        verifier = self._application.verifiers.get(identity.kind) if identity is not None else None
+        if identity is None or verifier is None:
+            return None if self._application.require_user else ""
+        return await verifier.verify(identity)
+
+    # -- requests of the peer ----------------------------------------------------------------------------------------
+
+    def _message(self, message: Message) -> None:
+        command = message.command
+        if command.field == Field.C_CANCEL:
+            if self._exchange is not None and command.message_id == self._exchange.command.message_id:
+                self._exchange.cancelled = True
+            return
+        if command.is_response:
+            if self._asked is None or command.message_id != self._asked[0] or self._asked[1].done():
+                raise Violation("a response came that belongs to no request", UNEXPECTED_PDU)
+            self._asked[1].set_result(command)
+            return
+        self._expect_idle()
+        exchange = self._exchange = Exchange(self, self.contexts[message.context_id], message)
+        task = self._loop.create_task(self._serve(exchange))
+        self._services.add(task)
+        task.add_done_callback(self._services.discard)
+
+    def _expect_idle(self) -> None:
+        if self._exchange is not None:
+            raise Violation("a request came before the last one was answered", UNEXPECTED_PDU)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        entry = self._application.services.get((type(exchange.request), exchange.context.abstract_syntax))
+        with suppress(Gone):
+            if entry is None or not exchange.context.as_scp:
+                await exchange.respond(status.UNRECOGNISED_OPERATION)
+            elif entry.permission not in self._allow:
+                log_event("request-refused", peer=self.peer, status=status.NOT_AUTHORISED, reason=entry.permission)
+                await exchange.respond(status.NOT_AUTHORISED, comment=f"{entry.permission} is not allowed to you")
+            else:
+                await self._run(entry, exchange)
+
+    async def _run(self, entry: Entry, exchange: Exchange) -> None:
+        try:
+            if exchange.too_long:
+                raise TooLarge("the data set of the request is too long")  # noqa: TRY301 - told as any other failure
+            await entry.service(exchange)
+            assert exchange.answered, "the service sent no final response"
+        except Gone:
+            raise
+        except Exception as exc:  # noqa: BLE001 - every failure has to become a status
+            result = status.of_request(exc, exchange.request)
+            log_failure("request-failed", exc, result, self.peer)
+            if not exchange.answered:
+                await exchange.respond(result.code, comment=result.comment)
+
+    async def respond(
+        self, exchange: Exchange, code: int, comment: str, identifier: bytes, elements: Mapping[str, object]
+    ) -> None:
+        """Send a response; the final one makes room for the next request."""
+        if exchange.answered:
+            raise RuntimeError("a response after the final one")
+        named = dict(elements)
+        if comment:
+            named["ErrorComment"] = status.comment(comment)
+        command = response_to(exchange.command, code, named, has_data_set=bool(identifier))
+        async with self._sending:
+            if code not in _PENDING:
+                exchange.answered = True
+                self._exchange, self._quiet_since = None, self._loop.time()
+            self._send(exchange.context.id, command, identifier)
+        await self._drain()
+
+    def _send(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
+        self._write(*pdus(context_id, command, self._max_sent, is_command=True))
+        if data_set:
+            self._write(*pdus(context_id, data_set, self._max_sent, is_command=False))
+
+    async def _drain(self) -> None:
+        if self._connection is None:
+            raise Gone
+        await self._connection.drain()
+
+    # -- C-STORE -----------------------------------------------------------------------------------------------------
+
+    def _store_begins(self, part: StoreBegins) -> None:
+        self._expect_idle()
+        context, command = self.contexts[part.context_id], part.command
+        target = Target(
+            command.text(Tag.AFFECTED_CLASS),
+            command.text(Tag.AFFECTED_INSTANCE),
+            context.abstract_syntax,
+            context.transfer_syntax,
+        )
+        try:
+            incoming: Incoming = self._application.begin_store(self, target)
+        except ArchiveError as error:
+            incoming = Refused(error)
+        self._incoming = (context, command, incoming)
+
+    async def _store_data(self, part: StoreData) -> None:
+        assert self._incoming is not None
+        context, command, incoming = self._incoming
+        try:
+            if not incoming.write(part.data) and not part.last:
+                async with asyncio.timeout(self._limits.spool_timeout):
+                    await incoming.flush()
+        except (ArchiveError, TimeoutError) as error:
+            incoming.discard()
+            incoming = Refused(error if isinstance(error, ArchiveError) else Unavailable("the spool does not write"))
+            self._incoming = (context, command, incoming)
+        if not part.last:
+            return
+        result = await self._stored(incoming)
+        self._incoming, self._quiet_since = None, self._loop.time()
+        said = {"ErrorComment": result.comment} if result.comment else {}
+        async with self._sending:
+            self._send(context.id, response_to(command, result.code, said, has_data_set=False))
+        await self._drain()
+
+    async def _stored(self, incoming: Incoming) -> status.Status:
+        try:
+            async with asyncio.timeout(self._limits.store_timeout):
+                await incoming.store()
+        except TimeoutError:
+            # What a store that was given up has done is decided by its intent: the peer may send again.
+            failure: Exception = Unavailable("the archive did not answer in time")
+        except Exception as exc:  # noqa: BLE001 - every failure has to become a status
+            failure = exc
+        else:
+            return status.Status(status.SUCCESS)
+        finally:
+            incoming.discard()
+        result = status.of_store(failure)
+        log_failure("store-failed", failure, result, self.peer)
+        return result
+
+    # -- requests of ours --------------------------------------------------------------------------------------------
+
+    async def ask(
+        self, context_id: int, request: DIMSEPrimitive, data: AsyncIterator[bytes] | None = None
+    ) -> DIMSEPrimitive:
+        """See service.Association. A data set that breaks off ends the association: there is no way to take it back."""
+        context = self.contexts.get(context_id)
+        store = type(request).__name__ == "C_STORE"
+        if context is None or not (context.as_scu if store else context.as_scp):
+            raise AskFailed("no presentation context was accepted for this request")
+        async with self._asking:
+            self._message_id = self._message_id % 0xFFFF + 1
+            answer: asyncio.Future[Command] = self._loop.create_future()
+            self._asked = (self._message_id, answer)
+            try:
+                async with asyncio.timeout(self._limits.ask_timeout):
+                    await self._ask(context_id, request, data)
+                async with asyncio.timeout(self._limits.ask_timeout):
+                    return primitive_of(await answer)
+            except Gone as exc:
+                raise AskFailed("the association has ended") from exc
+            except TimeoutError as exc:
+                self.end("no response to a request of ours")
+                raise AskFailed("the peer did not answer in time") from exc
+            finally:
+                self._asked, self._quiet_since = None, self._loop.time()
+
+    async def _ask(self, context_id: int, request: DIMSEPrimitive, data: AsyncIterator[bytes] | None) -> None:
+        command = request_of(request, self._message_id, has_data_set=data is not None)
+        async with self._sending:
+            self._send(context_id, command)
+            if data is not None:
+                fragmenter = Fragmenter(context_id, self._max_sent)
+                try:
+                    async for piece in data:
+                        self._write(*fragmenter.feed(piece))
+                        await self._drain()
+                except Gone:
+                    raise
+                except BaseException:
+                    self.end("a data set of ours broke off")
+                    raise
+                self._write(*fragmenter.finish())
+            await self._drain()
+
+
+def log_failure(event: str, error: BaseException, result: status.Status, peer: str) -> None:
+    """A request was answered with a failure: what the peer was told, or where it happened when that is nothing."""
+    if isinstance(error, ArchiveError):
+        log_event(event, peer=peer, status=result.code, reason=result.comment)
+    else:
+        log_crash(event, error, peer=peer)

@@ -1,0 +1,201 @@
+"""Jobs that ask something of other application entities. Their parts are rows, so that none is done twice."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from pynetdicom.presentation import StoragePresentationContexts
+
+from dicomweb.errors import ArchiveError, BadRequest, PeerFailed
+from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
+from dimse_bridge import status
+from dimse_bridge.asking import get_model, move_model, retrieval
+from dimse_bridge.commitment_reports import take_report
+from dimse_bridge.requestor import MAX_CONTEXTS, Proposal
+from dimse_bridge.scu import Requestor, SubOperations
+from dimse_bridge.sending import Sender
+from storage.access import SCOPES, Access
+from storage.archive import Archive
+from storage.ingest import Provenance, Stored
+from storage.job_items import JobItems
+from storage.jobs import Claimed, Done, Handler, Progress
+from storage.modalities import Modality
+
+STORE: Final = "DicomModalityStore"
+MOVE: Final = "DicomMoveScu"
+GET: Final = "DicomGetScu"
+COMMIT: Final = "StorageCommitmentScu"
+
+_DELETED: Final = 0x0112  # no such SOP instance
+_WARNING: Final = 0xB000
+_CHUNK: Final = 1 << 20
+# Seconds for which the association stays open, as some answer on it.
+_REPORT_SECONDS: Final = 2.0
+# What may come by C-GET: without knowing, in every form that is common, the uncompressed ones first.
+_INCOMING: Final = (
+    EXPLICIT_LE, IMPLICIT_LE, *(f"1.2.840.10008.1.2.{tail}" for tail in (
+        "4.70", "4.57", "4.80", "4.90", "4.50", "4.51", "4.81", "4.91", "4.201", "4.202", "4.203", "5", "4.100",
+        "4.102", "4.103", "4.107", "1.99",
+    )),
+)  # fmt: skip
+
+
+def handlers(requestor: Requestor) -> Mapping[str, Handler]:
+    """The kinds of jobs that are worked on here."""
+    return {
+        STORE: partial(run_store, requestor),
+        MOVE: partial(run_move, requestor),
+        GET: partial(run_get, requestor),
+        COMMIT: partial(run_commit, requestor),
+    }
+
+
+def as_content(modality: Modality) -> dict[str, Any]:
+    """A modality in a job's content: as it was when the job was made."""
+    return asdict(modality) | {"allow": sorted(modality.allow)}
+
+
+def _modality(job: Claimed) -> Modality:
+    said = job.content["modality"]
+    return Modality(**said | {"allow": frozenset(said["allow"])})
+
+
+def _access(job: Claimed) -> Access:
+    return Access(job.tenant, "job", SCOPES)
+
+
+@asynccontextmanager
+async def _items(archive: Archive, job: Claimed) -> AsyncIterator[JobItems]:
+    """The parts of a job; what was noted of them is kept, however the job ends."""
+    items = JobItems(archive.db, job.tenant, job.id)
+    await items.count()
+    try:
+        yield items
+    finally:
+        await asyncio.shield(items.flush())
+
+
+async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
+    """Send instances; with `commitment` ask for it when they are sent."""
+    archive, modality = requestor.archive, _modality(job)
+    async with _items(archive, job) as items:
+        originator = job.content.get("originator")
+        sender = Sender(
+            requestor, _access(job), modality, await items.kinds(), tuple(originator) if originator else None
+        )
+        async with sender:
+            async for number, _, instance in items.instances():
+                if instance is None:
+                    code, comment = _DELETED, "the instance is not stored any more"
+                else:
+                    outcome = await sender.send(instance)
+                    code, comment = 0 if outcome.sent else outcome.status, outcome.comment
+                await items.note(number, code, comment)
+                progress(items.fraction)
+                if code and not job.content.get("permissive"):
+                    raise PeerFailed(f"an instance could not be sent: {comment}", code)
+        await items.flush()
+        failures = [asdict(each) for each in await items.failures()] if items.failed else []
+        result = {"sent": items.over - items.failed, "failed": items.failed, "failures": failures}
+    if transaction := job.content.get("commitment"):
+        await _committed(requestor, _access(job), modality, transaction)
+    return Done(result)
+
+
+async def run_move(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
+    """Have another application entity send to a third one, or to us."""
+    modality, target = _modality(job), str(job.content["target"])
+    async with _items(requestor.archive, job) as items:
+        counts = {"completed": 0, "failed": 0, "warning": 0}
+        async for number, content in items.open():
+            said = orjson.loads(content)
+            asked = retrieval(said["level"], said["keys"])
+            operations = requestor.move(modality, asked, move_model(said["level"]), target)
+            await _followed(items, number, operations, counts, progress)
+    return Done(counts)
+
+
+async def run_get(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
+    """Retrieve from another application entity on the association that we ask for."""
+    archive, access, modality = requestor.archive, _access(job), _modality(job)
+    received: list[str] = []
+
+    async def take(path: Path) -> int:
+        try:
+            stored = await _stored(archive, access, path, Provenance("dimse", modality.host, modality.aet))
+        except ArchiveError as error:
+            return status.of_store(error).code
+        received.append(stored.orthanc.instance)
+        return status.SUCCESS
+
+    async with _items(archive, job) as items:
+        counts = {"completed": 0, "failed": 0, "warning": 0}
+        async for number, content in items.open():
+            said = orjson.loads(content)
+            asked, model = retrieval(said["level"], said["keys"]), get_model(said["level"])
+            operations = requestor.get(modality, asked, model, incoming(), take)
+            await _followed(items, number, operations, counts, progress)
+    return Done(counts | {"received": received})
+
+
+async def run_commit(requestor: Requestor, job: Claimed, _folder: Path, _progress: Progress) -> Done:
+    """Ask for storage commitment; the answer is noted when it comes, see commitment_reports.py."""
+    await _committed(requestor, _access(job), _modality(job), job.content["transaction"])
+    return Done({"transaction": job.content["transaction"]})
+
+
+async def _committed(requestor: Requestor, access: Access, modality: Modality, transaction: str) -> None:
+    archive = requestor.archive
+    instances = await archive.asked.commitment_items(access, transaction)
+    report = partial(take_report, archive, access.tenant, None)
+    await requestor.commit(modality, transaction, instances, report, _REPORT_SECONDS)
+
+
+async def _followed(
+    items: JobItems,
+    number: int,
+    operations: AsyncIterator[SubOperations],
+    counts: dict[str, int],
+    progress: Progress,
+) -> None:
+    """Follow a retrieval to its end. Raises PeerFailed where that is none with which one can be content."""
+    said = None
+    before = items.over
+    async for said in operations:
+        known = said.remaining + said.completed + said.failed + said.warning
+        done = (known - said.remaining) / known if known and said.pending else 0.0
+        progress((before + done) / max(1, items.total))
+    if said is None:
+        raise PeerFailed("the peer did not answer")
+    for name in counts:
+        counts[name] += getattr(said, name)
+    if said.status not in (0, _WARNING):
+        await items.note(number, said.status)
+        raise PeerFailed(f"the retrieval ended with status 0x{said.status:04X}", said.status)
+    await items.note(number, 0, f"{said.failed} failed" if said.failed else "")
+
+
+def incoming() -> list[Proposal]:
+    """Presentation contexts for what a C-GET may bring: the common storage classes, so many as there can be."""
+    classes = [str(context.abstract_syntax) for context in StoragePresentationContexts[: MAX_CONTEXTS - 2]]
+    return [Proposal(each, _INCOMING, as_scp=True) for each in classes]
+
+
+async def _stored(archive: Archive, access: Access, path: Path, source: Provenance) -> Stored:
+    spool = archive.new_spool()
+    try:
+        with await asyncio.to_thread(path.open, "rb") as file:
+            while chunk := await asyncio.to_thread(file.read, _CHUNK):
+                await spool.write(chunk)
+    except OSError as error:
+        spool.discard()
+        raise BadRequest("what was received cannot be read again") from error
+    except BaseException:
+        spool.discard()
+        raise
+    return await archive.ingest.store(access, await spool.finish(), source)

@@ -1,0 +1,41 @@
+"""Modality worklist C-FIND (PS3.4 annex K)."""
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Final
+
+from pynetdicom.dimse_primitives import C_FIND, DIMSEPrimitive
+
+from dicomweb import scheduled_steps
+from dicomweb.identifier import IdentifierWriter, read_identifier
+from dicomweb.repertoire import answers_in
+from dimse_bridge import status
+from dimse_bridge.service import Entry, Exchange
+
+MODALITY_WORKLIST: Final = "1.2.840.10008.5.1.4.31"
+
+
+async def find(exchange: Exchange) -> None:
+    """Serve one C-FIND: an answer for each item, in the order of the schedule, then the final status."""
+    association, syntax = exchange.association, exchange.context.transfer_syntax
+    archive = association.archive
+    identifier = read_identifier(exchange.identifier, syntax)
+    asked = scheduled_steps.find(identifier, archive.settings.qido_max_limit)
+    character_sets = answers_in(archive.settings.dimse_character_set.encode() or identifier.character_set)
+    writer = IdentifierWriter(syntax)
+    pending = status.PENDING_PARTIAL if asked.partial else status.PENDING
+    access = association.access.with_scope("worklist.read")  # whoever has the permission `worklist`
+    async with aclosing(archive.modality_worklist.matches(access, asked.query)) as matches:
+        async for found in matches:
+            if exchange.cancelled:
+                break
+            if found is None:
+                await exchange.respond(status.OUT_OF_RESOURCES, comment=f"more than {asked.query.limit} matches")
+                return
+            await exchange.respond(pending, identifier=writer.write(asked.answer(found), character_sets))
+    await exchange.respond(status.CANCELLED if exchange.cancelled else status.SUCCESS)
+
+
+ENTRIES: Final[Mapping[tuple[type[DIMSEPrimitive], str], Entry]] = {
+    (C_FIND, MODALITY_WORKLIST): Entry(find, "worklist")
+}

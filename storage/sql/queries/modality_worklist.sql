@@ -1,0 +1,59 @@
+-- name: scheduled_create
+INSERT INTO scheduled_step (tenant, id, attributes, stations, name_fold) VALUES ($1, $2, $3::jsonb, $4, $5)
+
+-- name: scheduled_get
+SELECT attributes::text AS attributes, version, created_at FROM scheduled_step WHERE tenant = $1 AND id = $2
+
+-- name: scheduled_replace
+-- Compare and set: a performed step may have changed the status meanwhile.
+UPDATE scheduled_step SET attributes = $4::jsonb, stations = $5, name_fold = $6, version = version + 1, changed_at = now()
+WHERE tenant = $1 AND id = $2 AND version = $3 RETURNING 1
+
+-- name: scheduled_delete
+DELETE FROM scheduled_step WHERE tenant = $1 AND id = $2 RETURNING 1
+
+-- name: scheduled_expire
+-- Finished steps whose time is over, and steps that nobody has touched for long and whose date is long past: $3 at most. $1 and $2 are the
+-- two times; an unknown date is past.
+WITH due AS (
+    SELECT tenant, id FROM scheduled_step WHERE changed_at < now() - least($1::interval, $2::interval)
+        AND CASE WHEN status IN ('COMPLETED', 'DISCONTINUED', 'CANCELED') THEN changed_at < now() - $1::interval
+            ELSE changed_at < now() - $2::interval AND start < to_char(now() - $2::interval, 'YYYYMMDD') END
+    ORDER BY changed_at LIMIT $3 FOR UPDATE SKIP LOCKED),
+removed AS (DELETE FROM scheduled_step s USING due WHERE s.tenant = due.tenant AND s.id = due.id)
+SELECT count(*) FROM due
+
+-- name: performed_create
+-- A performed step ($2, $3), and STARTED for the scheduled ones that it belongs to ($4 study, $5 step ID, $6 accession number; the last two
+-- may be ''). No row in `created`: there is such an instance.
+WITH created AS (
+    INSERT INTO performed_step (tenant, uid, attributes) VALUES ($1, $2, $3::jsonb) ON CONFLICT DO NOTHING RETURNING 1),
+followed AS (
+    UPDATE scheduled_step s SET attributes = scheduled_in_state(attributes, 'STARTED'), version = version + 1, changed_at = now()
+    FROM created, unnest($4::text[], $5::text[], $6::text[]) AS a(study_uid, step_id, accession)
+    WHERE s.tenant = $1 AND s.study_uid = a.study_uid AND (a.step_id = '' OR s.step_id = a.step_id)
+        AND (a.step_id <> '' OR a.accession = '' OR s.accession = a.accession)
+    RETURNING 1)
+SELECT (SELECT count(*) FROM created) AS created, (SELECT count(*) FROM followed) AS followed
+
+-- name: performed_get
+SELECT attributes::text AS attributes, version FROM performed_step WHERE tenant = $1 AND uid = $2
+
+-- name: performed_change
+-- Compare and set, with the status ($5, or '') of the scheduled steps that it belongs to.
+WITH changed AS (
+    UPDATE performed_step SET attributes = $4::jsonb, version = version + 1, changed_at = now()
+    WHERE tenant = $1 AND uid = $2 AND version = $3 RETURNING 1),
+followed AS (
+    UPDATE scheduled_step s SET attributes = scheduled_in_state(attributes, $5), version = version + 1, changed_at = now()
+    FROM changed, unnest($6::text[], $7::text[], $8::text[]) AS a(study_uid, step_id, accession)
+    WHERE $5::text <> '' AND s.tenant = $1 AND s.study_uid = a.study_uid AND (a.step_id = '' OR s.step_id = a.step_id)
+        AND (a.step_id <> '' OR a.accession = '' OR s.accession = a.accession)
+    RETURNING 1)
+SELECT (SELECT count(*) FROM changed) AS changed, (SELECT count(*) FROM followed) AS followed
+
+-- name: performed_expire
+WITH due AS (
+    SELECT tenant, uid FROM performed_step WHERE changed_at < now() - $1::interval ORDER BY changed_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+removed AS (DELETE FROM performed_step p USING due WHERE p.tenant = due.tenant AND p.uid = due.uid)
+SELECT count(*) FROM due

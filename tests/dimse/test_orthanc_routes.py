@@ -1,0 +1,302 @@
+"""Orthanc's routes for modalities, queries and jobs: the same requests to Debian's Orthanc and to us."""
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+
+from dicomweb.uids import orthanc_ids
+from tests import files
+from tests import orthanc as peer
+from tests.dimse.test_sending import storescp
+from tests.orthanc import Orthanc
+from tests.support import RunningServer, free_port, running_server
+
+STUDY = "1.3.6.1.4.1.5962.1.2.1.20040119072730.12322"
+# What newer versions of Orthanc say than Debian's, or we beside it.
+MORE = {"AllowStorageCommitment", "AllowMpps", "RetrieveMethod", "TargetAet", "Details"}
+
+
+@pytest.fixture(scope="module")
+def anor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with running_server(tmp_path_factory.mktemp("anor"), workers=2, dimse_timeout=5) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def web(anor: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=anor.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def other(anor: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """Whom both ask: it knows both as modalities."""
+    with peer.running_orthanc(
+        tmp_path_factory.mktemp("other"), {"anor": ("ANOR", anor.dimse_port)}, "OTHER"
+    ) as running:
+        running.upload(Path(get_testdata_file("CT_small.dcm")).read_bytes())
+        yield running
+
+
+@pytest.fixture(scope="module")
+def orthanc(other: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """Whose answers ours are compared with."""
+    base = tmp_path_factory.mktemp("orthanc")
+    with peer.running_orthanc(base, {"other": ("OTHER", other.dimse_port), "dead": ("DEAD", free_port())}) as running:
+        declared = {"AET": "ORTHANC", "Host": "127.0.0.1", "Port": running.dimse_port}
+        other.request("PUT", "/modalities/orthanc", json.dumps(declared).encode())
+        yield running
+
+
+@pytest.fixture(scope="module")
+def both(web: httpx.Client, orthanc: Orthanc, other: Orthanc) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    for name, aet, port in (("other", "OTHER", other.dimse_port), ("dead", "DEAD", free_port())):
+        body = {"AET": aet, "Host": "127.0.0.1", "Port": port}
+        assert web.put(f"/modalities/{name}", json=body).text == ""
+    for name in ("CT_small.dcm", "MR_small.dcm"):
+        data = Path(get_testdata_file(name)).read_bytes()
+        orthanc.upload(data)
+        assert web.post("/instances", content=data).status_code == 200
+    with httpx.Client(base_url=orthanc.url, timeout=60) as client:
+        yield web, client
+
+
+def ids() -> list[str]:
+    found = []
+    for name in ("CT_small.dcm", "MR_small.dcm"):
+        ds = pydicom.dcmread(get_testdata_file(name), stop_before_pixels=True)
+        of = orthanc_ids(ds.PatientID, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
+        found += [of.instance, of.study]
+    return found
+
+
+def same(ours: Any, theirs: Any, *, ignore: set[str] = MORE) -> None:
+    """The same keys and types all the way down, and the same values where these do not depend on who is asked."""
+    assert type(ours) is type(theirs), (ours, theirs)
+    if isinstance(ours, dict):
+        assert ours.keys() - ignore == theirs.keys() - ignore
+        for key in ours.keys() & theirs.keys():
+            same(ours[key], theirs[key], ignore=ignore)
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for one, two in zip(ours, theirs, strict=True):
+            same(one, two, ignore=ignore)
+
+
+def ask(both: tuple[httpx.Client, httpx.Client], method: str, path: str, body: Any = None) -> tuple[Any, Any]:
+    content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    ours, theirs = (client.request(method, path, content=content) for client in both)
+    assert ours.status_code == theirs.status_code, (ours.text, theirs.text)
+    return tuple(each.json() if each.text.strip()[:1] in ("{", "[") else each.text for each in (ours, theirs))  # type: ignore[return-value]
+
+
+def test_declarations(both: tuple[httpx.Client, httpx.Client]) -> None:
+    for path in (
+        "/modalities",
+        "/modalities?expand",
+        "/modalities/other/configuration",
+        "/modalities//other/configuration/",
+    ):
+        ours, theirs = ask(both, "GET", path)
+        same(ours, theirs)
+    ours, theirs = ask(both, "GET", "/modalities/other/configuration")
+    assert {k: ours[k] for k in ours.keys() - MORE} == theirs
+    ours, theirs = ask(both, "GET", "/modalities/other")
+    assert set(theirs) <= set(ours)
+    assert ask(both, "PUT", "/modalities/listed", ["LISTED", "localhost", 104]) == ("", "")
+    same(*ask(both, "GET", "/modalities/listed/configuration"))
+    assert ask(both, "DELETE", "/modalities/listed") == ("", "")
+    for method, path, body in (
+        ("DELETE", "/modalities/listed", None),
+        ("GET", "/modalities/none", None),
+        ("PUT", "/modalities/x", {"AET": "X"}),
+        ("PUT", "/modalities/x", b"no json"),
+        ("POST", "/modalities/none/echo", {}),
+    ):
+        ours, theirs = ask(both, method, path, body)
+        assert ours["HttpStatus"]
+        if theirs:
+            same(ours, theirs, ignore={"Details"})
+
+
+def test_echo(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
+    assert ask(both, "POST", "/modalities/other/echo", {}) == ({}, {})
+    assert ask(both, "POST", "/modalities/other/echo", b"") == ({}, {})
+    body = {"AET": "OTHER", "Host": "127.0.0.1", "Port": other.dimse_port}
+    assert ask(both, "POST", "/tools/dicom-echo", body) == ({}, {})
+    assert both[0].post("/modalities/other/echo", json={"CheckFind": True}).json() == {}
+    ours, theirs = ask(both, "POST", "/modalities/dead/echo", {})
+    assert ours.keys() == theirs.keys()
+    assert {k: ours[k] for k in ours.keys() - {"Details"}} == {k: theirs[k] for k in theirs.keys() - {"Details"}}
+    assert (ours["HttpStatus"], ours["OrthancStatus"]) == (500, 9)
+
+
+def test_store(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
+    instance, study, second, _ = ids()
+    for body in (instance.encode(), [second, study], {"Resources": [study], "Synchronous": True, "Priority": 3}):
+        ours, theirs = ask(both, "POST", "/modalities/other/store", body)
+        same(ours, theirs)
+        assert {k: ours[k] for k in ours.keys() - {"LocalAet"}} == {k: theirs[k] for k in theirs.keys() - {"LocalAet"}}
+    assert instance in other.request("GET", "/instances")
+    ours, theirs = ask(both, "POST", "/modalities/other/store", {"Resources": [instance], "Asynchronous": True})
+    same(ours, theirs)
+    job = finished(both[0], ours["ID"])
+    same(job, both[1].get(theirs["Path"]).json())
+    for body in ({"Resources": ["nope"]}, b"nope", {"Resources": ["0" * 8 + "-00000000" * 4]}):
+        ask(both, "POST", "/modalities/other/store", body)
+    ours, theirs = ask(both, "POST", "/modalities/dead/store", [instance])
+    assert (ours["OrthancStatus"], ours["Message"]) == (theirs["OrthancStatus"], theirs["Message"])
+    data = Path(get_testdata_file("CT_small.dcm")).read_bytes()
+    ours, theirs = ask(both, "POST", "/modalities/other/store-straight", data)
+    assert ours == theirs
+
+
+def finished(web: httpx.Client, job: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found: dict[str, Any] = web.get(f"/jobs/{job}").json()
+        if found["State"] in ("Success", "Failure"):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(found)
+
+
+def test_query_and_retrieve(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
+    body = {"Level": "Study", "Query": {"PatientID": "1CT1", "PatientName": "", "0008,0061": ""}, "Normalize": False}
+    made = ask(both, "POST", "/modalities/other/query", body)
+    same(*made)
+    assert made[0]["ID"] in both[0].get("/queries").json()
+
+    def each(path: str, method: str = "GET", body: Any = None) -> tuple[Any, Any]:
+        content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        found = [
+            client.request(method, f"/queries/{of['ID']}{path}", content=content)
+            for client, of in zip(both, made, strict=True)
+        ]
+        assert found[0].status_code == found[1].status_code, (path, found[0].text, found[1].text)
+        return tuple(f.json() if f.text.strip()[:1] in ("{", "[") else f.text for f in found)  # type: ignore[return-value]
+
+    for path in ("", "/answers", "/answers/0", "/level", "/modality"):
+        ours, theirs = each(path)
+        assert ours == theirs, path
+    for path in ("/query", "/query?simplify"):
+        ours, theirs = each(path)
+        same(ours, theirs)
+    for path in (
+        "/answers?expand",
+        "/answers?expand&simplify",
+        "/answers?expand&short",
+        "/answers/0/content",
+        "/answers/0/content?simplify",
+    ):
+        ours, theirs = each(path)
+        assert "1CT1" in json.dumps(ours)
+        assert without(ours) == without(theirs), path
+    ours, theirs = each("/answers/0/query-series", "POST", {})
+    assert ours.keys() == theirs.keys()
+    found = [c.get(f"{of['Path']}/answers?expand&simplify").json() for c, of in zip(both, (ours, theirs), strict=True)]
+    assert [a["SeriesInstanceUID"] for a in found[0]] == [a["SeriesInstanceUID"] for a in found[1]]
+    ours, theirs = each("/retrieve", "POST", {"TargetAet": "ORTHANC"})
+    same(ours, theirs, ignore=MORE | {"0008,0050"})  # the accession number is no unique key: it is not sent
+    assert ours["Query"][0]["0020,000d"] == STUDY
+    ours, _ = each("/answers/0/retrieve", "POST", {"TargetAet": "NOBODY"})
+    assert ours["OrthancStatus"] == 9
+    assert each("", "DELETE") == ("", "")
+    assert both[0].get(f"/queries/{made[0]['ID']}").status_code == 404
+
+
+def without(answer: Any) -> Any:
+    """An answer without what the archive adds for who asks."""
+    if isinstance(answer, list):
+        return [without(each) for each in answer]
+    return {k: v for k, v in answer.items() if k not in ("0008,0005", "SpecificCharacterSet")}
+
+
+def test_wrong_queries(both: tuple[httpx.Client, httpx.Client]) -> None:
+    for body in ({"Level": "Bad", "Query": {}}, {"Level": "Study", "Query": {"NoTag": ""}}, b"x", {}):
+        ours, _ = ask(both, "POST", "/modalities/other/query", body)
+        assert ours["HttpStatus"] == 400
+    ours, theirs = ask(both, "POST", "/modalities/dead/query", {"Level": "Study"})
+    assert ours["OrthancStatus"] == theirs["OrthancStatus"] == 9
+    assert both[0].get("/queries/none").status_code == 404
+
+
+def test_move_to_us(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
+    file = files.ct()
+    uid = pydicom.dcmread(io.BytesIO(file)).StudyInstanceUID
+    other.upload(file)
+    body = {"Level": "Study", "Resources": [{"StudyInstanceUID": uid}]}
+    found = both[0].post("/modalities/other/move", json=body).json()
+    assert (found["TargetAet"], found["RemoteAet"]) == ("ANOR", "OTHER")
+    assert both[0].get("/dicom-web/studies", params={"StudyInstanceUID": uid}).json()
+    assert both[0].post("/modalities/other/move", json={"Level": "Study", "Resources": [{}]}).status_code == 400
+
+
+def test_jobs(both: tuple[httpx.Client, httpx.Client]) -> None:
+    web = both[0]
+    ours, theirs = ask(both, "GET", "/jobs")
+    assert ours
+    assert theirs
+    jobs = web.get("/jobs?expand").json()
+    assert {each["ID"] for each in jobs} == set(ours)
+    failed = next(each for each in jobs if each["State"] == "Failure" and each["Content"]["RemoteAet"] == "DEAD")
+    assert (failed["ErrorCode"], failed["ErrorDescription"]) == (9, "Error in the network protocol")
+    assert web.post(f"/jobs/{failed['ID']}/resubmit").json() == {}
+    assert finished(web, failed["ID"])["State"] == "Failure"
+    done = next(each["ID"] for each in jobs if each["State"] == "Success")
+    for action, status in (("cancel", 200), ("pause", 200), ("resume", 400), ("resubmit", 400)):
+        assert web.post(f"/jobs/{done}/{action}").status_code == status
+    assert web.get(f"/jobs/{done}/nothing").json()["HttpStatus"] == 404
+    assert web.delete(f"/jobs/{done}").text == ""
+    assert web.get(f"/jobs/{done}").status_code == 404
+    assert web.get("/jobs/none").status_code == 404
+
+
+def test_permissive(web: httpx.Client, tmp_path: Path) -> None:
+    good, bad = files.ct(), files.ct(SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
+    resources = [web.post("/instances", content=each).json()["ID"] for each in (good, bad)]
+    with storescp(tmp_path / "peer", "-xf", str(_profile(tmp_path)), "OnlyCT") as modality:
+        web.put("/modalities/ctonly", json=["STORESCP", "127.0.0.1", modality.port])
+        refused = web.post("/modalities/ctonly/store", json={"Resources": resources})
+        assert (refused.status_code, refused.json()["OrthancStatus"]) == (500, 9)
+        body = {"Resources": resources, "Permissive": True, "UserData": {"case": 7}}
+        answer = web.post("/modalities/ctonly/store", json=body).json()
+        assert (answer["InstancesCount"], answer["FailedInstancesCount"]) == (2, 1)
+    job = next(each for each in web.get("/jobs?expand").json() if each.get("UserData") == {"case": 7})
+    assert job["State"] == "Success"
+
+
+def _profile(folder: Path) -> Path:
+    path = folder / "storescp.cfg"
+    path.write_text(
+        "[[TransferSyntaxes]]\n[Any]\nTransferSyntax1 = LocalEndianExplicit\n"
+        "[[PresentationContexts]]\n[CT]\nPresentationContext1 = CTImageStorage\\Any\n"
+        "[[Profiles]]\n[OnlyCT]\nPresentationContexts = CT\n"
+    )
+    return path
+
+
+def test_waiting_cancelling_pausing(web: httpx.Client, tmp_path: Path) -> None:
+    resources = [web.post("/instances", content=files.ct()).json()["ID"] for _ in range(5)]
+    with storescp(tmp_path / "slow", "--sleep-after", "2") as modality:
+        web.put("/modalities/slow", json=["STORESCP", "127.0.0.1", modality.port])
+        job = web.post("/modalities/slow/store", json={"Resources": resources, "Asynchronous": True}).json()["ID"]
+        time.sleep(2)
+        assert web.get(f"/jobs/{job}").json()["State"] == "Running"
+        assert web.post(f"/jobs/{job}/pause").json() == {}
+        deadline = time.monotonic() + 15
+        while web.get(f"/jobs/{job}").json()["State"] != "Paused":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert web.post(f"/jobs/{job}/resume").json() == {}
+        assert web.post(f"/jobs/{job}/cancel").json() == {}
+        found = finished(web, job)
+        assert (found["State"], found["ErrorCode"]) == ("Failure", 37)
