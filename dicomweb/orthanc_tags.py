@@ -21,6 +21,7 @@ Elements = Mapping[str, Any]
 
 # Longer texts are left out unless they are asked for.
 MAX_TEXT: Final = 256
+_FLOATS: Final = frozenset(("FD", "FL"))
 _UNKNOWN: Final = "Unknown Tag & Data"
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 
@@ -85,10 +86,12 @@ def text_of(element: Mapping[str, Any]) -> str | None:
     values = element.get("Value")
     if not values:
         return None if "BulkDataURI" in element or "InlineBinary" in element else ""
-    if len(values) == 1 and type(values[0]) is str and element["vr"] != "AT":
-        return str(values[0])
     if element["vr"] == "AT":
         return "\\".join(spelled_tag(value) for value in values)
+    if element["vr"] in _FLOATS:
+        return "\\".join(f"{float(value):.17g}" for value in values)
+    if len(values) == 1 and type(values[0]) is str:
+        return str(values[0])
     return "\\".join([value if type(value) is str else _text(value) for value in values])
 
 

@@ -6,11 +6,13 @@ from datetime import timedelta
 from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.archives import ArchiveService
+from storage.arrays import ArrayService
 from storage.asked import AskedService
 from storage.attachments import AttachmentService
 from storage.changes import ChangeService
 from storage.channels import EventChannels
 from storage.commitment import CommitmentService
+from storage.contents import ContentService
 from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
@@ -82,6 +84,8 @@ class Archive:
     attachments: AttachmentService
     changes: ChangeService
     tags: TagService
+    contents: ContentService
+    arrays: ArrayService
     asked: AskedService
     commitment: CommitmentService
     modality_worklist: ModalityWorklistService
@@ -143,6 +147,7 @@ async def open_archive(settings: Settings) -> Archive:
     decoders = DecoderPool(settings)
     pixels = PixelService(retrieve, decoders)
     transcode = TranscodeService(settings, retrieve, pixels, decoders)
+    rendering = RenderingService(settings, retrieve, pixels)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
     jobs = JobService(settings, db, objects)
@@ -157,7 +162,7 @@ async def open_archive(settings: Settings) -> Archive:
         pixels=pixels,
         transcode=transcode,
         data_sets=DataSetService(retrieve, transcode),
-        rendering=RenderingService(settings, retrieve, pixels),
+        rendering=rendering,
         slides=slides,
         study_objects=StudyObjects(db, objects),
         frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
@@ -174,6 +179,8 @@ async def open_archive(settings: Settings) -> Archive:
         attachments=AttachmentService(settings, db, objects),
         changes=ChangeService(db),
         tags=TagService(db, objects),
+        contents=ContentService(retrieve),
+        arrays=ArrayService(db, retrieve, pixels, rendering),
         asked=AskedService(settings, db),
         commitment=CommitmentService(settings, db, objects, jobs),
         modality_worklist=ModalityWorklistService(settings, db),

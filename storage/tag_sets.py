@@ -7,7 +7,7 @@ from typing import Any, Final
 import orjson
 
 from dicomweb.errors import NotFound
-from dicomweb.orthanc_tags import MAX_TEXT, Format, formatted, parse
+from dicomweb.orthanc_tags import MAX_TEXT, Format, formatted, parse, text_of
 from dicomweb.tags import Level
 from storage.access import Access
 from storage.db import Database, Record
@@ -17,6 +17,9 @@ from storage.side_objects import stored_metadata
 
 _CURSOR_ROWS: Final = 50
 _PIXELS: Final = "7FE00010"
+_END: Final = "FFFFFFFF"
+# Available Transfer Syntax UID: in the stored metadata, but in no file.
+_SYNTAX: Final = "00083002"
 
 
 def _tags(text: str) -> frozenset[str]:
@@ -106,19 +109,24 @@ class TagService:
             raise NotFound(f"no such {resource.level}")
 
     async def shared(self, access: Access, resource: Resource, look: Look) -> dict[str, Any]:
-        """What is the same in all instances of a resource; of binary and very long values the index knows nothing."""
+        """What is the same in all instances of a resource, but for sequences and binary values.
+
+        Of very long texts the index knows nothing.
+        """
         access.require("dicom.metadata")
         rows = await self._db.fetch("orthanc_shared", access.tenant, resource.level, resource.id)
         if not rows:
             raise NotFound(f"no such {resource.level}")
         if len(rows) == 1 and rows[0]["instance_count"] == 1:
             row = await self._db.fetch_row("orthanc_first_metadata", access.tenant, resource.level, resource.id)
-            return self._formatted(await self._elements(row, f"no such {resource.level}"), look)
-        common = _common(rows[0])
+            common = await self._elements(row, f"no such {resource.level}")
+        else:
+            common = _common(rows[0])
         for row in rows[1:]:
             other = _common(row)
             common = {tag: element for tag, element in common.items() if other.get(tag) == element}
-        return self._formatted(dict(sorted(common.items())), look)
+        plain = {tag: element for tag, element in sorted(common.items()) if _is_plain(element)}
+        return self._formatted(plain, look)
 
     async def _elements(self, row: Record | None, missing: str) -> dict[str, Any]:
         if row is None:
@@ -126,9 +134,13 @@ class TagService:
         return parse((await stored_metadata(self._objects, row["object_key"], row)).inflate())
 
     def _formatted(self, elements: Mapping[str, Any], look: Look) -> dict[str, Any]:
-        if not look.whole:
-            elements = {tag: element for tag, element in elements.items() if tag <= _PIXELS}
+        end = _END if look.whole else _PIXELS
+        elements = {tag: element for tag, element in elements.items() if tag <= end and tag != _SYNTAX}
         return formatted(elements, look.form, keep=look.keep, max_text=MAX_TEXT)
+
+
+def _is_plain(element: Mapping[str, Any]) -> bool:
+    return element["vr"] != "SQ" and text_of(element) is not None
 
 
 def _common(row: Record) -> dict[str, Any]:

@@ -158,3 +158,10 @@ WHERE i.tenant = $1 AND i.sop_uid = ANY ($2)
 -- What the instances are that are parts of a job and not done.
 SELECT DISTINCT i.sop_class, i.transfer_syntax FROM job_item j JOIN instance i ON i.tenant = $1 AND i.sop_uid = j.content
 WHERE j.job = $2 AND j.status IS NULL
+
+-- name: orthanc_series_instances
+-- Where the instances of a series lie, by its Orthanc identifier.
+SELECT i.sop_uid, s.series_uid, t.study_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256,
+       i.meta_size, i.flags, i.bits_allocated, i.frame_table IS NOT NULL AS has_frames, i.orthanc_id, i.rows, i.columns
+FROM series s JOIN study t ON t.id = s.study JOIN instance i ON i.series = s.id
+WHERE s.orthanc_id = $2 AND s.tenant = $1
