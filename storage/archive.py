@@ -17,6 +17,7 @@ from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
 from storage.embedded import attach
+from storage.find import FindService
 from storage.frame_blocks import FrameBlocks
 from storage.ingest import IngestService
 from storage.jobs import JobService
@@ -85,6 +86,7 @@ class Archive:
     changes: ChangeService
     tags: TagService
     contents: ContentService
+    find: FindService
     arrays: ArrayService
     asked: AskedService
     commitment: CommitmentService
@@ -148,6 +150,7 @@ async def open_archive(settings: Settings) -> Archive:
     pixels = PixelService(retrieve, decoders)
     transcode = TranscodeService(settings, retrieve, pixels, decoders)
     rendering = RenderingService(settings, retrieve, pixels)
+    resources = ResourceService(settings, db)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
     jobs = JobService(settings, db, objects)
@@ -173,7 +176,8 @@ async def open_archive(settings: Settings) -> Archive:
         channels=channels,
         jobs=jobs,
         modalities=ModalityService(settings, db),
-        resources=ResourceService(settings, db),
+        resources=resources,
+        find=FindService(db, resources),
         labels=LabelService(db),
         metadata=MetadataService(settings, db),
         attachments=AttachmentService(settings, db, objects),

@@ -170,6 +170,11 @@ def identifiers(level: Level, conditions: str, order: str, limit: str) -> str:
     return f"SELECT {ALIAS[level]}.orthanc_id FROM {tables} WHERE {conditions} ORDER BY {order} {limit}"
 
 
+def counted(level: Level, conditions: str) -> str:
+    """How many there are."""
+    return f"SELECT count(*) FROM {source(level, conditions)} WHERE {conditions}"
+
+
 _COMPUTED: Final[dict[str, dict[Level, str]]] = {
     "00201200": {Level.PATIENT: "p.study_count"},
     "00201202": {Level.PATIENT: "(SELECT sum(c.series_count) FROM study c WHERE c.patient = p.id)"},

@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from dicomweb.bulk import BulkTable
-from dicomweb.errors import NotFound
+from dicomweb.errors import BadQuery, NotFound
 from dicomweb.media import DEFLATED_LE, IMPLICIT_LE
 from dicomweb.orthanc_kinds import ANONYMIZED_FROM, ATTACHMENTS, METADATA, MODIFIED_FROM, Kinds, parse_kinds
 from dicomweb.orthanc_tags import MAIN_TAGS, Format, main_tags, parse
@@ -43,6 +43,7 @@ _CHILDREN: Final = {Level.PATIENT: "Studies", Level.STUDY: "Series", Level.SERIE
 _RANK: Final = tuple(Level)
 _ORIGIN: Final = {"rest": "RestApi", "dimse": "DicomProtocol", "stow": "Plugins"}
 _ROWS: Final = 500
+_FURTHEST: Final = 2**40
 _LONGEST: Final = 1 << 16
 
 Description = dict[str, Any]
@@ -126,22 +127,42 @@ class ResourceService:
         shared: dict[int, Mapping[str, Any]] = {}
         return [self.described(level, row, view, shared) for row in rows]
 
-    async def each(
+    def each(
         self, access: Access, level: Level, view: View | None, since: int, limit: int
     ) -> AsyncGenerator[list[Any], None]:
         """Every resource of a level in the order in which they came, in batches; `limit` 0: all."""
-        access.require("dicom.search", "dicom.read")
         conditions = f"{ALIAS[level]}.tenant = $1"
         if level is Level.PATIENT:
             conditions += f" AND {FIRST_PATIENT}"
-        sql = _list(level, conditions, ORDER[level], "LIMIT $2 OFFSET $3", view)
+        arguments = Arguments((access.tenant,))
+        return self.select(access, level, view, conditions, arguments, ORDER[level], (since, limit))
+
+    async def select(
+        self,
+        access: Access,
+        level: Level,
+        view: View | None,
+        conditions: str,
+        arguments: Arguments,
+        order: str,
+        page: tuple[int, int],
+    ) -> AsyncGenerator[list[Any], None]:
+        """Resources for which compiled conditions hold, in batches; `page`: how many to pass over, how many (0: all).
+
+        One statement. Many are read from a cursor, so that a batch of them is in memory.
+        """
+        access.require("dicom.search", "dicom.read")
+        since, limit = page
+        if since > _FURTHEST or limit > _FURTHEST:
+            raise BadQuery(f"a page begins and ends within the first {_FURTHEST}", attribute="Since")
+        size = f"LIMIT {arguments(limit or None, 'bigint')} OFFSET {arguments(since, 'bigint')}"
+        sql = _list(level, conditions, order, size, view)
         shared: dict[int, Mapping[str, Any]] = {}
-        page = (access.tenant, limit or None, since)
         if limit and limit <= _ROWS:
-            yield self.rendered(level, await self._db.fetch_sql(sql, *page), view)
+            yield self.rendered(level, await self._db.fetch_sql(sql, *arguments.values), view)
             return
         batch: list[Any] = []
-        async with self._db.cursor(sql, page, prefetch=_ROWS) as rows:
+        async with self._db.cursor(sql, arguments.values, prefetch=_ROWS) as rows:
             async for row in rows:
                 batch.append(spelled(row[0]) if view is None else self.described(level, row, view, shared))
                 if len(batch) == _ROWS:

@@ -1,11 +1,24 @@
 """Orthanc's REST routes, at the root of the server. Errors have Orthanc's own JSON here."""
 
-from api.routes.orthanc import attached, changes, frames, jobs, modalities, queries, requests, resources, system, tags
+from api.routes.orthanc import (
+    attached,
+    changes,
+    find,
+    frames,
+    jobs,
+    modalities,
+    queries,
+    requests,
+    resources,
+    system,
+    tags,
+)
 from api.routing import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     *system.OPERATIONS,
     *resources.OPERATIONS,
+    *find.OPERATIONS,
     *tags.OPERATIONS,
     *frames.OPERATIONS,
     *attached.OPERATIONS,

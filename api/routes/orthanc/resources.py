@@ -61,10 +61,10 @@ async def every(http: Exchange, level: Level) -> None:
     view = view_of(http) if expanded else None
     since, limit = number(http, "since", 0), number(http, "limit", 0)
     batches = http.archive.resources.each(http.access, level, view, since, limit)
-    await send_stream(http, 200, [JSON], None, _array(batches))
+    await send_stream(http, 200, [JSON], None, array(batches))
 
 
-async def _array(batches: AsyncIterator[list[Any]]) -> AsyncIterator[bytes]:
+async def array(batches: AsyncIterator[list[Any]]) -> AsyncIterator[bytes]:
     """Lists as one JSON array, sent as they come."""
     before = b"["
     async for batch in batches:

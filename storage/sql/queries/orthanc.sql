@@ -22,7 +22,7 @@ ORDER BY t.study_date, t.id, s.series_number, s.id
 
 -- name: orthanc_lookup
 -- Resources by PatientID, whatever the case of its letters, or UID, which has none.
-SELECT 'patient' AS level, orthanc_id FROM patient WHERE tenant = $1 AND lower(patient_id) = lower($2)
+SELECT 'patient' AS level, orthanc_id FROM patient WHERE tenant = $1 AND lower(patient_id) = lower($2 COLLATE "C")
 UNION
 SELECT 'study', orthanc_id FROM study WHERE tenant = $1 AND study_uid = $2
 UNION
