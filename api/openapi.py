@@ -20,6 +20,7 @@ _PROBLEM = "application/problem+json"
 _TEXTS = {
     "answer": "number of an answer, from 0",
     "job": "identifier of a job",
+    "plugin": "dicom-web or wsi",
     "label": "letters, digits, - and _",
     "key": "name of what a job left",
     "modality": "name of a declared application entity",

@@ -30,6 +30,7 @@ from storage.performed_steps import PerformedStepService
 from storage.pixels import PixelService
 from storage.rendering import RenderingService
 from storage.resources import ResourceService
+from storage.rest_state import RestState
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.selection import SelectionService
@@ -87,6 +88,7 @@ class Archive:
     tags: TagService
     contents: ContentService
     find: FindService
+    rest_state: RestState
     arrays: ArrayService
     asked: AskedService
     commitment: CommitmentService
@@ -178,6 +180,7 @@ async def open_archive(settings: Settings) -> Archive:
         modalities=ModalityService(settings, db),
         resources=resources,
         find=FindService(db, resources),
+        rest_state=RestState(db),
         labels=LabelService(db),
         metadata=MetadataService(settings, db),
         attachments=AttachmentService(settings, db, objects),

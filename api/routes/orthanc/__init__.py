@@ -12,6 +12,7 @@ from api.routes.orthanc import (
     resources,
     system,
     tags,
+    tools,
 )
 from api.routing import Operation
 
@@ -19,6 +20,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *system.OPERATIONS,
     *resources.OPERATIONS,
     *find.OPERATIONS,
+    *tools.OPERATIONS,
     *tags.OPERATIONS,
     *frames.OPERATIONS,
     *attached.OPERATIONS,

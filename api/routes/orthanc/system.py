@@ -12,11 +12,14 @@ from api.examples import DICOM
 from api.exchange import Exchange
 from api.identity import identity_of, readable
 from api.responses import JSON, send_bytes
+from api.routes.orthanc.dialect import send_json
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import Body, BodyReader, Gunzipped, Upload
 from dicomweb.errors import BadDicom, BadRequest, Conflict, TooLarge, Unavailable, UnsupportedMediaType
+from dicomweb.orthanc_tags import MAIN_TAGS, spelled_tag
 from dicomweb.uids import OrthancIds, orthanc_ids
 from storage.ingest import Provenance
+from storage.resources import title
 from storage.spool import Spooled
 
 _MIB = 1 << 20
@@ -115,16 +118,40 @@ async def system(http: Exchange) -> None:
     settings = http.settings
     answer: dict[str, Any] = {
         "ApiVersion": _API_VERSION,
-        "CheckRevisions": False,
+        "Capabilities": {
+            "HasExtendedChanges": True,
+            "HasExtendedFind": True,
+            "HasKeyValueStores": False,
+            "HasQueues": False,
+            "HasReserveQueueValue": False,
+        },
+        "CheckRevisions": settings.check_revisions,
+        "DatabaseBackendPlugin": None,
+        "DatabaseServerIdentifier": "",
         "DicomAet": settings.aet,
+        "DicomDefaultRetrieveMethod": "C-MOVE",
         "DicomPort": settings.dimse_port,
+        "HasLabels": True,
         "HttpPort": settings.http_port,
+        "IngestTranscoding": "",
+        "IsHttpServerSecure": not settings.insecure,
+        "MainDicomTags": {title(level): ";".join(map(spelled_tag, tags)) for level, tags in MAIN_TAGS.items()},
+        "MaximumPatientCount": settings.maximum_patient_count,
+        "MaximumStorageMode": settings.maximum_storage_mode.capitalize(),
+        "MaximumStorageSize": settings.maximum_storage_size // _MIB,
         "Name": "Anor",
         "OverwriteInstances": settings.duplicates == "replace",
-        "PluginsEnabled": False,
+        "OverwriteInstancesMode": "Always" if settings.duplicates == "replace" else "Never",
+        "PatientLevelEnabled": True,
+        "PluginsEnabled": True,
+        "ReadOnly": False,
+        "StorageAreaPlugin": None,
+        "StorageCompression": False,
+        "StoreMD5ForAttachments": False,
+        "UserMetadata": dict(http.archive.metadata.kinds.user),
         "Version": _ORTHANC_VERSION,
     }
-    await send_bytes(http, 200, [JSON], orjson.dumps(answer, option=orjson.OPT_INDENT_2))
+    await send_json(http, answer)
 
 
 _UPLOADED = {

@@ -130,3 +130,16 @@ BEGIN
     RETURN v_count;
 END
 $$;
+
+-- recycle: deletes a patient that is not protected, nor was meanwhile; whether it did.
+CREATE OR REPLACE FUNCTION recycle(p_tenant integer, p_grace interval, p_id bytea) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM patient WHERE orthanc_id = p_id AND tenant = p_tenant ORDER BY id FOR UPDATE;
+    IF EXISTS (SELECT FROM patient WHERE orthanc_id = p_id AND tenant = p_tenant AND protected) THEN
+        RETURN false;
+    END IF;
+    PERFORM FROM delete_orthanc(p_tenant, p_grace, 'patient', p_id);
+    RETURN FOUND;
+END
+$$;

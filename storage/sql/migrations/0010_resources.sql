@@ -87,3 +87,11 @@ CREATE TABLE export_counter (
     tenant integer PRIMARY KEY REFERENCES tenant,
     last   bigint NOT NULL
 );
+
+-- What clients of the REST API set while the archive runs, for all its processes.
+CREATE TABLE rest_state (
+    tenant integer NOT NULL REFERENCES tenant,
+    name   text COLLATE "C" NOT NULL,
+    value  text NOT NULL,
+    PRIMARY KEY (tenant, name)
+);
