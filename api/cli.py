@@ -113,7 +113,7 @@ def dimse(
     log_level: LogLevel = None,
     config: ConfigFile = None,
 ) -> None:
-    """Run the DIMSE service alone: C-ECHO, C-STORE, C-FIND."""
+    """Run the DIMSE service alone."""
     from api.cli_serve import run_dimse
 
     settings, _ = settings_from(
@@ -121,6 +121,14 @@ def dimse(
         insecure=insecure, log_level=log_level,
     )  # fmt: skip
     raise SystemExit(run_dimse(settings))
+
+
+@app.command("dimse-user")
+def dimse_user(name: Annotated[str, typer.Argument(help="The user's name.")]) -> None:
+    """Ask for a passcode, and print the line of this user for the file of the setting `dimse_users`."""
+    from api.cli_serve import run_dimse_user
+
+    raise SystemExit(run_dimse_user(name))
 
 
 @app.command()

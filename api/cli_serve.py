@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import gc
+import getpass
 import http.client
 import ipaddress
 import json
@@ -102,6 +103,25 @@ def run_dimse(settings: Settings) -> int:
         supervisor.stop()
         return 1
     return 0 if supervisor.stop() else 1
+
+
+def run_dimse_user(name: str) -> int:
+    """`anor dimse-user`: a passcode from the terminal or from standard input, a line for the file of users."""
+    from dimse_bridge.users import UsersError, line_for
+
+    try:
+        if sys.stdin.isatty():
+            passcode = getpass.getpass("Passcode: ")
+            if getpass.getpass("Again: ") != passcode:
+                fail("the passcodes differ")
+        else:
+            passcode = sys.stdin.readline().rstrip("\n")
+        if not passcode:
+            fail("an empty passcode is none")
+        print(line_for(name, passcode))
+    except UsersError as error:
+        fail(error)
+    return 0
 
 
 def _run_alone(settings: Settings, run: Callable[[Settings], int]) -> int:

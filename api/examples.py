@@ -80,6 +80,44 @@ EVENT_REPORT: dict[str, Any] = {
     "00404041": {"vr": "CS", "Value": ["READY"]},
     "00741000": {"vr": "CS", "Value": ["IN PROGRESS"]},
 }
+WORKLIST_ID = "5f1a7bd2-5c0c-4f60-9f0e-3f6b6a4f7d11"
+SCHEDULED_STEP: dict[str, Any] = {
+    "00080050": {"vr": "SH", "Value": ["A-1"]},
+    "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]},
+    "00100020": {"vr": "LO", "Value": ["P-1"]},
+    "0020000D": {"vr": "UI", "Value": [STUDY_UID]},
+    "00400100": {
+        "vr": "SQ",
+        "Value": [
+            {
+                "00080060": {"vr": "CS", "Value": ["CT"]},
+                "00400001": {"vr": "AE", "Value": ["CT1"]},
+                "00400002": {"vr": "DA", "Value": ["20260114"]},
+                "00400003": {"vr": "TM", "Value": ["103000"]},
+                "00400009": {"vr": "SH", "Value": ["SPS-1"]},
+            }
+        ],
+    },
+    "00401001": {"vr": "SH", "Value": ["RP-1"]},
+}
+MPPS_UID = "2.25.77150937420598237405982374059827340598"
+PERFORMED_STEP: dict[str, Any] = {
+    "00080060": {"vr": "CS", "Value": ["CT"]},
+    "00400241": {"vr": "AE", "Value": ["CT1"]},
+    "00400244": {"vr": "DA", "Value": ["20260114"]},
+    "00400245": {"vr": "TM", "Value": ["103512"]},
+    "00400252": {"vr": "CS", "Value": ["IN PROGRESS"]},
+    "00400253": {"vr": "SH", "Value": ["PPS-1"]},
+    "00400270": {
+        "vr": "SQ",
+        "Value": [
+            {
+                "0020000D": {"vr": "UI", "Value": [STUDY_UID]},
+                "00400009": {"vr": "SH", "Value": ["SPS-1"]},
+            }
+        ],
+    },
+}
 MULTIPART_BODY = f"--b\r\nContent-Type: {DICOM}\r\n\r\n(the bytes of a DICOM file)\r\n--b--\r\n"
 
 IDENTIFIERS = {
@@ -99,6 +137,9 @@ IDENTIFIERS = {
     "path": "7FE00010",
     "file": "site.css",
     "workitem": WORKITEM_UID,
+    "worklist": WORKLIST_ID,
+    "step": WORKLIST_ID,
+    "mpps": MPPS_UID,
     "aet": "SCHEDULER",
     "build": "8a6c94f84d410dbe",
     "name": "app.bundle.css",

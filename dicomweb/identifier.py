@@ -200,9 +200,10 @@ class IdentifierWriter:
     def __init__(self, transfer_syntax: str) -> None:
         self._explicit = transfer_syntax != IMPLICIT_LE
         self._order = ">" if transfer_syntax == EXPLICIT_BE else "<"
-        self._short = struct.Struct(self._order + "HH2sH").pack
-        self._long = struct.Struct(self._order + "HH2sHI").pack
-        self._implicit = struct.Struct(self._order + "HHI").pack
+        self._u16 = struct.Struct(self._order + "H").pack
+        self._u32 = struct.Struct(self._order + "I").pack
+        self._item = struct.pack(self._order + "HH", 0xFFFE, 0xE000)
+        self._heads: dict[tuple[str, str], tuple[bytes, bool]] = {}
 
     def write(self, members: Mapping[str, Member], character_sets: Iterable[Repertoire]) -> bytes:
         """A data set of `members` by tag, in the first of `character_sets` that holds all of it.
@@ -226,20 +227,27 @@ class IdentifierWriter:
         raw = self._items(member, repertoire) if vr == "SQ" else self._value(vr, member, repertoire)
         if len(raw) % 2:
             raw += b"\0" if vr == "UI" or vr in BINARY_VRS else b" "
-        group, number = int(tag[:4], 16), int(tag[4:], 16)
-        if not self._explicit:
-            return self._implicit(group, number, len(raw)) + raw
-        if vr in LONG_VRS:
-            return self._long(group, number, vr.encode(), 0, len(raw)) + raw
+        head, short = self._heads.get((tag, vr)) or self._head(tag, vr)
+        if not short:
+            return head + self._u32(len(raw)) + raw
         if len(raw) > _LONGEST:  # cannot be said
             raw = b""
-        return self._short(group, number, vr.encode(), len(raw)) + raw
+        return head + self._u16(len(raw)) + raw
+
+    def _head(self, tag: str, vr: str) -> tuple[bytes, bool]:
+        """What comes before the length of an element, and whether that has 16 bits."""
+        head = self._u16(int(tag[:4], 16)) + self._u16(int(tag[4:], 16))
+        short = self._explicit and vr not in LONG_VRS
+        if self._explicit:
+            head += vr.encode() + (b"" if short else b"\0\0")
+        self._heads[tag, vr] = head, short
+        return head, short
 
     def _items(self, member: Member, repertoire: Repertoire) -> bytes:
         pieces = []
         for item in member.get("Value", ()):
             data = self._data_set(item or {}, repertoire)
-            pieces.append(self._implicit(0xFFFE, 0xE000, len(data)) + data)
+            pieces.append(self._item + self._u32(len(data)) + data)
         return b"".join(pieces)
 
     def _value(self, vr: str, member: Member, repertoire: Repertoire) -> bytes:

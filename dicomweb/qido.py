@@ -41,10 +41,12 @@ def parse(
     params: Iterable[tuple[str, str]],
     max_limit: int,
     default_limit: int,
+    *,
+    date_time: bool = False,
 ) -> Query:
     """The query of a search resource; `params` are decoded, in order, repeats kept.
 
-    `limit` is clipped to `max_limit`. Raises BadQuery that names the parameter.
+    `limit` is clipped to `max_limit`. `date_time`: see `Options`. Raises BadQuery that names the parameter.
     """
     settings: dict[str, str] = {}
     fields: dict[Path, None] = {}
@@ -74,7 +76,9 @@ def parse(
         offset=_count(settings, "offset", 0, MAX_OFFSET),
         warnings=tuple(warnings),
     )
-    options = Options(commas=True, every_value=_flag(settings, "multiplevaluematching"), strict=True)
+    options = Options(
+        commas=True, every_value=_flag(settings, "multiplevaluematching"), date_time=date_time, strict=True
+    )
     return assemble(base, keys.values(), fields=fields, options=options)
 
 

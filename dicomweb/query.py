@@ -182,7 +182,7 @@ def matches_of(key: Key, options: Options = Options()) -> tuple[tuple[Match, ...
     if vr in _NEVER_MATCHED:
         raise _bad(key, "cannot be matched with a value")
     if vr in ("DA", "TM", "DT"):
-        return _temporal(key, vr, texts)
+        return _temporal(key, vr, texts, options)
     if options.every_value and vr in EVERY_VALUE_VRS and any("\\" in text for text in texts):
         values = _split(key, vr, texts, options)
         if any(_is_pattern(vr, value) for value in values):
@@ -234,10 +234,11 @@ def _canonical_values(key: Key, vr: str, values: Iterable[str]) -> tuple[str, ..
     return tuple(canonical)
 
 
-def _temporal(key: Key, vr: str, texts: Sequence[str]) -> tuple[tuple[Match, ...], bool]:
+def _temporal(key: Key, vr: str, texts: Sequence[str], options: Options) -> tuple[tuple[Match, ...], bool]:
     if len(texts) > 1:
         raise _bad(key, "is given more than once")
-    found = period(vr, texts[0])
+    # From ten on the first day to eight on the last one is a range of times only together with their dates.
+    found = period(vr, texts[0], ordered=not options.date_time or vr != "TM")
     if found is None:
         raise _bad(key, f"is neither a value of VR {vr} nor a range of two in order (a, a-b, a- or -b)")
     if not found.low and not found.high:
@@ -343,7 +344,7 @@ class _Builder:
         if offset:
             self.warnings[TIMEZONE_UNSUPPORTED] = None
         for match in wanted:
-            self.matches[replace(match, path=path)] = None
+            self.matches[match if match.path == path else replace(match, path=path)] = None
 
     def _unsupported(self, key: Key) -> None:
         """An unsupported optional key of C-FIND (PS3.4 C.4.1.1.4, 0xFF01) is answered without it, and said so."""
@@ -359,7 +360,7 @@ class _Builder:
             self.fields[at_level] = None
 
 
-def together(matches: Iterable[Match]) -> tuple[Match, ...]:
+def _together(matches: Iterable[Match]) -> tuple[Match, ...]:
     """The matches with those of a date and of its time as one: from a time of the first day to a time of the last."""
     found = {match.path: match for match in matches if match.vr in ("DA", "TM") and match.kind in ("range", "exact")}
     joined, gone = {}, set()
@@ -394,5 +395,5 @@ def assemble(base: Query, keys: Iterable[Key], *, fields: Iterable[Path] = (), o
         raise BadQuery(f"the query has more than {MAX_KEYS} match parameters")
     if len(builder.fields) > MAX_FIELDS:
         raise BadQuery(f"the query includes more than {MAX_FIELDS} fields", attribute="includefield")
-    matches = together(builder.matches) if options.date_time else tuple(builder.matches)
+    matches = _together(builder.matches) if options.date_time else tuple(builder.matches)
     return replace(base, matches=matches, fields=tuple(builder.fields), warnings=tuple(builder.warnings))

@@ -34,6 +34,7 @@ _DESIGNATION: Final[dict[str, tuple[Half, bytes]]] = {
 }
 _TWO_BYTES: Final = frozenset(("euc_kr", "gb2312", "iso2022_jp", "iso2022_jp_2"))
 _WHOLE: Final = frozenset(("utf-8", "gb18030", "gbk"))
+_DEFAULT: Final = frozenset((b"", b"ISO_IR 6", b"ISO 2022 IR 6"))
 _ASCII: Final = b"\x1b(B"
 _ROMAJI: Final = b"\x1b(J"  # the same for our purposes, where JIS X 0201 is the first one
 _DELIMITERS: Final = frozenset("\\^=\t\n\f\r")
@@ -41,10 +42,14 @@ _DELIMITERS: Final = frozenset("\\^=\t\n\f\r")
 
 @dataclass(frozen=True, slots=True)
 class Repertoire:
-    """A Specific Character Set to write in. `value`: the attribute's own value, b"" for the default repertoire."""
+    """A Specific Character Set to write in. `value`: the attribute's own value, b"" for the default repertoire.
+
+    `codecs` are those to write with, `readers` those that `charset` reads with, which is more forgiving.
+    """
 
     value: bytes
     codecs: Codecs
+    readers: Codecs
 
     def encode(self, text: str) -> bytes | None:
         """`text` in this character set; None when it cannot hold it."""
@@ -55,7 +60,7 @@ class Repertoire:
         data = self._encoded(text)
         # What is written has to be what is read: the codecs know characters that the DICOM repertoires do not.
         notes = Notes()
-        return data if data is not None and decode(data, self.codecs, notes) == text and not notes.count else None
+        return data if data is not None and decode(data, self.readers, notes) == text and not notes.count else None
 
     def _encoded(self, text: str) -> bytes | None:
         first = self.codecs[0]
@@ -117,8 +122,8 @@ def _character(character: str, codec: str) -> bytes | None:
     return data if len(data) == (2 if codec in _TWO_BYTES else 1) else None
 
 
-UTF8: Final = Repertoire(b"ISO_IR 192", ("utf-8",))
-ASCII: Final = Repertoire(b"", ("latin-1",))
+UTF8: Final = Repertoire(b"ISO_IR 192", ("utf-8",), ("utf-8",))
+ASCII: Final = Repertoire(b"", ("ascii",), ("latin-1",))
 
 
 @lru_cache(maxsize=256)
@@ -128,13 +133,17 @@ def repertoire(value: bytes) -> Repertoire | None:
     ISO_IR 6, which may not be named, and an absent value are the default repertoire.
     """
     plain = value.strip(b" \0")
-    if plain in (b"", b"ISO_IR 6", b"ISO 2022 IR 6"):
+    if plain in _DEFAULT:
         return ASCII
     notes = Notes()
     codecs = codecs_for(plain, notes)
     if notes.count:
         return None
-    return UTF8 if codecs == ("utf-8",) else Repertoire(plain, codecs)
+    if codecs == ("utf-8",):
+        return UTF8
+    terms = [term.strip() for term in plain.split(b"\\")]
+    writers = ["ascii" if term in _DEFAULT else codec for term, codec in zip(terms, codecs, strict=False)]
+    return Repertoire(plain, tuple(writers), codecs)
 
 
 def answers_in(value: bytes) -> tuple[Repertoire, ...]:

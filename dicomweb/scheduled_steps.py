@@ -5,12 +5,12 @@ ScheduledProcedureStepSequence has exactly one item (PS3.4 table K.6-1): who sch
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from dicomweb import qido
 from dicomweb.identifier import Identifier, Items, Member, keys_of, narrowed
-from dicomweb.query import Options, Query, assemble, parse_path, together
+from dicomweb.query import Options, Query, assemble, parse_path
 from dicomweb.tags import Level
 from dicomweb.ups_model import CHARACTER_SET, Dataset, element_of, items, text
 from dicomweb.worklist_model import MISSING_ATTRIBUTE, check_text, folded_name, refusal, texts, trimmed
@@ -97,9 +97,8 @@ def parse(params: Iterable[tuple[str, str]], max_limit: int, default_limit: int)
     Raises BadQuery.
     """
     given = list(params)
-    query = qido.parse(Level.INSTANCE, None, None, given, max_limit, default_limit)
     ranged = any("-" in value and parse_path(name) == _TIME for name, value in given)
-    return replace(query, matches=together(query.matches)) if ranged else query
+    return qido.parse(Level.INSTANCE, None, None, given, max_limit, default_limit, date_time=ranged)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,11 @@ class Period:
     offset: bool = False
 
 
-def period(vr: str, text: str) -> Period | None:
+def period(vr: str, text: str, *, ordered: bool = True) -> Period | None:
     """The interval that `text` asks for: `a`, `a-b`, `a-`, `-b`; `-` alone is open at both ends. None: malformed.
 
-    A DA gives eight digits at both ends. `vr` is DA, TM or DT.
+    A DA gives eight digits at both ends. `vr` is DA, TM or DT. With `ordered` the end of a DA or TM range does not come
+    before its beginning.
     """
     text = text.replace(" ", "")
     if vr == "DT":
@@ -41,11 +42,11 @@ def period(vr: str, text: str) -> Period | None:
     low, hyphen, high = text.partition("-")
     if not hyphen:
         return single(low)
-    return _join(single(low) if low else Period("", ""), single(high) if high else Period("", ""))
+    return _join(single(low) if low else Period("", ""), single(high) if high else Period("", ""), ordered=ordered)
 
 
-def _join(low: Period | None, high: Period | None) -> Period | None:
-    if low is None or high is None or (low.low and high.high and low.low > high.high):
+def _join(low: Period | None, high: Period | None, *, ordered: bool = True) -> Period | None:
+    if low is None or high is None or (ordered and low.low and high.high and low.low > high.high):
         return None
     return Period(low.low, high.high, low.offset or high.offset)
 

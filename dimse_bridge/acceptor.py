@@ -7,7 +7,8 @@ import ssl
 from collections.abc import Iterable
 from typing import Final
 
-from dimse_bridge.association import Application, Association
+from dimse_bridge.admission import Application
+from dimse_bridge.association import Association
 from dimse_bridge.connection import Connection
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_crash, log_event

@@ -1,7 +1,7 @@
 """What is said in requests: identifiers of queries and retrievals (PS3.4 C.4), and answers as bytes to be kept."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pydicom.config
@@ -15,6 +15,7 @@ from dicomweb.errors import BadRequest
 from dimse_bridge.scu import FIND, GET, MOVE, PATIENT_ROOT, STUDY_ROOT
 
 _TAG: Final = re.compile(r"([0-9A-Fa-f]{4})[,-]?([0-9A-Fa-f]{4})")
+_BINARY: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _MAX_DEPTH: Final = 8
 _MAX_KEYS: Final = 1000
 _LEVELS: Final = {
@@ -60,10 +61,17 @@ def tag_of(name: str) -> BaseTag:
     match = _TAG.fullmatch(name)
     if match is not None:
         return Tag(int(match[1], 16), int(match[2], 16))
-    number = tag_for_keyword(name)
+    number = tag_for_keyword(name) if name else None
     if number is None:
         raise BadRequest("there is no such DICOM tag", attribute=name[:64])
     return Tag(number)
+
+
+# How text becomes a value of these VRs.
+_NUMBERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "US": int, "SS": int, "UL": int, "SL": int, "UV": int, "SV": int, "FL": float, "FD": float,
+    "AT": tag_of,
+}  # fmt: skip
 
 
 def data_set(keys: Any, depth: int = 0, *, utf8: bool = False) -> Dataset:
@@ -102,8 +110,11 @@ def _element(tag: BaseTag, name: str, value: Any, depth: int) -> DataElement:
             raise BadRequest("the value of a sequence is a list of objects", attribute=name[:64])
         return DataElement(tag, "SQ", Items())
     try:
-        return DataElement(tag, vr, text or None, validation_mode=pydicom.config.IGNORE)
-    except (ValueError, TypeError) as error:
+        value = [_NUMBERS[vr](each) for each in text.split("\\")] if text and vr in _NUMBERS else text or None
+        if text and vr in _BINARY:
+            raise BadRequest("no query can be made for binary values", attribute=name[:64])
+        return DataElement(tag, vr, value, validation_mode=pydicom.config.IGNORE)
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadRequest("the value does not suit the tag", attribute=name[:64]) from error
 
 

@@ -5,79 +5,33 @@ C-STORE is stored by the reading task itself: while the spool writes or the arch
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
-from pynetdicom.dimse_primitives import DIMSEPrimitive
+from pynetdicom.dimse_primitives import N_EVENT_REPORT, DIMSEPrimitive
 
 from dicomweb.errors import ArchiveError, TooLarge, Unavailable
-from dimse_bridge import negotiation, status
+from dimse_bridge import admission, negotiation, status
+from dimse_bridge.admission import Application
 from dimse_bridge.command import Command, Field, Tag, primitive_of, request_of, response_to
 from dimse_bridge.connection import Connection, Gone
-from dimse_bridge.contexts import Supported
+from dimse_bridge.exchange import PENDING, Exchange
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_crash, log_event
 from dimse_bridge.messages import SMALLEST_SENT, Assembler, Fragmenter, Message, StoreBegins, StoreData, pdus
 from dimse_bridge.peers import Peers
 from dimse_bridge.service import AskFailed, Context, Entry
-from dimse_bridge.store import Begin, Incoming, Refused, Target
+from dimse_bridge.store import Incoming, Refused, Target
 from dimse_bridge.upper_layer import RELEASE_RP, AssociateRequest, Event, Fragment, ReleaseRequest, State, UpperLayer
 from dimse_bridge.upper_layer import abort as abort_pdu
 from dimse_bridge.upper_layer import reject as reject_pdu
-from dimse_bridge.users import Verifier
 from dimse_bridge.violation import UNEXPECTED_PDU, Violation
 from storage.access import Access
-from storage.archive import Archive
-from storage.modalities import Modality, Welcome
+from storage.modalities import Modality
 
-_PENDING: Final = frozenset({status.PENDING, status.PENDING_PARTIAL})
 _BY_USER, _BY_PROVIDER = 0, 2  # who aborts
-_LARGE_REQUEST: Final = 8 << 10  # an association request whose decoding would hold the loop
-# What a permission is worth as scopes of the archive.
-_SCOPES: Final[Mapping[str, frozenset[str]]] = {
-    "store": frozenset({"dicom.write"}),
-    "find": frozenset({"dicom.search"}),
-    "get": frozenset({"dicom.search", "dicom.read", "dicom.metadata"}),
-    "move": frozenset({"dicom.search", "dicom.read", "dicom.metadata", "dimse.read"}),
-    "commitment": frozenset({"dicom.search", "dicom.metadata", "dimse.read"}),
-    "worklist": frozenset({"worklist.read"}),
-    "mpps": frozenset({"worklist.read", "worklist.write"}),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """What an acceptor offers, and to whom."""
-
-    archive: Archive
-    supported: Supported
-    services: Mapping[tuple[type[DIMSEPrimitive], str], Entry]
-    begin_store: Begin
-    welcome: Callable[[str, str, str], Awaitable[Welcome | None]]  # of called and calling AE title and address
-    verifiers: Mapping[int, Verifier] = field(default_factory=dict)  # of user identities, by their type
-    require_user: bool = False
-
-
-class Exchange:
-    """One request on an association; see `service.Exchange`."""
-
-    def __init__(self, association: "Association", context: Context, message: Message) -> None:
-        self.association = association
-        self.context = context
-        self.command = message.command
-        self.request = primitive_of(message.command)
-        self.identifier = message.data_set
-        self.too_long = message.too_long
-        self.cancelled = False
-        self.answered = False  # finally
-
-    async def respond(
-        self, status: int, *, comment: str = "", identifier: bytes | None = None, **elements: object
-    ) -> None:
-        """See service.Exchange."""
-        await self.association.respond(self, status, comment, identifier or b"", elements)
+_LARGE_REQUEST: Final = 8 << 10
 
 
 class Association:
@@ -101,7 +55,6 @@ class Association:
         self._assembler = Assembler(limits.max_command, limits.max_data_set, limits.max_action)
         self._max_sent = SMALLEST_SENT
         self._allow: frozenset[str] = frozenset()
-        self._user = ""  # that identified itself
         self._incoming: tuple[Context, Command, Incoming] | None = None
         self._exchange: Exchange | None = None
         self._services: set[asyncio.Task[None]] = set()
@@ -220,65 +173,31 @@ class Association:
     # -- negotiation -------------------------------------------------------------------------------------------------
 
     async def _negotiate(self, pdu: bytes) -> bool:
-        if len(pdu) > _LARGE_REQUEST:
-            request = await asyncio.to_thread(negotiation.parse, pdu)
-        else:
-            request = negotiation.parse(pdu)
-        refused = await self._refusal(request)
-        if refused is not None:
-            rejection, reason = refused
-            log_event("association-refused", peer=self.peer, reason=reason)
-            self._write(reject_pdu(*rejection))
+        large = len(pdu) > _LARGE_REQUEST  # decoding it would hold the loop
+        request = await asyncio.to_thread(negotiation.parse, pdu) if large else negotiation.parse(pdu)
+        try:
+            admitted = await self._admitted(request)
+        except admission.Refused as refused:
+            log_event("association-refused", peer=self.peer, reason=str(refused))
+            self._write(reject_pdu(*refused.rejection))
             return False
-        confirm = self._user != "" and request.identity is not None and request.identity.wants_response
-        accept, arguments = negotiation.accept, (request, self._application.supported, self._limits.max_pdu)
-        if len(pdu) > _LARGE_REQUEST:
-            answer = await asyncio.to_thread(accept, *arguments, confirm_user=confirm)
-        else:
-            answer = accept(*arguments, confirm_user=confirm)
-        self.contexts = self._assembler.contexts = answer.contexts
-        self.extended = answer.extended
+        confirm = admitted.verified and request.identity is not None and request.identity.wants_response
+        arguments = (request, self._application.supported, self._limits.max_pdu, confirm)
+        answer = await asyncio.to_thread(negotiation.accept, *arguments) if large else negotiation.accept(*arguments)
+        self.called_aet, self.calling_aet = request.called_aet, request.calling_aet
+        self.access, self.modality, self._allow = admitted.access, admitted.modality, admitted.allow
+        self.contexts, self.extended = answer.contexts, answer.extended
+        self._assembler.contexts = answer.contexts
         self._max_sent = negotiation.sendable(request.max_pdu)
         self._layer.state = State.ESTABLISHED
         self._quiet_since = self._loop.time()
         self._write(answer.pdu)
         return True
 
-    async def _refusal(self, request: negotiation.Request) -> tuple[tuple[int, int, int], str] | None:
-        """Why the association is rejected: for the peer, and for the log."""
-        if request.flaw is not None:
-            return request.flaw, "not the protocol or the application context of DICOM"
+    async def _admitted(self, request: negotiation.Request) -> admission.Admitted:
         if not self._peers.establish(self):
-            return negotiation.LIMIT_EXCEEDED, "too many associations"
-        if 0 < request.max_pdu < SMALLEST_SENT:
-            return negotiation.NO_REASON, "takes PDUs of a few bytes only"
-        try:
-            welcome = await self._application.welcome(request.called_aet, request.calling_aet, self.peer)
-            if welcome is None:
-                return negotiation.CALLED_TITLE_UNKNOWN, "the called AE title is not ours"
-            if not welcome.allow:
-                return negotiation.CALLING_TITLE_UNKNOWN, "nothing is allowed to the calling AE title"
-            user = await self._verified(request.identity)
-        except Unavailable:
-            return negotiation.CONGESTED, "the archive cannot be asked"
-        if user is None:
-            return negotiation.NO_REASON, "the user is not known, or the passcode is wrong"
-        self._user = user
-        self._allow = welcome.allow
-        self.modality = welcome.modality
-        self.called_aet, self.calling_aet = request.called_aet, request.calling_aet
-        # Who it is, is its own claim, unless a user says more.
-        principal = f"dimse:{user + ':' if user else ''}{self.calling_aet}@{self.peer}"
-        scopes = frozenset[str]().union(*(_SCOPES.get(permission, ()) for permission in welcome.allow))
-        self.access = Access(welcome.tenant, principal, scopes)
-        return None
-
-    async def _verified(self, identity: negotiation.Identity | None) -> str | None:
-        """The user's name, "" where there is none and none is needed, None where the association is rejected."""
-        verifier = self._application.verifiers.get(identity.kind) if identity is not None else None
-        if identity is None or verifier is None:
-            return None if self._application.require_user else ""
-        return await verifier.verify(identity)
+            raise admission.Refused(negotiation.LIMIT_EXCEEDED, "too many associations")
+        return await admission.admit(self._application, request, self.peer)
 
     # -- requests of the peer ----------------------------------------------------------------------------------------
 
@@ -306,7 +225,9 @@ class Association:
     async def _serve(self, exchange: Exchange) -> None:
         entry = self._application.services.get((type(exchange.request), exchange.context.abstract_syntax))
         with suppress(Gone):
-            if entry is None or not exchange.context.as_scp:
+            # An event is reported to us in the role of the SCU; every other request is made to the SCP.
+            ours = exchange.context.as_scp or isinstance(exchange.request, N_EVENT_REPORT)
+            if entry is None or not ours:
                 await exchange.respond(status.UNRECOGNISED_OPERATION)
             elif entry.permission not in self._allow:
                 log_event("request-refused", peer=self.peer, status=status.NOT_AUTHORISED, reason=entry.permission)
@@ -334,21 +255,19 @@ class Association:
         """Send a response; the final one makes room for the next request."""
         if exchange.answered:
             raise RuntimeError("a response after the final one")
-        named = dict(elements)
-        if comment:
-            named["ErrorComment"] = status.comment(comment)
-        command = response_to(exchange.command, code, named, has_data_set=bool(identifier))
+        command = exchange.response(code, comment, elements, has_data_set=bool(identifier))
         async with self._sending:
-            if code not in _PENDING:
+            if code not in PENDING:
                 exchange.answered = True
                 self._exchange, self._quiet_since = None, self._loop.time()
             self._send(exchange.context.id, command, identifier)
         await self._drain()
 
     def _send(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
-        self._write(*pdus(context_id, command, self._max_sent, is_command=True))
+        parts = [*pdus(context_id, command, self._max_sent, is_command=True)]
         if data_set:
-            self._write(*pdus(context_id, data_set, self._max_sent, is_command=False))
+            parts += pdus(context_id, data_set, self._max_sent, is_command=False)
+        self._write(*parts)
 
     async def _drain(self) -> None:
         if self._connection is None:
@@ -424,8 +343,8 @@ class Association:
             answer: asyncio.Future[Command] = self._loop.create_future()
             self._asked = (self._message_id, answer)
             try:
-                async with asyncio.timeout(self._limits.ask_timeout):
-                    await self._ask(context_id, request, data)
+                # However long it is: a peer that does not read is noticed by the watch.
+                await self._ask(context_id, request, data)
                 async with asyncio.timeout(self._limits.ask_timeout):
                     return primitive_of(await answer)
             except Gone as exc:

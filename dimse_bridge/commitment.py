@@ -24,9 +24,10 @@ from dicomweb.media import EXPLICIT_LE
 from dicomweb.repertoire import ASCII
 from dicomweb.uids import is_uid
 from dimse_bridge import status
+from dimse_bridge.contexts import COMMITMENT
 from dimse_bridge.logs import log_event
 from dimse_bridge.requestor import Proposal
-from dimse_bridge.scu import COMMITMENT, COMMITMENT_INSTANCE, MESSAGES, Requestor
+from dimse_bridge.scu import COMMITMENT_INSTANCE, MESSAGES, Requestor
 from dimse_bridge.service import AskFailed, Entry, Exchange
 from storage.access import SCOPES, Access
 from storage.commitment import COMMITTED, KIND, MAX_INSTANCES, Answer, Reference, summary

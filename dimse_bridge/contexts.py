@@ -8,6 +8,7 @@ from pydicom._uid_dict import UID_dictionary  # the only list of all registered 
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
+COMMITMENT: Final = "1.2.840.10008.1.20.1"
 
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
@@ -80,18 +81,15 @@ class Supported:
         supported = []
         for abstract, proposals in proposed.items():
             stored = abstract in self.storage
-            if stored:
-                usable = _storage_syntaxes(proposals)
-            elif abstract in self.services:
-                usable = [uid for uid in _MESSAGE if any(uid in syntaxes for syntaxes in proposals)]
-            else:
+            if not stored and abstract not in self.services:
                 continue
-            if usable:
-                context = PresentationContext()
-                context.abstract_syntax = abstract
-                context.transfer_syntax = list(usable)
-                if stored:
-                    # A peer that gets (C-GET) proposes to be the SCP of what we then send (PS3.7 D.3.3.4).
-                    context.scu_role = context.scp_role = True
-                supported.append(context)
+            context = PresentationContext()
+            context.abstract_syntax = abstract
+            # With an encoding that nobody proposed the context is refused for its encodings, not for its class.
+            context.transfer_syntax = list((stored and _storage_syntaxes(proposals)) or _MESSAGE)
+            if stored or abstract == COMMITMENT:
+                # A peer that gets (C-GET) proposes to be the SCP of what we then send (PS3.7 D.3.3.4), and so does one
+                # that answers a request of ours for commitment (PS3.4 J.3.3).
+                context.scu_role = context.scp_role = True
+            supported.append(context)
         return supported

@@ -4,7 +4,7 @@ The data set of a C-STORE is passed on in pieces; every other one is collected, 
 """
 
 from collections.abc import Container, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from dimse_bridge.command import Command, Field, decode
 from dimse_bridge.upper_layer import Fragment, data_header
@@ -12,6 +12,7 @@ from dimse_bridge.violation import UNEXPECTED_PDU, Violation
 
 LARGEST_SENT = 128 << 10  # a peer that announces more, or no limit, gets PDUs of this length
 SMALLEST_SENT = 128  # a peer that takes less would have us cut answers into crumbs
+_OF_COMMITMENT: Final = frozenset((Field.N_ACTION, Field.N_EVENT_REPORT))
 
 
 class Message(NamedTuple):
@@ -44,7 +45,7 @@ class Assembler:
     """Puts the fragments of one association together."""
 
     def __init__(self, max_command: int, max_data_set: int, max_action: int) -> None:
-        """Bounds in bytes. A data set of an N-ACTION that is longer than `max_action` is dropped while it comes.
+        """Bounds in bytes; `max_action` is that of N-ACTION and N-EVENT-REPORT, which are dropped when they are longer.
 
         Who asks for commitment of too much is told so (PS3.4 J.3.2.1.3); any other one that is too long is a breach.
         """
@@ -76,10 +77,10 @@ class Assembler:
             self._due = None
         if command.field == Field.C_STORE:
             return StoreData(data, last)
-        action = command.field == Field.N_ACTION
-        if len(self._data_set) + len(data) <= (self._max_action if action else self._max_data_set):
+        commitment = command.field in _OF_COMMITMENT
+        if len(self._data_set) + len(data) <= (self._max_action if commitment else self._max_data_set):
             self._data_set += data
-        elif action:
+        elif commitment:
             self._too_long = True
         else:
             raise Violation("the data set of a request is too long")

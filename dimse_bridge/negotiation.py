@@ -23,7 +23,7 @@ from dimse_bridge.messages import LARGEST_SENT
 from dimse_bridge.service import Context
 from dimse_bridge.violation import INVALID_VALUE, Violation
 
-_APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
+APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 # Level 2 (all attributes are kept), digital signatures are kept as they are, nothing is coerced (PS3.4 B.3.1).
 _STORAGE_SUPPORT: Final = b"\x02\x00\x02\x00\x00"
 
@@ -61,13 +61,6 @@ class Request:
     extended: dict[str, bytes]  # by SOP class
     identity: Identity | None
 
-    @property
-    def flaw(self) -> tuple[int, int, int] | None:
-        """Why the association is rejected whoever asks, or None."""
-        if not self.protocol_version & 1:
-            return PROTOCOL_VERSION_UNKNOWN
-        return None if self.application_context == _APPLICATION_CONTEXT else APPLICATION_CONTEXT_UNKNOWN
-
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
@@ -83,10 +76,12 @@ def parse(pdu: bytes) -> Request:
     try:
         decoded = A_ASSOCIATE_RQ()
         decoded.decode(pdu)
-        primitive = decoded.to_primitive()
-        return _request(decoded.protocol_version, primitive)
+        request = _request(decoded.protocol_version, decoded.to_primitive())
     except Exception as exc:  # whatever malformed items do to pynetdicom
         raise Violation("the association request cannot be decoded", INVALID_VALUE) from exc
+    if not all(context.abstract_syntax and context.transfer_syntax for context in request.contexts):
+        raise Violation("a presentation context lacks its abstract syntax or an encoding", INVALID_VALUE)
+    return request
 
 
 def _request(version: int, primitive: A_ASSOCIATE) -> Request:
@@ -123,11 +118,11 @@ def _printable(title: str) -> str:
     return title[:16] if title.isascii() and title.isprintable() else ""
 
 
-def accept(request: Request, supported: Supported, max_pdu: int, *, confirm_user: bool) -> Acceptance:
+def accept(request: Request, supported: Supported, max_pdu: int, confirm_user: bool) -> Acceptance:
     """The acceptance: contexts, roles, extended negotiation; `confirm_user`: with a positive identity response."""
     results, roles = negotiate_as_acceptor(request.contexts, supported.out_of(request.contexts), request.roles)
     answer = A_ASSOCIATE()
-    answer.application_context_name = UID(_APPLICATION_CONTEXT)
+    answer.application_context_name = UID(APPLICATION_CONTEXT)
     answer.calling_ae_title = request.calling_aet or "ANY"
     answer.called_ae_title = request.called_aet
     answer.result, answer.result_source = 0, 1

@@ -1,6 +1,6 @@
 """Modality performed procedure steps (PS3.4 annex F): N-CREATE and N-SET (F.7), N-GET of the Retrieve class (F.8)."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import orjson
@@ -35,7 +35,7 @@ def _answered(serve: Callable[[Exchange, Dataset], Awaitable[None]]) -> Callable
             given = _attributes(exchange)
             await serve(exchange, given)
         except ArchiveError as error:
-            failed = status.of_step(error)
+            failed = status.of_request(error, exchange.request)
             log_event(
                 "step-refused", peer=exchange.association.peer, status=failed.code, reason=status.comment(error.message)
             )
@@ -91,7 +91,7 @@ async def retrieve(exchange: Exchange, _given: Dataset) -> None:
     await exchange.respond(status.SUCCESS if complete else _NOT_ALL, identifier=data)
 
 
-ENTRIES: Final[Mapping[tuple[type[DIMSEPrimitive], str], Entry]] = {
+ENTRIES: Final[dict[tuple[type[DIMSEPrimitive], str], Entry]] = {
     (N_CREATE, MPPS): Entry(create, "mpps"),
     (N_SET, MPPS): Entry(update, "mpps"),
     (N_GET, MPPS_RETRIEVE): Entry(retrieve, "mpps"),

@@ -42,6 +42,7 @@ _RECEIVED_PDU: Final = 1 << 20
 # PDUs that wait to be sent, messages that wait to be looked at.
 _WAITING: Final = 64
 _CONNECT_SECONDS: Final = 10.0
+_END_SECONDS: Final = 2.0
 # Between two looks at the socket; pynetdicom's own is a millisecond, which every message pays three times.
 _LOOK_SECONDS: Final = 0.0002
 
@@ -102,6 +103,12 @@ class _Socket(AssociationSocket):
             with suppress(OSError):
                 self.socket.close()
 
+    def end(self) -> None:
+        """Wake whoever reads or writes, who then closes it; from any thread."""
+        if self.socket is not None:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+
     def recv(self, nr_bytes: int) -> bytearray:
         """Receive; a PDU that is longer than any we have announced ends the connection."""
         if nr_bytes > _RECEIVED_PDU:
@@ -119,7 +126,15 @@ class _Entity(AE):
         assoc.dul.to_provider_queue = _Bounded(patience)
         assoc.dimse.msg_queue = _Bounded(patience)
         assoc.dul._run_loop_delay = _LOOK_SECONDS  # noqa: SLF001 - the only way to say it
+        # The association's own thread, which serves requests of the peer between ours, may take away the answer to the
+        # next one when it is slow to stop (seen once in a thousand). It never starts: it counts as paused for ever.
+        assoc.start = _nothing  # type: ignore[method-assign]
+        assoc._is_paused = True  # noqa: SLF001
         return made
+
+
+def _nothing() -> None:
+    pass
 
 
 class Link:
@@ -159,7 +174,9 @@ class Link:
         except (OSError, UnicodeError, ValueError) as error:
             raise PeerFailed(f"the host of the application entity cannot be used ({type(error).__name__})") from error
         if not self._assoc.is_established:
-            raise _refusal(self._assoc)
+            refusal = _refusal(self._assoc)
+            _discard(self._assoc)
+            raise refusal
         answer = self._assoc.acceptor.primitive
         if answer is not None and not 0 < (answer.maximum_length_received or 0) <= _SENT_PDU:
             answer.maximum_length_received = _SENT_PDU
@@ -216,14 +233,16 @@ class Link:
         with suppress(Exception):
             self._assoc.release()
         self.cut()
+        _discard(self._assoc)
 
     def cut(self) -> None:
-        """Close the connection, so that whoever waits for the peer does not any more. From any thread."""
+        """End the connection, so that whoever waits for the peer does not any more. From any thread; never blocks."""
+        self._assoc.is_established = False
         connection = self._assoc.dul.socket
-        if connection is not None and connection.socket is not None:
-            with suppress(OSError):
-                connection.socket.shutdown(socket.SHUT_RDWR)
-        self._assoc.kill()
+        if isinstance(connection, _Socket):
+            connection.end()
+            if not self._assoc.dul.is_alive():  # else its thread finds the end, and closes
+                connection.close()
 
     def _answers(self, send: Callable[..., Any], *arguments: Any) -> "Answers":
         number = next(self._numbers)
@@ -232,6 +251,14 @@ class Link:
         return Answers(self, answers, lambda: self._assoc.send_c_cancel(number, query_model=model))
 
     def _asking(self, ask: Callable[[], Any]) -> Any:
+        acse = self._assoc.acse
+        if acse.is_aborted() or not self._assoc.dul.is_alive():
+            self.cut()
+            raise PeerFailed("the peer has aborted the association")
+        if acse.is_release_requested():
+            acse.send_release(is_response=True)
+            self.cut()
+            raise PeerFailed("the peer has released the association")
         try:
             return ask()
         except (RuntimeError, ValueError, AttributeError, OSError, queue.Full) as error:
@@ -279,6 +306,15 @@ def status_said(answer: Dataset) -> tuple[str, int]:
     """A response that is no success in words, with its status."""
     comment = str(answer.get("ErrorComment", "") or "").strip()[:64]
     return f"the peer answered with status 0x{answer.Status:04X}" + (f": {comment}" if comment else ""), answer.Status
+
+
+def _discard(assoc: Association) -> None:
+    """Leave neither a thread nor a socket behind."""
+    assoc.dul.kill_dul()
+    if assoc.dul.is_alive():
+        assoc.dul.join(_END_SECONDS)
+    if assoc.dul.socket is not None:
+        assoc.dul.socket.close()
 
 
 def _refusal(assoc: Association) -> PeerFailed:

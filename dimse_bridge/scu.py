@@ -2,9 +2,10 @@
 
 import asyncio
 import ssl
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from io import BytesIO
@@ -18,6 +19,7 @@ from pynetdicom.dsutils import decode, encode
 
 from dicomweb.errors import BadRequest, PeerFailed, TooLarge, Unavailable
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
+from dimse_bridge.contexts import COMMITMENT, VERIFICATION
 from dimse_bridge.requestor import Answers, Call, Link, Proposal, status_said
 from storage.archive import Archive
 from storage.modalities import Modality
@@ -25,8 +27,6 @@ from storage.settings import Settings
 
 T = TypeVar("T")
 
-VERIFICATION: Final = "1.2.840.10008.1.1"
-COMMITMENT: Final = "1.2.840.10008.1.20.1"
 COMMITMENT_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
 WORKLIST_FIND: Final = "1.2.840.10008.5.1.4.31"
 STUDY_ROOT: Final = "1.2.840.10008.5.1.4.1.2.2."
@@ -175,24 +175,26 @@ class Requestor:
         seconds goes to `report`. Raises PeerFailed, Unavailable.
         """
         loop = asyncio.get_running_loop()
-        came = asyncio.Event()
+        answered, noted = asyncio.Event(), threading.Event()
 
         def event_report(event: evt.Event) -> tuple[int, None]:
             asyncio.run_coroutine_threadsafe(report(event.event_information), loop).result(self._settings.dimse_timeout)
-            loop.call_soon_threadsafe(came.set)
+            noted.set()
             return 0, None
+
+        def sent(_event: evt.Event) -> None:
+            if noted.is_set():  # the response has gone out: the association may be released
+                loop.call_soon_threadsafe(answered.set)
 
         dataset = Dataset()
         dataset.TransactionUID = transaction
         dataset.ReferencedSOPSequence = [_reference(*each) for each in instances]
-        handlers = [(evt.EVT_N_EVENT_REPORT, event_report)]
+        handlers: list[tuple[Any, Any]] = [(evt.EVT_N_EVENT_REPORT, event_report), (evt.EVT_DATA_SENT, sent)]
         async with self.link(modality, [Proposal(COMMITMENT, MESSAGES)], handlers) as link:
             await self.run(link, partial(link.action, dataset, 1, COMMITMENT, COMMITMENT_INSTANCE))
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    await came.wait()
-            except TimeoutError:
-                pass
+                    await answered.wait()
 
     # -- associations
 

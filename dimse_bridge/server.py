@@ -14,7 +14,7 @@ import uvloop
 from pynetdicom import _config
 
 from dimse_bridge.acceptor import Acceptor
-from dimse_bridge.association import Application
+from dimse_bridge.admission import Application
 from dimse_bridge.contexts import STORAGE_CLASSES, Supported
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_event

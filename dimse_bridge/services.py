@@ -6,7 +6,7 @@ from typing import Final
 
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
 
-from dimse_bridge import commitment, find, performed_step, retrieve, status, worklist
+from dimse_bridge import commitment, commitment_reports, find, performed_step, retrieve, status, worklist
 from dimse_bridge.contexts import VERIFICATION
 from dimse_bridge.move import MoveService
 from dimse_bridge.scu import Requestor
@@ -30,6 +30,7 @@ def services(requestor: Requestor) -> Mapping[tuple[type[DIMSEPrimitive], str], 
             **retrieve.ENTRIES,
             **MoveService(requestor).entries(),
             **commitment.ENTRIES,
+            **commitment_reports.ENTRIES,
             **worklist.ENTRIES,
             **performed_step.ENTRIES,
         }

@@ -65,14 +65,6 @@ _FIND: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
     (CorruptObject, OUT_OF_RESOURCES),
     (Forbidden, NOT_AUTHORISED),
 )
-# PS3.7 annex C (N-CREATE, N-SET, N-GET); what breaks a rule brings its own status.
-_STEP: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
-    (NotFound, NO_SUCH_INSTANCE),
-    (TooLarge, RESOURCE_LIMITATION),
-    (Unavailable, RESOURCE_LIMITATION),
-    (Forbidden, NOT_AUTHORISED),
-    (ArchiveError, PROCESSING_FAILURE),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +105,10 @@ def of_find(error: BaseException) -> Status:
 
 
 def of_request(error: BaseException, request: DIMSEPrimitive) -> Status:
-    """The answer to a request other than C-STORE that raised `error`."""
+    """The answer to a request other than C-STORE that raised `error`; a rule of a procedure step brings its own."""
+    if isinstance(error, WorkitemRefused):
+        return Status(error.failure_reason or PROCESSING_FAILURE, comment(error.message))
     return _of(error, _FIND if type(request).__name__.startswith("C_") else _NORMALISED)
-
-
-def of_step(error: BaseException) -> Status:
-    """The answer to an N-CREATE, N-SET or N-GET of a procedure step that raised `error`."""
-    if isinstance(error, WorkitemRefused) and error.failure_reason is not None:
-        return Status(error.failure_reason, comment(error.message))
-    return _of(error, _STEP)
 
 
 def _of(error: BaseException, table: tuple[tuple[type[ArchiveError], int], ...]) -> Status:

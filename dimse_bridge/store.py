@@ -13,8 +13,8 @@ from dimse_bridge.service import Association
 from storage.ingest import Provenance
 
 # Pieces below this are collected: each would hold the whole chunk that it was received in.
-_SMALL: Final = 16 << 10
-_COLLECTED: Final = 64 << 10
+_SMALL: Final = 64 << 10
+_COLLECTED: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class ArchiveIncoming:
         self._target = target
         self._head = bytearray()
         self._small = bytearray()
-        self._spool = association.archive.new_spool()
+        self._spool = association.archive.new_spool(eager=True)
         self._spool.write_now(
             file_meta(target.sop_class, target.sop_instance, target.transfer_syntax, association.calling_aet)
         )
@@ -99,8 +99,8 @@ class ArchiveIncoming:
         return self._spool.write_now(piece) and ready
 
     def _collected(self) -> bool:
-        small, self._small = bytes(self._small), bytearray()
-        return self._spool.write_now(small)
+        small, self._small = self._small, bytearray()
+        return self._spool.write_now(memoryview(small))
 
     async def flush(self) -> None:
         """See Incoming."""

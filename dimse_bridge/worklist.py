@@ -1,9 +1,9 @@
 """Modality worklist C-FIND (PS3.4 annex K)."""
 
-from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Final
 
+import orjson
 from pynetdicom.dimse_primitives import C_FIND, DIMSEPrimitive
 
 from dicomweb import scheduled_steps
@@ -25,17 +25,17 @@ async def find(exchange: Exchange) -> None:
     writer = IdentifierWriter(syntax)
     pending = status.PENDING_PARTIAL if asked.partial else status.PENDING
     access = association.access.with_scope("worklist.read")  # whoever has the permission `worklist`
-    async with aclosing(archive.modality_worklist.matches(access, asked.query)) as matches:
+    async with aclosing(archive.modality_worklist.items(access, asked.query)) as matches:
         async for found in matches:
             if exchange.cancelled:
                 break
             if found is None:
                 await exchange.respond(status.OUT_OF_RESOURCES, comment=f"more than {asked.query.limit} matches")
                 return
-            await exchange.respond(pending, identifier=writer.write(asked.answer(found), character_sets))
+            await exchange.respond(
+                pending, identifier=writer.write(asked.answer(orjson.loads(found.attributes)), character_sets)
+            )
     await exchange.respond(status.CANCELLED if exchange.cancelled else status.SUCCESS)
 
 
-ENTRIES: Final[Mapping[tuple[type[DIMSEPrimitive], str], Entry]] = {
-    (C_FIND, MODALITY_WORKLIST): Entry(find, "worklist")
-}
+ENTRIES: Final[dict[tuple[type[DIMSEPrimitive], str], Entry]] = {(C_FIND, MODALITY_WORKLIST): Entry(find, "worklist")}

@@ -95,10 +95,12 @@ class Archive:
     modality_worklist: ModalityWorklistService
     performed_steps: PerformedStepService
 
-    def new_spool(self) -> Spool:
-        """Where the bytes of one incoming instance go."""
+    def new_spool(self, *, eager: bool = False) -> Spool:
+        """Where the bytes of one incoming instance go; `eager` as for Spool."""
         settings = self.settings
-        return Spool(self.objects.spool_dir, memory_limit=settings.spool_memory, max_size=settings.max_instance)
+        return Spool(
+            self.objects.spool_dir, memory_limit=settings.spool_memory, max_size=settings.max_instance, eager=eager
+        )
 
     async def statistics(self, access: Access) -> Statistics:
         """Totals, from counts that the index keeps."""

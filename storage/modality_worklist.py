@@ -12,7 +12,6 @@ import orjson
 from dicomweb import scheduled_steps
 from dicomweb.errors import NotFound, Unavailable
 from dicomweb.query import Query
-from dicomweb.tags import Level
 from dicomweb.ups_model import Dataset
 from storage import modality_worklist_sql
 from storage.access import Access
@@ -103,13 +102,6 @@ class ModalityWorklistService:
         if not await self._db.fetch_value("scheduled_delete", access.tenant, _key(item_id)):
             raise _missing()
 
-    async def browse(self, access: Access, limit: int, offset: int = 0) -> tuple[list[WorklistItem], bool]:
-        """Items in the order of the schedule, finished ones as well, and whether there are more."""
-        access.require("worklist.read")
-        query = Query(Level.INSTANCE, limit=limit, offset=offset)
-        rows = await self._rows(modality_worklist_sql.scheduled(query, access.tenant, finished=True))
-        return [_item(row) for row in rows[:limit]], len(rows) > limit
-
     async def search(self, access: Access, query: Query, base: str) -> SearchResult:
         """One page of matching items as DICOM JSON with the attributes that PS3.4 K.6-1 returns and those asked for.
 
@@ -122,18 +114,22 @@ class ModalityWorklistService:
         rows = await self._rows(statement)
         return SearchResult([row["row"].encode() for row in rows[: query.limit]], len(rows) > query.limit)
 
-    async def matches(self, access: Access, query: Query) -> AsyncGenerator[Dataset | None, None]:
-        """Matching items one after the other, all their attributes; None at the end when the limit left some out.
+    async def items(
+        self, access: Access, query: Query, *, finished: bool | None = None
+    ) -> AsyncGenerator[WorklistItem | None, None]:
+        """Matching items one after the other; None at the end when the limit left some out.
 
-        Memory is bounded by a page. Raises BadQuery.
+        Memory is bounded by a page. `finished`: whether finished ones are among them, None: as the setting says. Raises
+        BadQuery.
         """
         access.require("worklist.read")
-        finished = self._settings.mwl_show_finished
-        for offset in range(0, query.limit, _PAGE):
-            page = replace(query, offset=offset, limit=min(_PAGE, query.limit - offset))
-            rows = await self._rows(modality_worklist_sql.scheduled(page, access.tenant, finished=finished))
+        shown = self._settings.mwl_show_finished if finished is None else finished
+        end = query.offset + query.limit
+        for offset in range(query.offset, end, _PAGE):
+            page = replace(query, offset=offset, limit=min(_PAGE, end - offset))
+            rows = await self._rows(modality_worklist_sql.scheduled(page, access.tenant, finished=shown))
             for row in rows[: page.limit]:
-                yield orjson.loads(row["row"])
+                yield WorklistItem(str(row["id"]), row["created_at"], row["row"].encode())
             if len(rows) <= page.limit:
                 return
         yield None
@@ -153,7 +149,3 @@ class ModalityWorklistService:
             if count < _BATCH:
                 break
         return removed
-
-
-def _item(row: Record) -> WorklistItem:
-    return WorklistItem(str(row["id"]), row["created_at"], row["row"].encode())

@@ -54,10 +54,15 @@ class Spooled:
 
 
 class Spool:
-    """Collects one instance: `write` every chunk, then `finish`, or `discard`. The digest is computed on the way."""
+    """Collects one instance: `write` every chunk, then `finish`, or `discard`. The digest is computed on the way.
 
-    def __init__(self, directory: Path, *, memory_limit: int, max_size: int, raw: bool = False) -> None:
-        """`raw`: any bytes, to which no preamble is added."""
+    With `eager` each chunk that stays in memory is digested when it comes: for a sender that waits for each answer,
+    and is sending meanwhile. Else that is done in a thread at the end. `raw`: any bytes, to which no preamble is added.
+    """
+
+    def __init__(
+        self, directory: Path, *, memory_limit: int, max_size: int, eager: bool = False, raw: bool = False
+    ) -> None:
         self._raw = raw
         self._directory = directory
         self._memory_limit = memory_limit
@@ -67,6 +72,8 @@ class Spool:
         self._file: BinaryIO | None = None
         self._path: Path | None = None
         self._sha = hashlib.sha256()
+        self._eager = eager
+        self._digested = 0  # of the chunks
         self.size = 0
 
     def write_now(self, chunk: bytes | memoryview) -> bool:
@@ -79,6 +86,9 @@ class Spool:
         self.size += length
         self._chunks.append(chunk)
         self._pending += length
+        if self._eager and self._file is None:
+            self._sha.update(chunk)
+            self._digested += 1
         return self._pending < (self._memory_limit if self._file is None else _WRITE_SIZE)
 
     async def write(self, chunk: bytes | memoryview) -> None:
@@ -91,8 +101,9 @@ class Spool:
             if self._file is None:
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._path, self._file = spool_file(self._directory)
-            for chunk in self._chunks:
+            for chunk in self._chunks[self._digested :]:
                 self._sha.update(chunk)
+            self._digested = 0
             while self._chunks:
                 written = os.writev(self._file.fileno(), self._chunks[:512])
                 self._drop(written)
@@ -123,7 +134,7 @@ class Spool:
             data = self._chunks[0]
         else:
             data = b"".join(self._chunks)
-        if data is not None:
+        if data is not None and not self._eager:
             # A digest costs as much as everything else together: of large instances it is computed off the loop.
             await asyncio.to_thread(self._sha.update, data) if self.size > _INLINE_DIGEST else self._sha.update(data)
         self._chunks, self._file, self._path = [], None, None

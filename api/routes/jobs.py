@@ -100,7 +100,7 @@ OPERATIONS = (
         (
             Parameter("limit", "query", f"number of jobs, 1 to {MAX_PAGE}", "100", kind="integer"),
             Parameter("after", "query", "the last job of the page before", _ID),
-            Parameter("state", "query", "pending, running, retry, success or failure", "failure"),
+            Parameter("state", "query", "pending, running, retry, paused, success or failure", "failure"),
             Parameter("kind", "query", "dicomize, export or deidentify", "export"),
         ),
         errors=(BadQuery, Unavailable),
@@ -111,7 +111,8 @@ OPERATIONS = (
         "jobs.read",
         "Slides",
         "See how far a job is",
-        "States are pending, running, retry, success and failure; `error` says why. `file` is the URL of what it left.",
+        "States are pending, running, retry, paused, success and failure; `error` says why. `file` is the URL of what "
+        "it left.",
         job,
         (Answer(200, "The job.", (Content("application/json", _JOB),)),),
         errors=(NotFound, Unavailable),

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Literal
 from urllib.parse import quote
 
+from api.datasets import json_type, read_dataset
 from api.examples import (
     CANCEL_REQUEST,
     CLAIM,
@@ -16,9 +17,8 @@ from api.examples import (
     json_body,
 )
 from api.exchange import Exchange
-from api.responses import DICOM_JSON, JSON, Header, send_bytes, warning
+from api.responses import Header, send_bytes, warning
 from api.routing import Answer, HotHandler, Operation, Parameter
-from api.uploads import BodyReader, refuse_encoding
 from api.websocket import speak
 from dicomweb import media, qido, ups_query
 from dicomweb.errors import (
@@ -34,10 +34,9 @@ from dicomweb.errors import (
     WorkitemConflict,
     WorkitemRefused,
 )
-from dicomweb.negotiation import parse_accept, plan_metadata
 from dicomweb.uids import checked_uid, is_uid
 from dicomweb.ups_events import WORKLIST, going_down, report
-from dicomweb.ups_model import Dataset, parse
+from dicomweb.ups_model import Dataset
 from storage.channels import Channel
 
 MAX_BODY = 4 << 20  # a workitem of 20,000 referenced instances
@@ -46,17 +45,7 @@ _COMMON = frozenset({"accept", "charset"})
 
 async def _dataset(http: Exchange, *, optional: bool = False) -> Dataset:
     """The dataset in the body; nothing where a body is optional and there is none."""
-    refuse_encoding(http)
-    kind = http.header(b"content-type")
-    with BodyReader(http, MAX_BODY) as reader:
-        if kind is None and optional and await reader.read() is None:
-            return {}
-        if kind is None or media.parse_media_type(kind).essence not in {media.DICOM_JSON, media.JSON}:
-            raise UnsupportedMediaType(f"a workitem is sent as {media.DICOM_JSON}", attribute="Content-Type")
-        pieces = []
-        while (piece := await reader.read()) is not None:
-            pieces.append(piece)
-    return parse(b"".join(pieces)) if pieces or not optional else {}
+    return await read_dataset(http, MAX_BODY, "a workitem", optional=optional)
 
 
 def _uid_parameter(http: Exchange, *names: str) -> str | None:
@@ -81,11 +70,6 @@ async def _done(http: Exchange, status: int, text: str = "", *headers: Header) -
     await send_bytes(http, status, [*headers, *said])
 
 
-def _json_type(http: Exchange) -> Header:
-    accepted = parse_accept(http.header(b"accept"), http.query_value("accept"))
-    return DICOM_JSON if plan_metadata(accepted) == media.DICOM_JSON else JSON
-
-
 async def create(http: Exchange) -> None:
     """Add a workitem (PS3.18 11.4)."""
     uid = _uid_parameter(http, "workitem", "affectedsopinstanceuid")
@@ -96,7 +80,7 @@ async def create(http: Exchange) -> None:
 
 async def retrieve(http: Exchange) -> None:
     """One workitem without its Transaction UID (PS3.18 11.5)."""
-    kind = _json_type(http)
+    kind = json_type(http)
     body = await http.archive.worklist.get(http.access, _workitem(http))
     await send_bytes(http, 200, [kind, (b"cache-control", b"no-store")], body)
 
@@ -122,7 +106,7 @@ async def request_cancel(http: Exchange) -> None:
 
 async def search(http: Exchange) -> None:
     """Matching workitems in the order of their scheduled start (PS3.18 11.9)."""
-    kind, parameters, settings = _json_type(http), http.query(), http.settings
+    kind, parameters, settings = json_type(http), http.query(), http.settings
     query = ups_query.parse(parameters, settings.qido_max_limit, settings.qido_default_limit)
     found = await http.archive.worklist.search(http.access, query)
     headers = [kind, *(warning(http.root_url, text) for text in query.warnings)]

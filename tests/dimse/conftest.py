@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import psutil
 import pytest
 
 from storage.archive import Archive, open_archive
@@ -23,11 +24,15 @@ from tests.support import ROOT, clean_environment, free_port
 
 @dataclass
 class Bridge:
-    """`anor dimse` as a process of its own."""
+    """`anor dimse` with its processes."""
 
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+
+    def processes(self) -> list[psutil.Process]:
+        """Those that serve associations."""
+        return psutil.Process(self.process.pid).children()
 
     def stop(self, timeout: float = 30) -> int:
         if self.process.poll() is None:

@@ -16,7 +16,8 @@ from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import N_ACTION
 
 from dimse_bridge import commitment as module
-from dimse_bridge.scu import COMMITMENT, COMMITMENT_INSTANCE, Requestor
+from dimse_bridge.contexts import COMMITMENT
+from dimse_bridge.scu import COMMITMENT_INSTANCE, Requestor
 from storage.access import LOCAL
 from storage.archive import Archive
 from storage.commitment import KIND, MAX_INSTANCES

@@ -220,6 +220,37 @@ def without(answer: Any) -> Any:
     return {k: v for k, v in answer.items() if k not in ("0008,0005", "SpecificCharacterSet")}
 
 
+def test_storage_commitment(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
+    """The other archive answers on an association that it asks us for."""
+    instance, study, second, _ = ids()
+    both[0].post("/modalities/other/store", content=study)
+    before = set(other.request("GET", "/instances"))
+    never = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "SOPInstanceUID": "1.2.3.4"}
+    body = {"Resources": [study], "DicomInstances": [never]}
+    assert instance in before
+    made = both[0].post("/modalities/other/storage-commitment", json=body).json()
+    found: dict[str, Any] = {}
+    deadline = time.monotonic() + 20
+    while found.get("Status", "Pending") == "Pending" and time.monotonic() < deadline:
+        found = both[0].get(made["Path"]).json()
+        time.sleep(0.1)
+    assert (found["Status"], found["RemoteAET"]) == ("Failure", "OTHER"), found
+    assert len(found["Success"]) == 1
+    assert [each["SOPInstanceUID"] for each in found["Failures"]] == ["1.2.3.4"]
+    assert both[0].post(f"{made['Path']}/remove", json={}).status_code == 400
+    ours, theirs = ask(both, "GET", "/storage-commitment/1.2.3")
+    assert ours["HttpStatus"] == theirs["HttpStatus"] == 404
+    stored = {"Resources": [second], "StorageCommitment": True}
+    answer = both[0].post("/modalities/other/store", json=stored).json()
+    path = f"/storage-commitment/{answer['StorageCommitmentTransactionUID']}"
+    while both[0].get(path).json()["Status"] == "Pending":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert both[0].get(path).json()["Status"] == "Success"
+    assert both[0].post(f"{path}/remove", json={}).json() == {}
+    assert both[0].get(f"/instances/{second}/file").status_code == 404
+
+
 def test_wrong_queries(both: tuple[httpx.Client, httpx.Client]) -> None:
     for body in ({"Level": "Bad", "Query": {}}, {"Level": "Study", "Query": {"NoTag": ""}}, b"x", {}):
         ours, _ = ask(both, "POST", "/modalities/other/query", body)

@@ -249,6 +249,43 @@ async def test_a_cancelled_get_leaves_an_association_that_works(
     made.release()
 
 
+async def test_a_cancelled_move_stops_and_a_slow_destination_is_reported_on(
+    bridge: Bridge, archive: Archive, workstation: Modality
+) -> None:
+    study = new_uid()
+    await stored(archive, *(ct(StudyInstanceUID=study) for _ in range(8)))
+    received: list[int] = []
+
+    def store(_event: evt.Event) -> int:
+        received.append(1)
+        time.sleep(2.5)
+        return 0
+
+    receiver = AE(ae_title=workstation.aet)
+    receiver.add_supported_context(CT, EXPLICIT_LE)
+    server = receiver.start_server(
+        ("127.0.0.1", workstation.port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
+    )
+    ae = AE(ae_title=workstation.aet)
+    ae.add_requested_context(STUDY_ROOT_MOVE)
+    made = ae.associate("127.0.0.1", bridge.port, ae_title="ANOR")
+    identifier = pydicom.Dataset()
+    identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", study
+    statuses, begin = [], time.monotonic()
+    try:
+        for status, _ in made.send_c_move(identifier, workstation.aet, STUDY_ROOT_MOVE, msg_id=9):
+            statuses.append(status)
+            if len(statuses) == 2:
+                made.send_c_cancel(9, query_model=STUDY_ROOT_MOVE)
+        assert time.monotonic() - begin < 6  # nobody waits for what is being sent
+        assert statuses[-1].Status == 0xFE00
+        assert len(received) <= 2
+        assert statuses[-1].NumberOfRemainingSuboperations >= 6
+    finally:
+        made.release()
+        server.shutdown()
+
+
 async def test_what_is_compressed_comes_so_or_in_what_the_peer_takes(
     bridge: Bridge, archive: Archive, workstation: Modality, dcmtk: dict[str, str], tmp_path: Path
 ) -> None:

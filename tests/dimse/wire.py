@@ -23,13 +23,15 @@ def pdu(kind: int, body: bytes, length: int | None = None) -> bytes:
     return struct.pack(">BBI", kind, 0, len(body) if length is None else length) + body
 
 
-def associate_rq(contexts: dict[int, tuple[str, Iterable[str]]], called: str = "ANOR", calling: str = "WIRE") -> bytes:
+def associate_rq(
+    contexts: dict[int, tuple[str, Iterable[str]]], called: str = "ANOR", calling: str = "WIRE", extra: bytes = b""
+) -> bytes:
     body = struct.pack(">HH16s16s32x", 1, 0, called.ljust(16).encode(), calling.ljust(16).encode())
     body += _item(0x10, APPLICATION.encode())
     for number, (abstract, syntaxes) in contexts.items():
         inner = struct.pack(">B3x", number) + _item(0x30, abstract.encode())
         body += _item(0x20, inner + b"".join(_item(0x40, uid.encode()) for uid in syntaxes))
-    body += _item(0x50, _item(0x51, struct.pack(">I", 65536)) + _item(0x52, b"1.2.3.4"))
+    body += _item(0x50, _item(0x51, struct.pack(">I", 65536)) + _item(0x52, b"1.2.3.4") + extra)
     return pdu(1, body)
 
 

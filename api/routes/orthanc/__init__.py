@@ -13,6 +13,7 @@ from api.routes.orthanc import (
     system,
     tags,
     tools,
+    worklists,
 )
 from api.routing import Operation
 
@@ -29,4 +30,5 @@ OPERATIONS: tuple[Operation, ...] = (
     *requests.OPERATIONS,
     *queries.OPERATIONS,
     *jobs.OPERATIONS,
+    *worklists.OPERATIONS,
 )

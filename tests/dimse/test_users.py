@@ -1,0 +1,110 @@
+"""Users that identify themselves (PS3.7 D.3.3.7)."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
+from pynetdicom.sop_class import Verification
+
+from dimse_bridge.users import PASSCODE, Users, UsersError, line_for
+from tests.dimse.serving import acceptor
+from tests.support import ROOT, clean_environment
+
+
+@pytest.fixture
+def users_file(tmp_path):
+    path = tmp_path / "users"
+    path.write_text("# who may come\n\n" + line_for("ct-room", "right") + "\n" + line_for("mr-room", "höher") + "\n")
+    path.chmod(0o600)
+    return path
+
+
+def associate(port: int, kind: int, primary: bytes = b"", secondary: bytes = b"", *, wanted: bool = True) -> str:
+    ae = AE()
+    ae.add_requested_context(Verification)
+    items = []
+    if kind:
+        item = UserIdentityNegotiation()
+        item.user_identity_type, item.primary_field, item.positive_response_requested = kind, primary, wanted
+        if secondary:
+            item.secondary_field = secondary
+        items.append(item)
+    made = ae.associate("127.0.0.1", port, ae_title="ANOR", ext_neg=items)
+    if not made.is_established:
+        return "rejected" if made.is_rejected else "aborted"
+    answered = any(isinstance(item, UserIdentityNegotiation) for item in made.acceptor.user_information)
+    made.release()
+    return "confirmed" if answered else "accepted"
+
+
+@pytest.mark.parametrize(
+    ("required", "identity", "expected"),
+    [
+        (False, (0,), "accepted"),
+        (True, (0,), "rejected"),
+        (True, (PASSCODE, b"ct-room", b"right"), "confirmed"),
+        (True, (PASSCODE, b"mr-room", "höher".encode()), "confirmed"),
+        (False, (PASSCODE, b"ct-room", b"wrong"), "rejected"),
+        (False, (PASSCODE, b"nobody", b"right"), "rejected"),
+        (False, (PASSCODE, b"ct-room\xff", b"right"), "rejected"),
+        (False, (1, b"ct-room"), "accepted"),  # a name alone proves nothing, and is not asked for
+        (True, (1, b"ct-room"), "rejected"),
+        (True, (5, b"ey.token.x"), "rejected"),
+        (False, (5, b"ey.token.x"), "accepted"),
+    ],
+)
+async def test_identities(users_file, required, identity, expected):
+    async with acceptor(verifiers={PASSCODE: Users(users_file)}, require_user=required) as port:
+        assert await asyncio.to_thread(associate, port, *identity) == expected
+
+
+async def test_no_answer_where_none_was_asked_for(users_file):
+    async with acceptor(verifiers={PASSCODE: Users(users_file)}) as port:
+        found = await asyncio.to_thread(lambda: associate(port, PASSCODE, b"ct-room", b"right", wanted=False))
+    assert found == "accepted"
+
+
+async def test_the_file_is_read_again_when_it_changes(users_file):
+    async with acceptor(verifiers={PASSCODE: Users(users_file)}) as port:
+        users_file.write_text(line_for("ct-room", "changed") + "\n")
+        assert await asyncio.to_thread(associate, port, PASSCODE, b"ct-room", b"changed") == "confirmed"
+        assert await asyncio.to_thread(associate, port, PASSCODE, b"ct-room", b"right") == "rejected"
+        users_file.write_text("rubbish\n")
+        assert await asyncio.to_thread(associate, port, PASSCODE, b"ct-room", b"changed") == "rejected"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["name", "n:scrypt:16384:8:1:AAAA", "n:scrypt:1000:8:1:AAAA:AAAA", "n:md5:1:1:1:AAAA:AAAA", "n:scrypt:x:8:1:A:A"],
+)
+def test_a_wrong_file_is_said_by_its_line(tmp_path, line):
+    path = tmp_path / "users"
+    path.write_text(f"# comment\n{line}\n")
+    path.chmod(0o600)
+    with pytest.raises(UsersError, match="line 2"):
+        Users(path)
+    path.chmod(0o644)
+    with pytest.raises(UsersError, match="chmod 600"):
+        Users(path)
+    with pytest.raises(UsersError, match="cannot read"):
+        Users(tmp_path / "none")
+
+
+def test_the_command_makes_a_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "api.cli", "dimse-user", "ct-room"],
+        cwd=ROOT,
+        env=clean_environment(PYTHONPATH=str(ROOT)),
+        input="right\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    path = tmp_path / "users"
+    path.write_text(done.stdout)
+    path.chmod(0o600)
+    assert "right" not in done.stdout
+    Users(path)
