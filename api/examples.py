@@ -130,6 +130,8 @@ IDENTIFIERS = {
     "modality": "pacs",
     "query": "59a8b50f-5346-4d21-b476-beaeabd1dc21",
     "transaction": TRANSACTION_UID,
+    "plugin": "dicom-web",
+    "label": "urgent",
     "job": "0b0f4b0e-5c0c-4f60-9f0e-3f6b6a4f7d11",
     "frames": "1,2",
     "path": "7FE00010",

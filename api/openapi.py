@@ -20,6 +20,8 @@ _PROBLEM = "application/problem+json"
 _TEXTS = {
     "answer": "number of an answer, from 0",
     "job": "identifier of a job",
+    "plugin": "dicom-web or wsi",
+    "label": "letters, digits, - and _",
     "key": "name of what a job left",
     "modality": "name of a declared application entity",
     "query": "identifier of a query",
@@ -37,7 +39,7 @@ _TEXTS = {
     "mpps": "SOP Instance UID of the performed procedure step",
     "aet": "AE title of the subscriber",
     "build": "digest of the installed viewer",
-    "name": "name of a file of the viewer",
+    "name": "name of a file, of metadata or of an attachment",
     "page": "route of the viewer's own",
     "group": "Annotation Group Number",
     "level": "number of a level",

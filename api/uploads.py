@@ -219,8 +219,13 @@ class Upload:
 
     __slots__ = ("digest", "memory", "spool")
 
-    def __init__(self, http: Exchange, declared: str | None = None, digest: bytes | None = None) -> None:
-        """`declared` is the Content-Length of a body that is the instance itself; `digest` the SHA-256 of its bytes."""
+    def __init__(
+        self, http: Exchange, declared: str | None = None, digest: bytes | None = None, *, raw: bool = False
+    ) -> None:
+        """`declared` is the Content-Length of a body that is the instance itself; `digest` the SHA-256 of its bytes.
+
+        `raw`: what is uploaded is no instance, but any bytes.
+        """
         settings = http.settings
         self.digest = digest
         wanted = settings.spool_memory
@@ -228,7 +233,7 @@ class Upload:
             wanted = min(wanted, int(declared) + 1)  # the spool goes to disk when the limit is reached
         self.memory = http.services.uploads.reserve(wanted)
         self.spool = Spool(
-            http.archive.objects.spool_dir, memory_limit=self.memory.size, max_size=settings.max_instance
+            http.archive.objects.spool_dir, memory_limit=self.memory.size, max_size=settings.max_instance, raw=raw
         )
 
     async def finish(self) -> Spooled:

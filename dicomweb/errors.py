@@ -43,6 +43,12 @@ class BadQuery(BadRequest):
     slug = "bad-query"
 
 
+class BadJson(BadRequest):
+    """A body that is to be JSON is none."""
+
+    slug = "bad-json"
+
+
 class BadDicom(ArchiveError):
     """The bytes are not a DICOM file that can be stored (PS3.4 GG: 0xC000, cannot understand)."""
 
@@ -62,6 +68,12 @@ class Conflict(ArchiveError):
 
     slug = "conflict"
     default_reason = 0x0111
+
+
+class RevisionConflict(ArchiveError):
+    """Metadata or an attachment were changed since the writer saw them, or the writer does not say what they saw."""
+
+    slug = "revision-conflict"
 
 
 class NotAcceptable(ArchiveError):

@@ -1,110 +1,161 @@
-"""Data sets as Orthanc's REST API writes them: `Full`, `Short` and `Simplify`, and as its clients send them.
+"""DICOM JSON in the three forms of Orthanc's REST API, where every value is text.
 
-All values are text, several with backslashes between them, and a sequence is an array of objects.
+Full: `{"0010,0010": {"Name", "Type", "Value"}}`, Short: `{"0010,0010": value}`, Human: `{"PatientName": value}`.
+Several values are joined by a backslash, sequences are lists, binary values and long texts are null.
+
+Numbers keep the digits that they were stored with: `parse` leaves them as text.
 """
 
-import binascii
-from base64 import b64decode, b64encode
+import json
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, Literal
 
-from dicomweb import tags
-from dicomweb.errors import BadDicom
-from dicomweb.ups_model import MAX_DEPTH, Dataset
-from dicomweb.values import BINARY_VRS
+from pydicom.datadict import private_dictionary_description
 
-Format = Literal["Full", "Short", "Simplify"]
-FORMATS: Final[tuple[Format, ...]] = ("Full", "Short", "Simplify")
+from dicomweb.dictionary import creator_tag, is_creator
+from dicomweb.tags import Level, keyword_of
 
+Format = Literal["Full", "Short", "Human"]
+Elements = Mapping[str, Any]
+
+# Longer texts are left out unless they are asked for.
+MAX_TEXT: Final = 256
+_FLOATS: Final = frozenset(("FD", "FL"))
 _UNKNOWN: Final = "Unknown Tag & Data"
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
-_INTEGERS: Final = frozenset(("IS", "SL", "SS", "SV", "UL", "US", "UV"))
-_DECIMALS: Final = frozenset(("DS", "FD", "FL"))
-# A backslash is a character of their values.
-_SINGLE: Final = frozenset(("LT", "ST", "UR", "UT"))
-_DATA_URI: Final = "data:application/octet-stream;base64,"
 
 
-def to_orthanc(dataset: Dataset, form: Format) -> dict[str, Any]:
-    """The attributes in one of the three forms."""
-    found: dict[str, Any] = {}
-    for tag, element in dataset.items():
-        name, comma = tags.keyword_of(tag), f"{tag[:4]},{tag[4:]}".lower()
-        kind, value = _value(element, form)
-        if form == "Full":
-            found[comma] = {"Name": name or _UNKNOWN, "Type": kind, "Value": value}
-        else:
-            found[comma if form == "Short" or not name else name] = value
+def _tags(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# What a resource is described by without being asked, as in Orthanc 1.12.5.
+MAIN_TAGS: Final[Mapping[Level, tuple[str, ...]]] = {
+    Level.PATIENT: _tags("00100010 00100020 00100030 00100040 00101000"),
+    Level.STUDY: _tags(
+        """
+        00080020 00080030 00080050 00080080 00080090 00080201 00081030 0020000D 00200010 00321032 00321060
+        """
+    ),
+    Level.SERIES: _tags(
+        """
+        00080021 00080031 00080060 00080070 00080201 00081010 0008103E 00081070 00180010 00180015 00180024 00181030
+        00181090 00181400 0020000E 00200011 00200037 00200105 00201002 00400244 00400245 00400254 00400275 00540081
+        00540101 00541000
+        """
+    ),
+    Level.INSTANCE: _tags(
+        """
+        00080012 00080013 00080018 00200012 00200013 00200032 00200037 00200100 00204000 00280008 00541330
+        """
+    ),
+}
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """A DICOM JSON object, its numbers as the text that they were."""
+    found: dict[str, Any] = json.loads(text, parse_float=str, parse_int=str)
     return found
 
 
-def _value(element: dict[str, Any], form: Format) -> tuple[str, Any]:
-    vr, values = element["vr"], element.get("Value") or []
-    if vr == "SQ":
-        return "Sequence", [to_orthanc(item, form) for item in values]
-    if vr in BINARY_VRS:
-        return "Null", None
-    return "String", "\\".join(map(_text, values))
+@lru_cache(maxsize=8192)
+def spelled_tag(tag: str) -> str:
+    """`0010,0010` for `00100010`."""
+    return f"{tag[:4]},{tag[4:]}".lower()
 
 
-def _text(value: object) -> str:
+@lru_cache(maxsize=8192)
+def name_of(tag: str, creator: str = "") -> str:
+    """The keyword; of a private element what its dictionary calls it, in one word."""
+    number = int(tag, 16)
+    if not number & 0x10000:
+        return keyword_of(tag) or _UNKNOWN
+    if is_creator(number):
+        return "PrivateCreator"
+    try:
+        described = private_dictionary_description(number, creator) if creator else ""
+    except KeyError:
+        described = ""
+    words = "".join(c if c.isalnum() else " " for c in described).split()
+    return "".join(word[:1].upper() + word[1:] for word in words) or _UNKNOWN
+
+
+def text_of(element: Mapping[str, Any]) -> str | None:
+    """The values of an element as one text; None for binary ones."""
+    values = element.get("Value")
+    if not values:
+        return None if "BulkDataURI" in element or "InlineBinary" in element else ""
+    if element["vr"] == "AT":
+        return "\\".join(spelled_tag(value) for value in values)
+    if element["vr"] in _FLOATS:
+        return "\\".join(f"{float(value):.17g}" for value in values)
+    if len(values) == 1 and type(values[0]) is str:
+        return str(values[0])
+    return "\\".join([value if type(value) is str else _text(value) for value in values])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, dict):
         return "=".join(value.get(group, "") for group in _GROUPS).rstrip("=")
-    return "" if value is None else str(value)
+    return str(value)
 
 
-def from_orthanc(members: object, depth: int = 0) -> Dataset:
-    """The attributes that a client names by keyword or tag, in the DICOM JSON Model. BadDicom names what is wrong."""
-    if not isinstance(members, dict):
-        raise BadDicom("the tags are not a JSON object")
-    if depth > MAX_DEPTH:
-        raise BadDicom(f"sequences are nested more than {MAX_DEPTH} levels deep")
-    found: Dataset = {}
-    for name, value in members.items():
-        tag = tags.tag_named(name.replace(",", "").replace("-", "")) if len(name) <= 64 else None
-        if tag is None or tag[:4] in ("0000", "0002"):
-            raise BadDicom("a tag is neither a keyword of the data dictionary nor a group and an element")
-        found[tag] = _element(tag, value, depth)
+def formatted(
+    elements: Elements, form: Format, *, keep: Collection[str] = (), max_text: int = MAX_TEXT
+) -> dict[str, Any]:
+    """A data set in one of the forms. `keep`: tags whose text may be longer than `max_text` characters."""
+    answer: dict[str, Any] = {}
+    for tag, element in elements.items():
+        creator = _creator(elements, tag) if tag[3] in "13579BDF" else ""
+        kind, value = _typed(tag, element, form, keep, max_text)
+        if form == "Full":
+            entry = {"Name": name_of(tag, creator), "Type": kind, "Value": value}
+            if creator:
+                entry["PrivateCreator"] = creator
+            answer[spelled_tag(tag)] = entry
+        elif form == "Short":
+            answer[spelled_tag(tag)] = value
+        else:
+            answer[name_of(tag, creator)] = value
+    return answer
+
+
+def _typed(tag: str, element: Any, form: Format, keep: Collection[str], max_text: int) -> tuple[str, Any]:
+    if element["vr"] == "SQ":
+        items = element.get("Value") or ()
+        return "Sequence", [formatted(item or {}, form, keep=keep, max_text=max_text) for item in items]
+    value = text_of(element)
+    if value is None:
+        return "Null", None
+    if len(value) > max_text and tag not in keep:
+        return "TooLong", None
+    return "String", value
+
+
+def _creator(elements: Elements, tag: str) -> str:
+    """The private creator of a private element within its data set."""
+    number = int(tag, 16)
+    if is_creator(number):
+        return ""
+    values = elements.get(f"{creator_tag(number):08X}", {}).get("Value") or ("",)
+    return str(values[0] or "")
+
+
+def main_tags(elements: Elements, tags: Sequence[str], form: Format, max_text: int = MAX_TEXT) -> dict[str, Any]:
+    """Those of `tags` that the elements have, but for longer texts."""
+    found: dict[str, Any] = {}
+    for tag in tags:
+        element = elements.get(tag)
+        if element is None:
+            continue
+        if form == "Human" and element["vr"] != "SQ":
+            text = text_of(element)
+            if text is not None and len(text) <= max_text:
+                found[keyword_of(tag) or spelled_tag(tag)] = text
+            continue
+        shown = formatted({tag: element}, form, max_text=max_text).items()
+        found |= {name: value for name, value in shown if (value["Value"] if form == "Full" else value) is not None}
     return found
-
-
-def _element(tag: str, value: object, depth: int) -> dict[str, Any]:
-    vr, name = tags.vr_of(tag), tags.keyword_of(tag) or tag
-    if isinstance(value, list) or (vr == "SQ" and value in (None, "")):
-        if vr != "SQ":
-            raise BadDicom(f"{name} is no sequence", attribute=name)
-        items = [from_orthanc(each, depth + 1) for each in value or ()]
-        return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
-    if vr == "SQ" or isinstance(value, dict):
-        raise BadDicom(f"{name} is {'a sequence: an array of objects' if vr == 'SQ' else 'text'}", attribute=name)
-    if vr in BINARY_VRS:
-        return _binary(name, vr, value)
-    text = str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
-    texts = [text] if vr in _SINGLE else text.split("\\")
-    values = [_typed(name, vr, each) for each in texts]
-    return {"vr": vr, "Value": values} if text else {"vr": vr}
-
-
-def _typed(name: str, vr: str, text: str) -> object:
-    if not text:
-        return None
-    if vr == "PN":
-        groups = zip(_GROUPS, text.split("="), strict=False)
-        return {group: part for group, part in groups if part}
-    if vr not in _INTEGERS and vr not in _DECIMALS:
-        return text
-    try:
-        return int(text) if vr in _INTEGERS else float(text) if "." in text or "e" in text.lower() else int(text)
-    except ValueError:
-        raise BadDicom(f"{name} is a number", attribute=name) from None
-
-
-def _binary(name: str, vr: str, value: object) -> dict[str, Any]:
-    if value in (None, ""):
-        return {"vr": vr}
-    if not isinstance(value, str) or not value.startswith(_DATA_URI):
-        raise BadDicom(f"{name} is binary: {_DATA_URI}...", attribute=name)
-    try:
-        data = b64decode(value[len(_DATA_URI) :], validate=True)
-    except binascii.Error:
-        raise BadDicom(f"{name} is not base64", attribute=name) from None
-    return {"vr": vr, "InlineBinary": b64encode(data).decode()}

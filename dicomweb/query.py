@@ -18,6 +18,8 @@ from dicomweb.uids import checked_uid, is_uid
 
 Kind = Literal["exact", "list", "wildcard", "range", "empty", "universal"]
 Path = tuple[str, ...]
+# How the case of letters counts: as PS3.4 has it (in person names it does not), never, or always.
+Case = Literal["standard", "ignored", "exact"]
 
 MAX_VALUES = 1000
 MAX_VALUE_LENGTH = 1024
@@ -79,6 +81,7 @@ class Query:
     limit: int = 100
     offset: int = 0
     warnings: tuple[str, ...] = ()
+    case: Case = "standard"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,22 @@ from datetime import timedelta
 from dicomweb.errors import Unavailable
 from storage.access import Access
 from storage.archives import ArchiveService
+from storage.arrays import ArrayService
 from storage.asked import AskedService
+from storage.attachments import AttachmentService
+from storage.changes import ChangeService
 from storage.channels import EventChannels
 from storage.commitment import CommitmentService
+from storage.contents import ContentService
 from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
 from storage.embedded import attach
+from storage.find import FindService
 from storage.frame_blocks import FrameBlocks
 from storage.ingest import IngestService
 from storage.jobs import JobService
+from storage.labels import LabelService
 from storage.lifecycle import LifecycleService
 from storage.modalities import ModalityService
 from storage.modality_worklist import ModalityWorklistService
@@ -23,6 +29,8 @@ from storage.objects import ObjectStore, open_store
 from storage.performed_steps import PerformedStepService
 from storage.pixels import PixelService
 from storage.rendering import RenderingService
+from storage.resources import ResourceService
+from storage.rest_state import RestState
 from storage.retrieve import RetrieveService
 from storage.search import SearchService
 from storage.selection import SelectionService
@@ -30,7 +38,9 @@ from storage.settings import Settings
 from storage.slides import SlideIndex
 from storage.spool import Spool
 from storage.study_objects import StudyObjects
+from storage.tag_sets import TagService
 from storage.transcoding import TranscodeService
+from storage.user_metadata import MetadataService
 from storage.worklist import WorklistService
 
 
@@ -70,6 +80,16 @@ class Archive:
     channels: EventChannels
     jobs: JobService
     modalities: ModalityService
+    resources: ResourceService
+    labels: LabelService
+    metadata: MetadataService
+    attachments: AttachmentService
+    changes: ChangeService
+    tags: TagService
+    contents: ContentService
+    find: FindService
+    rest_state: RestState
+    arrays: ArrayService
     asked: AskedService
     commitment: CommitmentService
     modality_worklist: ModalityWorklistService
@@ -134,6 +154,8 @@ async def open_archive(settings: Settings) -> Archive:
     decoders = DecoderPool(settings)
     pixels = PixelService(retrieve, decoders)
     transcode = TranscodeService(settings, retrieve, pixels, decoders)
+    rendering = RenderingService(settings, retrieve, pixels)
+    resources = ResourceService(settings, db)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
     jobs = JobService(settings, db, objects)
@@ -148,7 +170,7 @@ async def open_archive(settings: Settings) -> Archive:
         pixels=pixels,
         transcode=transcode,
         data_sets=DataSetService(retrieve, transcode),
-        rendering=RenderingService(settings, retrieve, pixels),
+        rendering=rendering,
         slides=slides,
         study_objects=StudyObjects(db, objects),
         frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
@@ -159,6 +181,16 @@ async def open_archive(settings: Settings) -> Archive:
         channels=channels,
         jobs=jobs,
         modalities=ModalityService(settings, db),
+        resources=resources,
+        find=FindService(db, resources),
+        rest_state=RestState(db),
+        labels=LabelService(db),
+        metadata=MetadataService(settings, db),
+        attachments=AttachmentService(settings, db, objects),
+        changes=ChangeService(db),
+        tags=TagService(db, objects),
+        contents=ContentService(retrieve),
+        arrays=ArrayService(db, retrieve, pixels, rendering),
         asked=AskedService(settings, db),
         commitment=CommitmentService(settings, db, objects, jobs),
         modality_worklist=ModalityWorklistService(settings, db),

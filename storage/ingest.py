@@ -22,6 +22,7 @@ from storage.db import Database
 from storage.intents import Intent
 from storage.leases import renewed
 from storage.objects import ObjectStore
+from storage.quota import Quota
 from storage.retrieve import Instance
 from storage.rows import Prepared
 from storage.settings import Settings
@@ -103,6 +104,7 @@ class IngestService:
             max_inflated=min(_QUICK_INFLATED, self._limits.max_inflated),
         )
         self._memo = Memo()
+        self._quota = Quota(settings, db)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._committers: dict[int, Committer] = {}
         self._active = 0
@@ -136,6 +138,7 @@ class IngestService:
             raise IdentityMismatch(
                 "StudyInstanceUID differs from the study in the request", attribute="StudyInstanceUID"
             )
+        await self._quota.admit(access.tenant, spooled.size, found.patient_id)
         intents = self._committer(access.tenant).intents
         reserved = intents.reserved(spooled.size)
         prepared = Prepared.of(

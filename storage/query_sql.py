@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from string import ascii_lowercase, ascii_uppercase
 from typing import Literal, assert_never
 
 from dicomweb.errors import BadQuery
 from dicomweb.fold import fold, fold_name, trigrams_of_pattern, wildcard_to_like
-from dicomweb.query import Match, Query, is_below
+from dicomweb.query import Case, Match, Query, is_below
 from dicomweb.tags import Level, level_of
 
 Kind = Literal["text", "folded", "date", "time", "number", "array"]
@@ -16,6 +17,7 @@ _TAG = re.compile(r"[0-9A-F]{8}", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][-+]?\d{1,3})?", re.ASCII)
 _NUMERIC_VRS = frozenset({"DS", "IS", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV"})
 _DEEPEST_PATH = 8
+_TO_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +150,14 @@ def conditions(
             terms.append(_moments(date, time, match, arguments))
         elif len(match.path) == 1:
             column = columns.get(match.path[0])
-            if column is not None:
-                terms.append(_column_match(column, match, query.fuzzy, arguments))
+            # A folded column does not tell cases apart.
+            if column is not None and not (query.case == "exact" and column.kind == "folded"):
+                terms.append(_column_match(column, match, query, arguments))
             else:
-                terms.append(_element_match(element_of(match.path[0]), match, arguments))
+                terms.append(_element_match(element_of(match.path[0]), match, arguments, query.case))
     nested = [(match.path, match) for match in matches if len(match.path) > 1]
     if nested:
-        terms.append(_nested(nested, element_of, arguments))
+        terms.append(_nested(nested, element_of, arguments, query.case))
     return terms
 
 
@@ -176,7 +179,11 @@ def _moments(date: str, time: str, match: Match, arguments: Arguments) -> str:
 
 
 def _nested(
-    matches: list[tuple[tuple[str, ...], Match]], element_of: Callable[[str], str], arguments: Arguments, depth: int = 0
+    matches: list[tuple[tuple[str, ...], Match]],
+    element_of: Callable[[str], str],
+    arguments: Arguments,
+    case: Case,
+    depth: int = 0,
 ) -> str:
     """Matches inside sequences: those that share a sequence hold in the same item of it (PS3.4 C.2.2.2.6)."""
     if depth > _DEEPEST_PATH:
@@ -192,25 +199,25 @@ def _nested(
         inner = [
             _moments(_first_value(inside(path[0])), _first_value(inside(match.time)), match, arguments)
             if match.time
-            else _element_match(inside(path[0]), match, arguments)
+            else _element_match(inside(path[0]), match, arguments, case)
             for path, match in rest
             if len(path) == 1
         ]
         deeper = [(path, match) for path, match in rest if len(path) > 1]
         if deeper:
-            inner.append(_nested(deeper, inside, arguments, depth + 1))
+            inner.append(_nested(deeper, inside, arguments, case, depth + 1))
         terms.append(f"EXISTS (SELECT FROM dicom_items({element_of(tag)}) AS {item} WHERE {' AND '.join(inner)})")
     return " AND ".join(terms)
 
 
-def _element_match(sql: str, match: Match, arguments: Arguments) -> str:
+def _element_match(sql: str, match: Match, arguments: Arguments, case: Case) -> str:
     if match.kind == "empty":
         return f"NOT EXISTS (SELECT FROM dicom_values({sql}) AS v WHERE v <> '')"
-    return f"EXISTS (SELECT FROM dicom_values({sql}) AS v WHERE {_value_test(match, arguments)})"
+    return f"EXISTS (SELECT FROM dicom_values({sql}) AS v WHERE {_value_test(match, arguments, case)})"
 
 
-def _value_test(match: Match, arguments: Arguments) -> str:
-    folded = match.vr == "PN"
+def _value_test(match: Match, arguments: Arguments, case: Case) -> str:
+    folded = case == "ignored" or (match.vr == "PN" and case != "exact")
     value = 'lower(v) COLLATE "C"' if folded else 'v COLLATE "C"'
     prepare: Callable[[str], str] = str.lower if folded else str
     match match.kind:
@@ -218,7 +225,7 @@ def _value_test(match: Match, arguments: Arguments) -> str:
             if match.vr in _NUMERIC_VRS:
                 return f"dicom_number(v) = ANY ({arguments(_numbers(match), 'numeric[]')})"
             test = f"{value} = ANY ({arguments([prepare(x) for x in match.values], 'text[]')})"
-            if folded:
+            if match.vr == "PN":
                 groups = [wildcard_to_like(prepare(x) + "=*") for x in match.values]
                 test = f"{test} OR {value} LIKE ANY ({arguments(groups, 'text[]')})"
             return test
@@ -250,9 +257,14 @@ def _numbers(match: Match) -> list[str]:
     return [value.strip() for value in match.values]
 
 
-def _column_match(column: Column, match: Match, fuzzy: bool, arguments: Arguments) -> str:
+def _column_match(column: Column, match: Match, query: Query, arguments: Arguments) -> str:
     if match.kind == "empty":
         return f"{column.sql} = {_EMPTY[column.kind]}" if column.kind in _EMPTY else f"{column.sql} IS NULL"
+    if query.case == "ignored":
+        if match.vr == "CS":  # in capitals by its definition (PS3.5 6.2): the index serves it so
+            match = replace(match, values=tuple(value.upper() for value in match.values))
+        elif column.kind == "text" and match.vr != "UI":
+            return _caseless(column, match, arguments)
     match column.kind:
         case "number":
             return f"{column.sql} = ANY ({arguments(_numbers(match), 'numeric[]')})"
@@ -262,9 +274,26 @@ def _column_match(column: Column, match: Match, fuzzy: bool, arguments: Argument
                 return f"EXISTS (SELECT FROM unnest({column.sql}) AS v WHERE v LIKE ANY ({arguments(likes, 'text[]')}))"
             return f"{column.sql} && {arguments(list(match.values), 'text[]')}"
         case "date" | "time" | "text" | "folded":
-            return _text_match(column, match, fuzzy, arguments)
+            return _text_match(column, match, query.fuzzy, arguments)
         case _:
             assert_never(column.kind)
+
+
+def _caseless(column: Column, match: Match, arguments: Arguments) -> str:
+    """A text whose case does not count; where it has trigrams, they find it by their index."""
+    # Columns are COLLATE "C", where lower() knows ASCII alone.
+    sql, patterns = f"lower({column.sql})", [value.translate(_TO_LOWER) for value in match.values]
+    if match.kind == "range":
+        return _range(sql, match.values, arguments)
+    tests = []
+    for pattern in patterns:
+        if match.kind == "wildcard":
+            test = f"{sql} LIKE {arguments(wildcard_to_like(pattern))}"
+        else:
+            test = f"{sql} = {arguments(pattern)}"
+        grams = trigrams_of_pattern(fold(pattern), column.letter) if column.letter else []
+        tests.append(f"t.grams @> {arguments(sorted(grams), 'text[]')} AND {test}" if grams else test)
+    return " OR ".join(f"({test})" for test in tests)
 
 
 def _text_match(column: Column, match: Match, fuzzy: bool, arguments: Arguments) -> str:

@@ -225,20 +225,20 @@ class RenderingService:
 
     async def each(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> AsyncIterator[bytes]:
         """The frames of `image` in its order, a file for each."""
-        async for body in self._worked(access, image, lambda source: render_image(source, wanted, media_type)):
+        async for body in self.worked(access, image, lambda source: render_image(source, wanted, media_type)):
             yield body
 
     async def _animation(self, access: Access, image: Image, wanted: Rendering) -> bytes:
         check_animation(len(image.frames), 0)
         frames, pixels = [], 0
-        async for shown, _ in self._worked(access, image, lambda source: picture(source, wanted)):
+        async for shown, _ in self.worked(access, image, lambda source: picture(source, wanted)):
             frames.append(shown)
             pixels += shown.shape[0] * shown.shape[1]
             check_animation(len(frames), pixels)
         async with self._slots:
             return await asyncio.to_thread(encode_gif, frames, frame_time_of(image.dataset))
 
-    async def _worked(self, access: Access, image: Image, work: Callable[[Source], Made]) -> AsyncIterator[Made]:
+    async def worked(self, access: Access, image: Image, work: Callable[[Source], Made]) -> AsyncIterator[Made]:
         """What `work` makes in a thread of each frame. Of large frames a process holds one at a time in memory."""
         bulk = await self.referenced(access, image)
         if image.pixel.decoded_bytes <= _LARGE:

@@ -1,5 +1,6 @@
 """From a scanned file to the rows of the index: which attribute goes into which column."""
 
+import math
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -174,6 +175,15 @@ def integer_value(elements: Mapping[str, bytes], tag: str, limit: int = 2**31 - 
     return number if number is not None and -limit <= number <= limit else None
 
 
+def expected_count(elements: Mapping[str, bytes]) -> int | None:
+    """How many instances a series has when it is complete, as one of them tells; None where it does not."""
+    for tags in (("00201002", "00200105"), ("00540081", "00540101"), ("00181090",)):
+        numbers = [integer_value(elements, tag, 2**15 - 1) for tag in tags]
+        if all(tag in elements for tag in tags):
+            return math.prod(n for n in numbers if n) if all(n and n > 0 for n in numbers) else None
+    return None
+
+
 def time_key(text: str) -> str:
     """A TM value as a key that compares as time: HHMMSS.FFFFFF, missing parts as zero."""
     digits, _, fraction = text.replace(":", "").strip().partition(".")
@@ -285,6 +295,7 @@ class Prepared:
             "attributes": orjson.Fragment(members_object(e, SERIES_TAGS)),
             "shared": shared.text(),
             "shared_id": str(shared.id),
+            "expected": expected_count(e),
         }
 
 

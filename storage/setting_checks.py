@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
+from dicomweb.orthanc_kinds import parse_kinds
 from dicomweb.repertoire import is_writable
 from dicomweb.rules import parse_rules
 from dicomweb.uids import is_uid
@@ -20,6 +21,9 @@ _UNITS = {
     "g": 1 << 30, "gb": 1 << 30, "gib": 1 << 30,
     "t": 1 << 40, "tb": 1 << 40, "tib": 1 << 40,
 }  # fmt: skip
+
+
+_DSN: Final = ("postgresql://", "postgres://")
 
 
 class SettingError(Exception):
@@ -46,42 +50,32 @@ def parse_number(raw: object, *, whole: bool, size: bool) -> int | float | None:
 
 def check_text(rule: str, text: str) -> str:
     """What a text setting should have been, or "" where it is right."""
-    match rule:
-        case "aet":
-            right = 0 < len(text) <= 16 and text == text.strip() and text.isascii() and text.isprintable()
-            return "" if right and "\\" not in text else "an AE title: 1 to 16 printable ASCII characters"
-        case "dsn":
-            return "" if text.startswith(("postgresql://", "postgres://")) else "a URL that begins with postgresql://"
-        case "url":
-            parts = urlsplit(text)
-            right = parts.scheme in {"http", "https"} and bool(parts.netloc) and not (parts.query or parts.fragment)
-            return "" if right else "a URL that begins with http:// or https://, without a query"
-        case "root":
-            return "" if re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text) else "a path such as /dicom-web"
-        case "objects":
-            return _check_objects(text)
-        case "networks" | "permissions" | "uids":
-            is_right, wanted = _LISTS[rule]
-            return "" if all(map(is_right, _items(text))) else wanted
-        case "origins":
-            right = text == "*" or all(re.fullmatch(r"https?://[^/\s]+", item) for item in _items(text))
-            return "" if right else "`*` or a comma-separated list of origins such as https://viewer.example.org"
-        case "rules":
-            return _check_rules(text)
-        case "character_set":
-            known = is_writable(text.encode("utf-8"))
-            return "" if known else "defined terms of Specific Character Set, with backslashes between several"
-        case "callers":
-            return "" if all(map(_is_caller, _items(text))) else "AE titles such as CT1 or CT1@10.0.0.0/8"
-        case "font":
-            return "" if _is_font(Path(text).expanduser()) else "a file with a TrueType or OpenType font"
-        case _:
-            return ""
+    if rule in _LISTS:
+        is_item, wanted = _LISTS[rule]
+        return "" if all(map(is_item, _items(text))) else wanted
+    if rule in _TEXTS:
+        is_right, wanted = _TEXTS[rule]
+        return "" if is_right(text) else wanted
+    return _EXPLAINED[rule](text) if rule in _EXPLAINED else ""
 
 
-def _is_font(path: Path) -> bool:
+def _is_aet(text: str) -> bool:
+    plain = text == text.strip() and text.isascii() and text.isprintable() and "\\" not in text
+    return plain and 0 < len(text) <= 16
+
+
+def _is_url(text: str) -> bool:
+    parts = urlsplit(text)
+    return parts.scheme in {"http", "https"} and bool(parts.netloc) and not (parts.query or parts.fragment)
+
+
+def _are_origins(text: str) -> bool:
+    return text == "*" or all(re.fullmatch(r"https?://[^/\s]+", item) for item in _items(text))
+
+
+def _is_font(text: str) -> bool:
     try:
-        with path.open("rb") as file:
+        with Path(text).expanduser().open("rb") as file:
             return file.read(4) in {b"\0\1\0\0", b"OTTO", b"ttcf", b"true"}
     except OSError:
         return False
@@ -92,6 +86,14 @@ def _check_rules(text: str) -> str:
         parse_rules(text)
     except ValueError as error:
         return f"rules such as CT,MR=HTJ2KLosslessRPCL; *=received ({error})"
+    return ""
+
+
+def _check_kinds(text: str) -> str:
+    try:
+        parse_kinds(text)
+    except ValueError as error:
+        return f"names and numbers such as ward=1024,room=1025 ({error})"
     return ""
 
 
@@ -117,17 +119,38 @@ def _is_network(text: str) -> bool:
     return True
 
 
+def _is_caller(text: str) -> bool:
+    title, at, network = text.partition("@")
+    return _is_aet(title) and (not at or _is_network(network))
+
+
+_Check = Callable[[str], bool]
 # Settings that are comma-separated lists: what each item has to be.
-_LISTS: Final[dict[str, tuple[Callable[[str], bool], str]]] = {
+_LISTS: Final[dict[str, tuple[_Check, str]]] = {
     "networks": (_is_network, "a comma-separated list of networks such as 10.0.0.0/8"),
     "permissions": (PERMISSIONS.__contains__, "out of " + ", ".join(sorted(PERMISSIONS))),
     "uids": (is_uid, "a comma-separated list of UIDs"),
+    "callers": (_is_caller, "AE titles such as CT1 or CT1@10.0.0.0/8"),
 }
-
-
-def _is_caller(text: str) -> bool:
-    title, at, network = text.partition("@")
-    return not check_text("aet", title) and (not at or _is_network(network))
+# All others: what the text has to be.
+_TEXTS: Final[dict[str, tuple[_Check, str]]] = {
+    "aet": (_is_aet, "an AE title: 1 to 16 printable ASCII characters"),
+    "dsn": (lambda text: text.startswith(_DSN), "a URL that begins with postgresql://"),
+    "url": (_is_url, "a URL that begins with http:// or https://, without a query"),
+    "root": (lambda text: bool(re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text)), "a path such as /dicom-web"),
+    "origins": (_are_origins, "`*` or a comma-separated list of origins such as https://viewer.example.org"),
+    "character_set": (
+        lambda text: is_writable(text.encode("utf-8")),
+        "defined terms of Specific Character Set, with backslashes between several",
+    ),
+    "font": (_is_font, "a file with a TrueType or OpenType font"),
+}
+# Those whose mistakes are worth a word of their own.
+_EXPLAINED: Final[dict[str, Callable[[str], str]]] = {
+    "objects": _check_objects,
+    "rules": _check_rules,
+    "kinds": _check_kinds,
+}
 
 
 def mask_secret(text: str) -> str:

@@ -11,11 +11,11 @@ from types import UnionType
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from storage.settings_about import GIB, KIB, MIB, PREFIX, About, about
-from storage.settings_gateway import GatewaySettings
+from storage.settings_rest import RestSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Settings(GatewaySettings):
+class Settings(RestSettings):
     """The effective settings of one process. Build it with `load_settings`, which validates; sizes are in bytes."""
 
     data: Path = field(

@@ -57,10 +57,13 @@ class Spool:
     """Collects one instance: `write` every chunk, then `finish`, or `discard`. The digest is computed on the way.
 
     With `eager` each chunk that stays in memory is digested when it comes: for a sender that waits for each answer,
-    and is sending meanwhile. Else that is done in a thread at the end.
+    and is sending meanwhile. Else that is done in a thread at the end. `raw`: any bytes, to which no preamble is added.
     """
 
-    def __init__(self, directory: Path, *, memory_limit: int, max_size: int, eager: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, memory_limit: int, max_size: int, eager: bool = False, raw: bool = False
+    ) -> None:
+        self._raw = raw
         self._directory = directory
         self._memory_limit = memory_limit
         self._max_size = max_size
@@ -76,7 +79,7 @@ class Spool:
 
     def write_now(self, chunk: bytes | memoryview) -> bool:
         """Take a chunk without waiting; False when `flush` is due (the memory limit is reached). Raises TooLarge."""
-        if self.size == 0 and _lacks_preamble(chunk):
+        if self.size == 0 and not self._raw and _lacks_preamble(chunk):
             self.write_now(_PREAMBLE)
             self.preamble_added = True
         length = len(chunk)

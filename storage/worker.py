@@ -1,7 +1,8 @@
 """The background process.
 
-It sweeps objects that no row needs, numbers the change feed, analyses tables being filled, removes workitems, worklist
-items and jobs whose time is over, keeps instances in the transfer syntaxes that the rules ask for, and works on jobs.
+It sweeps objects that no row needs, numbers the change feed, announces what has settled, recycles patients beyond the
+limits, analyses tables being filled, removes workitems, worklist items and jobs whose time is over, keeps instances in
+the transfer syntaxes that the rules ask for, and works on jobs.
 """
 
 import asyncio
@@ -12,9 +13,11 @@ from functools import partial
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.archive import Archive
+from storage.changes import forget, settle
 from storage.job_runner import JobRunner
 from storage.jobs import Handler
 from storage.parallel import side_by_side
+from storage.quota import recycle
 from storage.side_objects import SIDE
 from storage.stored_syntax import StoredSyntax
 
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 500
 _NUMBERING_SECONDS = 1.0
+_SETTLE_SECONDS = 1.0
 _ANALYZE_SECONDS = 2.0
 _YOUNG_ROWS = 100_000  # larger tables are autovacuum's
 _SWEEP_SECONDS = 30.0
@@ -115,6 +119,9 @@ async def run_worker(
         log.warning("announce_restart failed: %s", error.message)
     steps: list[Step] = [
         (_NUMBERING_SECONDS, "number_changes", partial(number_changes, archive)),
+        (_SETTLE_SECONDS, "settle", partial(settle, archive.db, timedelta(seconds=archive.settings.stable_age_s))),
+        (_SETTLE_SECONDS, "recycle", partial(recycle, archive.db, archive.settings)),
+        (_EXPIRE_SECONDS, "forget_changes", partial(forget, archive.db)),
         (_ANALYZE_SECONDS, "analyze_young", partial(analyze_young, archive)),
         (_SWEEP_SECONDS, "sweep", partial(sweep, archive)),
         (_EXPIRE_SECONDS, "expire_workitems", archive.worklist.expire),

@@ -29,7 +29,7 @@ async def file(http: Exchange) -> None:
     instance = await http.archive.archives.instance(http.access, http.path["id"])
     ranges = parse_accept(f"{DICOM}; transfer-syntax={target or '*'}")
     plan = replace(await plan_of(http, instance, ranges, single=True), quality=quality)
-    await send_files(http, [instance], [plan], instance.version, _attachment(http, f"{instance.sop}.dcm"))
+    await send_files(http, [instance], [plan], instance.version, attachment_header(http, f"{instance.sop}.dcm"))
 
 
 async def archive(http: Exchange, level: Kind, *, medium: bool) -> None:
@@ -56,7 +56,7 @@ async def _send_zip(
     service = http.archive.archives
     folders = await service.folders(http.access, resources, level)
     name = f"{resources[0]}.zip" if len(resources) == 1 else "archive.zip"
-    headers = [_ZIP, (b"cache-control", b"no-store"), _attachment(http, name)]
+    headers = [_ZIP, (b"cache-control", b"no-store"), attachment_header(http, name)]
     await send_stream(http, 200, headers, None, service.zip(http.access, folders, packing))
 
 
@@ -76,7 +76,7 @@ def _quality(http: Exchange) -> int | None:
     return int(text)
 
 
-def _attachment(http: Exchange, name: str) -> Header:
+def attachment_header(http: Exchange, name: str) -> Header:
     """Content-Disposition (RFC 6266); what `filename` asks for is a name only, never a path or another header."""
     wanted = safe_name(http.query_value("filename") or "") or name
     plain = "".join(c if c.isascii() else "_" for c in wanted)

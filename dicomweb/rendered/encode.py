@@ -4,7 +4,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
 import imagecodecs
 import numpy as np
@@ -21,6 +21,7 @@ JPEG: Final = "image/jpeg"
 PNG: Final = "image/png"
 GIF: Final = "image/gif"
 TIFF: Final = "image/tiff"
+PAM: Final = "image/x-portable-arbitrarymap"
 IMAGE_TYPES: Final = (JPEG, PNG, GIF)
 
 # An animation is held as a whole while it is made.
@@ -43,6 +44,8 @@ def encode_image(shown: Shown, media_type: str, quality: int, profile: bytes | N
         return encode_png(shown, profile)
     if media_type == GIF:
         return encode_gif([shown], _DEFAULT_FRAME_TIME)
+    if media_type == PAM:
+        return encode_pam(shown)
     return encode_jpeg(shown, quality, profile)
 
 
@@ -89,6 +92,16 @@ def encode_png(shown: Shown, profile: bytes | None = None) -> bytes:
         chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
     chunks += _chunk(b"IDAT", bytes(imagecodecs.deflate_encode(data, level=1)))
     return b"".join((*chunks, *_chunk(b"IEND", b"")))
+
+
+def encode_pam(values: NDArray[Any]) -> bytes:
+    """Netpbm's PAM: 8 or 16 bits a sample, big endian as it asks for; negative numbers are their two's complement."""
+    rows, columns = values.shape[:2]
+    depth = 1 if values.ndim == 2 else values.shape[2]
+    most = 255 if values.dtype.itemsize == 1 else 65535
+    kind = "GRAYSCALE" if depth == 1 else "RGB"
+    head = f"P7\nWIDTH {columns}\nHEIGHT {rows}\nDEPTH {depth}\nMAXVAL {most}\nTUPLTYPE {kind}\nENDHDR\n"
+    return head.encode() + values.astype(values.dtype.newbyteorder(">")).tobytes()
 
 
 def encode_tiff(shown: Shown, profile: bytes | None, spacing: tuple[float, float] | None) -> bytes:

@@ -1,11 +1,33 @@
 """Orthanc's REST routes, at the root of the server. Errors have Orthanc's own JSON here."""
 
-from api.routes.orthanc import jobs, modalities, queries, requests, system, upload, worklists
+from api.routes.orthanc import (
+    attached,
+    changes,
+    find,
+    frames,
+    jobs,
+    modalities,
+    queries,
+    requests,
+    resources,
+    system,
+    tags,
+    tools,
+    upload,
+    worklists,
+)
 from api.routing import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     *system.OPERATIONS,
     *upload.OPERATIONS,
+    *resources.OPERATIONS,
+    *find.OPERATIONS,
+    *tools.OPERATIONS,
+    *tags.OPERATIONS,
+    *frames.OPERATIONS,
+    *attached.OPERATIONS,
+    *changes.OPERATIONS,
     *modalities.OPERATIONS,
     *requests.OPERATIONS,
     *queries.OPERATIONS,

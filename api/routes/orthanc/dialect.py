@@ -17,16 +17,17 @@ from pydicom.tag import BaseTag
 
 from api.errors import INTERNAL, ORTHANC_TEXT, TABLE, HttpRefusal, row_of
 from api.exchange import Exchange
-from api.responses import JSON, send_bytes
+from api.responses import JSON, Header, send_bytes
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from api.uploads import whole_body
-from dicomweb.errors import ArchiveError, BadRequest, NotFound, PeerFailed, TooLarge, Unavailable
+from dicomweb.errors import ArchiveError, BadJson, BadRequest, NotFound, PeerFailed, TooLarge, Unavailable
 from storage.jobs import Items, Job
 
 T = TypeVar("T")
 Format = Literal["Full", "Short", "Human"]
 
 MAX_BODY: Final = 16 << 20
+TEXT: Final[Header] = (b"content-type", b"text/plain")
 _LONG: Final = 256
 _JOBS_WAITING: Final = 10_000
 _DESCRIPTION: Final = "REST API"
@@ -51,7 +52,7 @@ async def json_of(http: Exchange) -> Any:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         if data[:1] in b'{["':
-            raise BadRequest("the body is not valid JSON") from None
+            raise BadJson("the body is not valid JSON") from None
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -89,14 +90,16 @@ def flag(http: Exchange, name: str) -> bool:
 # -- answers
 
 
-async def send_json(http: Exchange, answer: Any) -> None:
+async def send_json(http: Exchange, answer: Any, *headers: Header) -> None:
     """An answer in JSON, in the layout that people read."""
-    await send_bytes(http, 200, [JSON], orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+    await send_bytes(
+        http, 200, [JSON, *headers], orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    )
 
 
-async def send_text(http: Exchange, answer: str) -> None:
+async def send_text(http: Exchange, answer: str, *headers: Header) -> None:
     """An answer in plain text."""
-    await send_bytes(http, 200, [(b"content-type", b"text/plain")], answer.encode())
+    await send_bytes(http, 200, [TEXT, *headers], answer.encode())
 
 
 def format_of(http: Exchange, default: Format) -> Format:

@@ -6,8 +6,11 @@ import orjson
 
 from api.exchange import Exchange
 from api.responses import JSON, send_bytes
+from api.routes.orthanc.dialect import send_json
 from api.routing import Answer, Content, Operation
 from dicomweb.errors import Unavailable
+from dicomweb.orthanc_tags import MAIN_TAGS, spelled_tag
+from storage.resources import title
 
 _MIB = 1 << 20
 # What Orthanc's clients compare before they use a feature: we answer as the version whose routes these follow.
@@ -36,16 +39,40 @@ async def system(http: Exchange) -> None:
     settings = http.settings
     answer: dict[str, Any] = {
         "ApiVersion": _API_VERSION,
-        "CheckRevisions": False,
+        "Capabilities": {
+            "HasExtendedChanges": True,
+            "HasExtendedFind": True,
+            "HasKeyValueStores": False,
+            "HasQueues": False,
+            "HasReserveQueueValue": False,
+        },
+        "CheckRevisions": settings.check_revisions,
+        "DatabaseBackendPlugin": None,
+        "DatabaseServerIdentifier": "",
         "DicomAet": settings.aet,
+        "DicomDefaultRetrieveMethod": "C-MOVE",
         "DicomPort": settings.dimse_port,
+        "HasLabels": True,
         "HttpPort": settings.http_port,
+        "IngestTranscoding": "",
+        "IsHttpServerSecure": not settings.insecure,
+        "MainDicomTags": {title(level): ";".join(map(spelled_tag, tags)) for level, tags in MAIN_TAGS.items()},
+        "MaximumPatientCount": settings.maximum_patient_count,
+        "MaximumStorageMode": settings.maximum_storage_mode.capitalize(),
+        "MaximumStorageSize": settings.maximum_storage_size // _MIB,
         "Name": "Anor",
         "OverwriteInstances": settings.duplicates == "replace",
-        "PluginsEnabled": False,
+        "OverwriteInstancesMode": "Always" if settings.duplicates == "replace" else "Never",
+        "PatientLevelEnabled": True,
+        "PluginsEnabled": True,
+        "ReadOnly": False,
+        "StorageAreaPlugin": None,
+        "StorageCompression": False,
+        "StoreMD5ForAttachments": False,
+        "UserMetadata": dict(http.archive.metadata.kinds.user),
         "Version": _ORTHANC_VERSION,
     }
-    await send_bytes(http, 200, [JSON], orjson.dumps(answer, option=orjson.OPT_INDENT_2))
+    await send_json(http, answer)
 
 
 _COUNTS = {

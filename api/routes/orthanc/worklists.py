@@ -11,29 +11,30 @@ from api.responses import JSON, send_stream
 from api.routes.orthanc.dialect import send_json
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import whole_body
-from dicomweb import orthanc_tags
 from dicomweb.errors import BadDicom, BadQuery, NotFound, TooLarge, Unavailable, WorkitemRefused
+from dicomweb.orthanc_input import from_orthanc
+from dicomweb.orthanc_tags import Format, formatted, parse
 from dicomweb.query import Query
 from dicomweb.tags import Level
 from dicomweb.ups_model import Dataset, dataset_of
 from storage.modality_worklist import WorklistItem
 
 MAX_BODY: Final = 256 << 10
+_FORMATS: Final[dict[str, Format]] = {"Full": "Full", "Short": "Short", "Simplify": "Human"}
 
 
-def _format(http: Exchange) -> orthanc_tags.Format:
-    wanted = http.query_value("format") or "Simplify"
-    for form in orthanc_tags.FORMATS:
-        if form == wanted:
-            return form
-    raise BadQuery(f"format is one of {', '.join(orthanc_tags.FORMATS)}", attribute="format")
+def _format(http: Exchange) -> Format:
+    found = _FORMATS.get(http.query_value("format") or "Simplify")
+    if found is None:
+        raise BadQuery(f"format is one of {', '.join(_FORMATS)}", attribute="format")
+    return found
 
 
-def _described(item: WorklistItem, form: orthanc_tags.Format) -> dict[str, Any]:
+def _described(item: WorklistItem, form: Format) -> dict[str, Any]:
     return {
         "CreationDate": f"{item.created_at:%Y%m%dT%H%M%S}",
         "ID": item.id,
-        "Tags": orthanc_tags.to_orthanc(orjson.loads(item.attributes), form),
+        "Tags": formatted(parse(item.attributes), form),
     }
 
 
@@ -46,7 +47,7 @@ async def _body(http: Exchange) -> tuple[Dataset, bool]:
     if not isinstance(body, dict) or not isinstance(body.get("Tags"), dict):
         raise BadDicom("Tags is missing or not an object", attribute="Tags")
     try:
-        return dataset_of(orthanc_tags.from_orthanc(body["Tags"])), body.get("Force") is True
+        return dataset_of(from_orthanc(body["Tags"])), body.get("Force") is True
     except WorkitemRefused as error:
         raise BadDicom(error.message, attribute=error.attribute) from None
 
@@ -97,9 +98,7 @@ async def browse(http: Exchange) -> None:
     await send_stream(http, 200, [JSON], None, _array(items, form))
 
 
-async def _array(
-    items: AsyncGenerator[WorklistItem | None, None], form: orthanc_tags.Format
-) -> AsyncGenerator[bytes, None]:
+async def _array(items: AsyncGenerator[WorklistItem | None, None], form: Format) -> AsyncGenerator[bytes, None]:
     before = b"["
     async for item in items:
         if item is not None:

@@ -59,6 +59,7 @@ BEGIN
     ON CONFLICT DO NOTHING;
     IF FOUND THEN
         UPDATE patient SET study_count = study_count + 1, changed_at = now() WHERE id = v_patient;
+        PERFORM patient_unsettled(v_patient);
         IF v_new THEN
             INSERT INTO change (tenant, kind, level, orthanc_id, uid)
             VALUES (p_tenant, 'NewPatient', 'patient', decode(s->>'patient_orthanc', 'hex'), s->>'patient_id');
@@ -74,9 +75,9 @@ LANGUAGE plpgsql AS $$
 DECLARE
     v_study bigint;
 BEGIN
-    INSERT INTO series (tenant, study, series_uid, orthanc_id, modality, series_number, summary, attributes, shared, shared_id)
+    INSERT INTO series (tenant, study, series_uid, orthanc_id, modality, series_number, summary, attributes, shared, shared_id, expected_count)
     SELECT p_tenant, t.id, s->>'uid', decode(s->>'orthanc', 'hex'), s->>'modality', (s->>'number')::bigint,
-           ARRAY(SELECT jsonb_array_elements_text(s->'summary')), s->'attributes', s->>'shared', (s->>'shared_id')::uuid
+           ARRAY(SELECT jsonb_array_elements_text(s->'summary')), s->'attributes', s->>'shared', (s->>'shared_id')::uuid, (s->>'expected')::integer
     FROM study t WHERE t.tenant = p_tenant AND t.study_uid = s->>'study_uid'
     ON CONFLICT DO NOTHING RETURNING study INTO v_study;
     IF FOUND THEN
@@ -119,6 +120,8 @@ DECLARE
     v_fresh text[];
     v_astray text[];
     v_study text;
+    v_stable bigint[] := '{}';
+    v_full bigint[];
     v_item record;
     v_have record;
 BEGIN
@@ -127,7 +130,10 @@ BEGIN
 
     PERFORM ingest_study(p_tenant, s) FROM jsonb_array_elements(p_studies) s;
     FOR v_study IN SELECT DISTINCT u FROM unnest(i_study_uid) u ORDER BY u LOOP
-        PERFORM FROM study WHERE tenant = p_tenant AND study_uid = v_study FOR NO KEY UPDATE;
+        SELECT id, stable INTO v_have FROM study WHERE tenant = p_tenant AND study_uid = v_study FOR NO KEY UPDATE;
+        IF v_have.stable THEN
+            v_stable := v_stable || v_have.id;
+        END IF;
     END LOOP;
     PERFORM ingest_series(p_tenant, s) FROM jsonb_array_elements(p_series) s;
 
@@ -151,11 +157,12 @@ BEGIN
         ON CONFLICT DO NOTHING
         RETURNING sop_uid, series, object_size, sop_class, orthanc_id, object_key, flags
     ), grown_series AS (
-        UPDATE series SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now()
+        UPDATE series SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now(), stable = false
         FROM (SELECT series, count(*) AS n, sum(object_size) AS size, array_agg(DISTINCT sop_class) AS classes FROM fresh GROUP BY series) g
-        WHERE series.id = g.series RETURNING series.study, g.n, g.size, g.classes
+        WHERE series.id = g.series
+        RETURNING series.study, g.n, g.size, g.classes, series.id, series.instance_count BETWEEN series.expected_count AND series.expected_count + g.n - 1 AS "full"
     ), grown_study AS (
-        UPDATE study SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now(),
+        UPDATE study SET instance_count = instance_count + g.n, bytes = bytes + g.size, version = nextval('version'), changed_at = now(), stable = false,
             sop_classes = CASE WHEN sop_classes @> g.classes THEN sop_classes
                                ELSE ARRAY(SELECT DISTINCT c FROM unnest(sop_classes || g.classes) c ORDER BY c) END
         FROM (SELECT gs.study, sum(gs.n) AS n, sum(gs.size) AS size,
@@ -167,7 +174,15 @@ BEGIN
     ), settled AS (
         DELETE FROM intent WHERE key IN (SELECT object_key FROM fresh)
     )
-    SELECT coalesce(array_agg(sop_uid), '{}'), coalesce(array_agg(sop_uid) FILTER (WHERE flags & 1 = 1), '{}') INTO v_fresh, v_astray FROM fresh;
+    SELECT coalesce(array_agg(sop_uid), '{}'), coalesce(array_agg(sop_uid) FILTER (WHERE flags & 1 = 1), '{}'),
+        (SELECT array_agg(id) FROM grown_series WHERE "full") INTO v_fresh, v_astray, v_full FROM fresh;
+    IF v_full IS NOT NULL THEN
+        INSERT INTO change (tenant, kind, level, orthanc_id, uid)
+        SELECT p_tenant, 'CompletedSeries', 'series', s.orthanc_id, s.series_uid FROM series s WHERE s.id = ANY (v_full) AND series_status(s) = 'Complete';
+    END IF;
+    IF cardinality(v_stable) > 0 THEN
+        PERFORM patient_unsettled(patient) FROM study WHERE id = ANY (v_stable) AND NOT stable;
+    END IF;
 
     RETURN QUERY SELECT f, CASE WHEN f = ANY (v_astray) THEN 'astray' ELSE 'stored' END, NULL::text FROM unnest(v_fresh) f;
     IF cardinality(v_fresh) = cardinality(i_sop_uid) THEN
@@ -225,8 +240,11 @@ BEGIN
                     AS u(key, size, sop_class, transfer_syntax, instance_number, frames, rows, columns, bits, meta_size, flags, file_sha, dataset_sha,
                         source, attributes, bulk, frame_table, overflow, metadata, crc, length, cuts)
                 WHERE i.tenant = p_tenant AND i.sop_uid = v_item.sop_uid AND u.key = v_item.key;
-                UPDATE series SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now() WHERE id = v_have.series;
-                UPDATE study SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now() WHERE id = v_have.study;
+                UPDATE series SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now(), stable = false
+                WHERE id = v_have.series;
+                UPDATE study SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now(), stable = false
+                WHERE id = v_have.study;
+                PERFORM patient_unsettled(patient) FROM study WHERE id = v_have.study;
                 INSERT INTO change (tenant, kind, level, orthanc_id, uid)
                 SELECT p_tenant, 'UpdatedInstance', 'instance', i.orthanc_id, i.sop_uid FROM instance i WHERE i.tenant = p_tenant AND i.sop_uid = v_item.sop_uid;
                 DELETE FROM intent WHERE key = v_item.key;

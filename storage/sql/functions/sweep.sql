@@ -8,26 +8,6 @@ LANGUAGE sql AS $$
     SELECT count(*) FROM claimed
 $$;
 
--- number_changes: gives the public, gap-free number to changes that no transaction still open can precede. One sequencer at a time.
--- A row that is visible has a transaction below the snapshot's xmax, unless it was restored from another cluster's dump: then it is old.
-CREATE OR REPLACE FUNCTION number_changes(p_limit integer) RETURNS bigint
-LANGUAGE plpgsql AS $$
-DECLARE
-    v_count bigint;
-BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtext('anor.number_changes')) THEN
-        RETURN 0;
-    END IF;
-    WITH due AS (
-        SELECT id, row_number() OVER (ORDER BY xid, id) + (SELECT coalesce(max(seq), 0) FROM change) AS seq
-        FROM (SELECT id, xid FROM change WHERE seq IS NULL
-                AND (xid < pg_snapshot_xmin(pg_current_snapshot()) OR xid >= pg_snapshot_xmax(pg_current_snapshot())) ORDER BY xid, id LIMIT p_limit) d
-    ), numbered AS (UPDATE change SET seq = due.seq FROM due WHERE change.id = due.id RETURNING 1)
-    SELECT count(*) INTO v_count FROM numbered;
-    RETURN v_count;
-END
-$$;
-
 -- analyze_young: gathers statistics of tables that doubled since they were analysed last. Autovacuum comes once a minute, and until then the
 -- planner of an archive that is just being filled believes that the tenant alone finds one row, and reads all of them.
 CREATE OR REPLACE FUNCTION analyze_young(p_rows integer) RETURNS bigint

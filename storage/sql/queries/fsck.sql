@@ -29,12 +29,16 @@ WHERE o.size IS DISTINCT FROM i.object_offset + i.object_size OR (i.metadata IS 
 UNION ALL
 SELECT d.tenant, d.series_uid, d.object_key, d.object_size, false FROM derived d LEFT JOIN fsck_object o ON o.key = d.object_key
 WHERE d.object_key IS NOT NULL AND o.size IS DISTINCT FROM d.object_size
+UNION ALL
+SELECT a.tenant, encode(a.orthanc_id, 'hex'), a.object_key, a.object_size, false FROM attachment a LEFT JOIN fsck_object o ON o.key = a.object_key
+WHERE o.size IS DISTINCT FROM a.object_size
 
 -- name: fsck_unexplained
--- Listed objects that no row, intent, tomb or job explains. What was swept meanwhile is among them: ask the store.
+-- Listed objects that no row, attachment, intent, tomb or job explains. What was swept meanwhile is among them: ask the store.
 SELECT o.key, o.size FROM fsck_object o
 WHERE NOT EXISTS (SELECT FROM instance i WHERE i.object_key = o.base AND (NOT o.side OR i.metadata IS NULL))
   AND NOT EXISTS (SELECT FROM derived d WHERE d.object_key = o.key)
+  AND NOT EXISTS (SELECT FROM attachment a WHERE a.object_key = o.key)
   AND NOT EXISTS (SELECT FROM intent n WHERE n.key = o.base)
   AND NOT EXISTS (SELECT FROM tomb t WHERE t.key = o.base)
   AND NOT EXISTS (SELECT FROM job j WHERE j.object_key = o.base)
@@ -55,9 +59,11 @@ FROM patient p LEFT JOIN (SELECT patient, count(*) AS n FROM study GROUP BY pati
 WHERE p.study_count IS DISTINCT FROM c.n
 
 -- name: fsck_still
--- Whether a row still points at the object: it may have been deleted or replaced meanwhile. $2: of an instance, or of the series of a slide.
+-- Whether a row still points at the object: it may have been deleted or replaced meanwhile. $2: of an instance, of the series of a slide, or the
+-- Orthanc identifier of what has an attachment.
 SELECT EXISTS (SELECT FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3)
     OR EXISTS (SELECT FROM derived WHERE tenant = $1 AND series_uid = $2 AND object_key = $3)
+    OR EXISTS (SELECT FROM attachment WHERE tenant = $1 AND encode(orthanc_id, 'hex') = $2 AND object_key = $3)
 
 -- name: fsck_page
 -- All rows in the order of their key, a page at a time.

@@ -18,10 +18,6 @@ SELECT key FROM tomb WHERE not_before < now() AND key <> ALL ($1) ORDER BY not_b
 -- After the objects are gone.
 DELETE FROM tomb WHERE key = ANY ($1)
 
--- name: number_changes
--- Give changes their public numbers.
-SELECT number_changes($1)
-
 -- name: analyze_young
 -- Statistics for tables that are being filled.
 SELECT analyze_young($1)

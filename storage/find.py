@@ -1,0 +1,302 @@
+"""Search as Orthanc's REST API has it: any tag, labels, metadata, parents, any order; one SQL statement."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, assert_never
+
+from dicomweb.errors import BadQuery, NotFound
+from dicomweb.fold import wildcard_to_like
+from dicomweb.orthanc_kinds import ANONYMIZED_FROM, FIRST_USER, METADATA, MODIFIED_FROM
+from dicomweb.query import MAX_KEYS, MAX_VALUE_LENGTH, MAX_VALUES, Case, Match, Query
+from dicomweb.tags import COMPUTED_TAGS, Level, level_of, vr_of
+from storage.access import Access
+from storage.db import Database
+from storage.labels import checked_label
+from storage.query_sql import COLUMNS, PATIENT_COLUMNS, Arguments, conditions, element, hex_tag
+from storage.resource import Resource
+from storage.resource_sql import ALIAS, FIRST_PATIENT, ORDER, counted
+from storage.resources import ResourceService, View
+
+LabelRule = Literal["All", "Any", "None"]
+OrderKind = Literal["text", "integer", "number"]
+
+MAX_ORDERS: Final = 16
+MAX_LABELS: Final = 100
+_RANK: Final = tuple(Level)
+# What is searched of computed attributes.
+_SEARCHED: Final = frozenset(("00080061", "00080062"))
+_TEMPORAL: Final = frozenset(("DA", "TM", "DT"))
+_NUMERIC: Final = frozenset({"DS", "IS", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV"})
+_MOMENT: Final = "to_char({} AT TIME ZONE 'UTC', 'YYYYMMDD\"T\"HH24MISS')"
+# Metadata that the archive itself knows, as SQL.
+_FACTS: Final[Mapping[tuple[Level, int], str]] = {
+    (Level.PATIENT, METADATA["LastUpdate"]): _MOMENT.format("p.changed_at"),
+    (Level.STUDY, METADATA["LastUpdate"]): _MOMENT.format("t.changed_at"),
+    (Level.SERIES, METADATA["LastUpdate"]): _MOMENT.format("s.changed_at"),
+    (Level.SERIES, METADATA["ExpectedNumberOfInstances"]): "s.expected_count::text",
+    (Level.INSTANCE, METADATA["ReceptionDate"]): _MOMENT.format("i.received_at"),
+    (Level.INSTANCE, METADATA["IndexInSeries"]): "i.instance_number::text",
+    (Level.INSTANCE, METADATA["TransferSyntax"]): "i.transfer_syntax",
+    (Level.INSTANCE, METADATA["SopClassUid"]): "i.sop_class",
+    (Level.INSTANCE, METADATA["RemoteAET"]): "i.source::json->>'aet'",
+    (Level.INSTANCE, METADATA["RemoteIP"]): "i.source::json->>'remote'",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBy:
+    """One key of the order: a tag, or (`metadata`) the number of metadata."""
+
+    kind: OrderKind
+    tag: str = ""
+    metadata: int = 0
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is searched. `tags` and `metadata`: texts with `*`, `?`, ranges of dates, lists, as they came.
+
+    `limit` 0: all. Resources come in `order`, then as they came in.
+    """
+
+    level: Level
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[int, str] = field(default_factory=dict)
+    labels: Sequence[str] = ()
+    label_rule: LabelRule = "All"
+    parents: Sequence[Resource] = ()
+    order: Sequence[OrderBy] = ()
+    case: Case = "ignored"
+    since: int = 0
+    limit: int = 0
+
+
+class FindService:
+    """Finds resources. Methods take the caller's rights, and raise BadQuery for what cannot be searched."""
+
+    def __init__(self, db: Database, resources: ResourceService) -> None:
+        self._db = db
+        self._resources = resources
+
+    def run(self, access: Access, wanted: Wanted, view: View | None) -> AsyncGenerator[list[Any], None]:
+        """What matches, in batches: described, or (`view` None) by identifier."""
+        arguments = Arguments()
+        terms = where(wanted, access.tenant, arguments)
+        order = order_of(wanted)
+        page = (wanted.since, wanted.limit)
+        return self._resources.select(access, wanted.level, view, terms, arguments, order, page)
+
+    async def count(self, access: Access, wanted: Wanted) -> int:
+        """How many match."""
+        access.require("dicom.search")
+        arguments = Arguments()
+        rows = await self._db.fetch_sql(
+            counted(wanted.level, where(wanted, access.tenant, arguments)), *arguments.values
+        )
+        found: int = rows[0][0]
+        return found
+
+    async def content(
+        self, access: Access, resources: Sequence[bytes], level: Level | None, view: View
+    ) -> list[dict[str, Any]]:
+        """Resources by identifier, of one level or of any; those that nobody has are left out. In the order given."""
+        found: dict[str, dict[str, Any]] = {}
+        for each in Level if level is None else (level,):
+            arguments = Arguments()
+            alias = ALIAS[each]
+            terms = f"{alias}.tenant = {arguments(access.tenant, 'integer')}"
+            terms += f" AND {alias}.orthanc_id = ANY ({arguments(list(resources), 'bytea[]')})"
+            batches = self._resources.select(access, each, view, terms, arguments, ORDER[each], (0, 0))
+            async for batch in batches:
+                found |= {resource["ID"]: resource for resource in batch}
+            if len(found) == len(resources):
+                break
+        return list(found.values())
+
+
+def where(wanted: Wanted, tenant: int, arguments: Arguments) -> str:
+    """The conditions of a search. Raises BadQuery."""
+    level, alias = wanted.level, ALIAS[wanted.level]
+    terms = [f"{alias}.tenant = {arguments(tenant, 'integer')}"]
+    if level is Level.PATIENT:
+        terms.append(FIRST_PATIENT)
+    for parent in wanted.parents:
+        if _RANK.index(parent.level) >= _RANK.index(level):
+            raise BadQuery(f"a {level} is in no {parent.level}", attribute=f"Parent{parent.level.capitalize()}")
+        terms.append(f"{ALIAS[parent.level]}.orthanc_id = {arguments(parent.id, 'bytea')}")
+    terms += _tag_terms(wanted, tenant, arguments)
+    terms += [_metadata_term(wanted, kind, text, arguments) for kind, text in wanted.metadata.items()]
+    terms += _label_terms(wanted, tenant, arguments)
+    return " AND ".join(f"({term})" for term in terms)
+
+
+def _tag_terms(wanted: Wanted, tenant: int, arguments: Arguments) -> list[str]:
+    if len(wanted.tags) > MAX_KEYS:
+        raise BadQuery(f"the query has more than {MAX_KEYS} tags", attribute="Query")
+    level = wanted.level
+    found = [_match(tag, text) for tag, text in wanted.tags.items()]
+    matches = [match for match in found if match is not None]
+    own = [match for match in matches if _rank(match) <= _RANK.index(level)]
+    below = [match for match in matches if _rank(match) > _RANK.index(level)]
+    columns = PATIENT_COLUMNS if level is Level.PATIENT else COLUMNS
+    terms = conditions(
+        Query(level, matches=tuple(own), case=wanted.case), columns, lambda tag: element(tag, level), arguments
+    )
+    return [*terms, _exists(wanted, below, tenant, arguments)] if below else terms
+
+
+def _rank(match: Match) -> int:
+    """The level that a match is about; what is computed of a study is the study's."""
+    tag = match.path[0]
+    return _RANK.index(Level.STUDY if tag in _SEARCHED else level_of(tag))
+
+
+def _exists(wanted: Wanted, below: Sequence[Match], tenant: int, arguments: Arguments) -> str:
+    """Whether one and the same series (or study) in it has what belongs to lower levels.
+
+    Attributes of instances are those of the first one in a series, unless a column has them.
+    """
+    level = wanted.level
+    joined = ["study t"] if level is Level.PATIENT else []
+    on = ["t.patient = p.id"] if level is Level.PATIENT else []
+    if level is not Level.SERIES and any(_rank(match) > _RANK.index(Level.STUDY) for match in below):
+        joined.append("series s")
+        on.append("s.study = t.id")
+    columns = {tag: column for tag, column in COLUMNS.items() if not column.sql.startswith("i.")}
+    if any(match.path[0] in COLUMNS and match.path[0] not in columns for match in below):
+        joined.append("instance i")
+        on += ["i.series = s.id", f"i.tenant = {arguments(tenant, 'integer')}"]
+        columns = COLUMNS
+    terms = conditions(Query(level, matches=tuple(below), case=wanted.case), columns, _element_below, arguments)
+    tests = " AND ".join(f"({term})" for term in (*on, *terms))
+    return f"EXISTS (SELECT FROM {', '.join(joined)} WHERE {tests})" if joined else tests
+
+
+def _element_below(tag: str) -> str:
+    hex_tag(tag)
+    owner = level_of(tag)
+    if owner is Level.STUDY:
+        return f"t.attributes->'{tag}'"
+    return f"s.attributes->'{tag}'" if owner is Level.SERIES else f"members_of(s.shared)->'{tag}'"
+
+
+def _match(tag: str, text: str) -> Match | None:
+    """The condition that a text stands for; None where it holds for all."""
+    if tag in COMPUTED_TAGS and tag not in _SEARCHED:
+        raise BadQuery("a computed attribute cannot be searched", attribute=tag)
+    vr = vr_of(tag)
+    values = tuple(dict.fromkeys(value.strip() for value in text.split("\\")))
+    if len(values) > MAX_VALUES or any(len(value) > MAX_VALUE_LENGTH for value in values):
+        raise BadQuery(f"at most {MAX_VALUES} values of {MAX_VALUE_LENGTH} characters", attribute="Query")
+    if "\0" in text or any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+        raise BadQuery("a value is text without NUL", attribute="Query")
+    if all(not value.strip("*") for value in values):
+        return None
+    path = (tag,)
+    if vr in _TEMPORAL and len(values) == 1 and "-" in values[0]:
+        low, _, high = values[0].partition("-")
+        return Match(path, vr, "range", (low.strip(), high.strip()))
+    if any("*" in value or "?" in value for value in values):
+        return Match(path, "LO" if vr in _NUMERIC else vr, "wildcard", values)
+    if vr in _NUMERIC and not all(_is_number(value) for value in values):
+        raise BadQuery("the attribute is matched with a number", attribute="Query")
+    return Match(path, vr, "exact" if len(values) == 1 else "list", values)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) == float(text) and text.isascii()
+    except ValueError:
+        return False
+
+
+def _metadata_term(wanted: Wanted, kind: int, text: str, arguments: Arguments) -> str:
+    value = _metadata(wanted.level, kind)
+    if not text.strip("*"):
+        return f"{value} IS NOT NULL"
+    if "*" in text or "?" in text:
+        return f"{value} LIKE {arguments(wildcard_to_like(text))}"
+    return f"{value} = {arguments(text)}"
+
+
+def _metadata(level: Level, kind: int) -> str:
+    """SQL of a metadata as text. Raises BadQuery for what the archive does not keep."""
+    fact = _FACTS.get((level, kind))
+    if fact is not None:
+        return f"({fact})"
+    if kind < FIRST_USER and kind not in (MODIFIED_FROM, ANONYMIZED_FROM):
+        raise BadQuery("this metadata cannot be searched at this level", attribute="MetadataQuery")
+    a = ALIAS[level]
+    return (
+        f"(SELECT m.value FROM user_metadata m WHERE m.tenant = {a}.tenant AND m.orthanc_id = {a}.orthanc_id"  # noqa: S608
+        f" AND m.level = '{level}' AND m.kind = {kind:d})"
+    )
+
+
+def _label_terms(wanted: Wanted, tenant: int, arguments: Arguments) -> list[str]:
+    labels = [checked_label(label) for label in dict.fromkeys(wanted.labels)]
+    if len(labels) > MAX_LABELS:
+        raise BadQuery(f"at most {MAX_LABELS} labels", attribute="Labels")
+    if not labels and wanted.label_rule != "None":
+        return []
+    own = f"{ALIAS[wanted.level]}.orthanc_id"
+    of_level = f"FROM label l WHERE l.tenant = {arguments(tenant, 'integer')} AND l.level = '{wanted.level}'"
+    one = f"{of_level} AND l.orthanc_id = {own}"
+    match wanted.label_rule:
+        case "All":
+            return [f"{own} IN (SELECT l.orthanc_id {of_level} AND l.label = {arguments(x)})" for x in labels]
+        case "Any":
+            return [f"{own} IN (SELECT l.orthanc_id {of_level} AND l.label = ANY ({arguments(labels, 'text[]')}))"]
+        case "None" if labels:
+            return [f"NOT EXISTS (SELECT {one} AND l.label = ANY ({arguments(labels, 'text[]')}))"]
+        case "None":
+            return [f"NOT EXISTS (SELECT {one})"]
+        case _:
+            assert_never(wanted.label_rule)
+
+
+def order_of(wanted: Wanted) -> str:
+    """What the results are ordered by; those that have no value come last."""
+    if len(wanted.order) > MAX_ORDERS:
+        raise BadQuery(f"at most {MAX_ORDERS} keys of an order", attribute="OrderBy")
+    keys = [_order_key(wanted.level, each) for each in wanted.order]
+    last = ORDER[wanted.level]
+    if len(keys) == 1 and wanted.order[0].descending:  # as the indexes have it
+        last = ", ".join(f"{each} DESC" for each in last.split(", "))
+    return ", ".join([*keys, last])
+
+
+def _order_key(level: Level, order: OrderBy) -> str:
+    direction = " DESC" if order.descending else ""
+    if order.tag:
+        columns = PATIENT_COLUMNS if level is Level.PATIENT else COLUMNS
+        column = columns.get(order.tag)
+        if order.kind == "text" and column is not None and column.kind in ("date", "time", "text"):
+            return f"{column.sql}{direction}"  # never NULL: an index may give the order
+        value = _order_text(level, order.tag)
+    else:
+        value = _metadata(level, order.metadata)
+    if order.kind == "text":
+        return f'{value} COLLATE "C"{direction} NULLS LAST'
+    number = f"dicom_number({value})"
+    return f"{f'trunc({number})' if order.kind == 'integer' else number}{direction} NULLS LAST"
+
+
+def _order_text(level: Level, tag: str) -> str:
+    computed = {"00201206": "t.series_count", "00201208": "t.instance_count", "00201209": "s.instance_count"}
+    if tag in computed:
+        return f"({computed[tag]})::text"
+    if tag in _SEARCHED or tag in COMPUTED_TAGS or _RANK.index(level_of(tag)) > _RANK.index(level):
+        raise BadQuery("resources of this level have no such attribute to be ordered by", attribute="OrderBy")
+    if tag in COLUMNS and COLUMNS[tag].sql.startswith("i."):
+        return f"({COLUMNS[tag].sql})::text"
+    return f"(SELECT string_agg(v, '\\') FROM dicom_values({element(tag, level)}) AS v)"  # noqa: S608
+
+
+def checked_parent(level: Level, identifier: str) -> Resource:
+    """The parent that a search names; one that nobody has finds nothing. Raises BadQuery."""
+    try:
+        return Resource.of(level, identifier)
+    except NotFound:
+        raise BadQuery("a parent is named by its identifier", attribute=f"Parent{level.capitalize()}") from None

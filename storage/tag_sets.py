@@ -1,0 +1,177 @@
+"""Attributes of stored instances in the forms of Orthanc's REST API, from the index: no file is read for them."""
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from dicomweb.errors import NotFound
+from dicomweb.orthanc_tags import MAX_TEXT, Format, formatted, parse, text_of
+from dicomweb.tags import Level
+from storage.access import Access
+from storage.db import Database, Record
+from storage.objects import ObjectStore
+from storage.resource import Resource, spelled
+from storage.side_objects import stored_metadata
+
+_CURSOR_ROWS: Final = 50
+_PIXELS: Final = "7FE00010"
+_END: Final = "FFFFFFFF"
+# Available Transfer Syntax UID: in the stored metadata, but in no file.
+_SYNTAX: Final = "00083002"
+
+
+def _tags(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# The modules that identify a level: Patient, General Study, General Series, SOP Common (PS3.3 C.7.1.1, C.7.2.1,
+# C.7.3.1, C.12.1).
+_MODULES: Final[Mapping[Level, frozenset[str]]] = {
+    Level.PATIENT: _tags(
+        """
+        00081120 00100010 00100020 00100021 00100024 00100030 00100032 00100040 00101001 00101002 00102160 00102201
+        00102202 00102292 00102293 00102294 00102297 00102298 00102299 00104000 00120062 00120063 00120064
+        """
+    ),
+    Level.STUDY: _tags(
+        """
+        00080020 00080030 00080050 00080051 00080090 00080096 00081030 00081032 00081048 00081049 00081060 00081062
+        00081110 0020000D 00200010 00321034 00401012
+        """
+    ),
+    Level.SERIES: _tags(
+        """
+        00080021 00080031 00080060 0008103E 0008103F 00081050 00081052 00081070 00081072 00081111 00081250 00102210
+        00180015 00181030 00185100 0020000E 00200011 00200060 00400244 00400245 00400253 00400254 00400260 00400275
+        00400280
+        """
+    ),
+    Level.INSTANCE: _tags(
+        """
+        00080005 00080012 00080013 00080014 00080016 00080018 0008001A 0008001B 00080110 00080201 0018A001 00200013
+        00280303 0040A390 04000500 04000561 4FFE0001
+        """
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The form of tags; `keep`: tags whose text may be long; `whole`: what is behind the pixel data, too."""
+
+    form: Format = "Full"
+    keep: Collection[str] = ()
+    whole: bool = False
+
+
+class TagService:
+    """Attributes by Orthanc's identifiers. Methods take the caller's rights; NotFound where there is nothing."""
+
+    def __init__(self, db: Database, objects: ObjectStore) -> None:
+        self._db = db
+        self._objects = objects
+
+    async def instance(self, access: Access, resource: Resource, look: Look) -> dict[str, Any]:
+        """All attributes of an instance."""
+        access.require("dicom.metadata")
+        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id)
+        return self._formatted(await self._elements(row, "no such instance"), look)
+
+    async def elements(self, access: Access, resource: Resource) -> dict[str, Any]:
+        """The DICOM JSON of an instance, numbers as text."""
+        access.require("dicom.metadata")
+        return await self._elements(
+            await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id), "no such instance"
+        )
+
+    async def module(self, access: Access, resource: Resource, level: Level, look: Look) -> dict[str, Any]:
+        """The attributes of the module that identifies `level`, of the first instance in a resource."""
+        access.require("dicom.metadata")
+        if resource.level is Level.INSTANCE:
+            row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id)
+        else:
+            row = await self._db.fetch_row("orthanc_first_metadata", access.tenant, resource.level, resource.id)
+        elements = await self._elements(row, f"no such {resource.level}")
+        wanted = _MODULES[level]
+        return self._formatted({tag: element for tag, element in elements.items() if tag in wanted}, look)
+
+    async def each(self, access: Access, resource: Resource, look: Look) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """The attributes of every instance in a resource, with its identifier, one at a time in memory."""
+        access.require("dicom.metadata")
+        sql, found = self._db.text("orthanc_each_metadata"), False
+        async with self._db.cursor(sql, (access.tenant, resource.level, resource.id), _CURSOR_ROWS) as rows:
+            async for row in rows:
+                found = True
+                yield spelled(row["orthanc_id"]), self._formatted(await self._elements(row, ""), look)
+        if not found:
+            raise NotFound(f"no such {resource.level}")
+
+    async def shared(self, access: Access, resource: Resource, look: Look) -> dict[str, Any]:
+        """What is the same in all instances of a resource, but for sequences and binary values.
+
+        Of very long texts the index knows nothing.
+        """
+        access.require("dicom.metadata")
+        rows = await self._db.fetch("orthanc_shared", access.tenant, resource.level, resource.id)
+        if not rows:
+            raise NotFound(f"no such {resource.level}")
+        if len(rows) == 1 and rows[0]["instance_count"] == 1:
+            row = await self._db.fetch_row("orthanc_first_metadata", access.tenant, resource.level, resource.id)
+            common = await self._elements(row, f"no such {resource.level}")
+        else:
+            common = _common(rows[0])
+        for row in rows[1:]:
+            other = _common(row)
+            common = {tag: element for tag, element in common.items() if other.get(tag) == element}
+        plain = {tag: element for tag, element in sorted(common.items()) if _is_plain(element)}
+        return self._formatted(plain, look)
+
+    async def _elements(self, row: Record | None, missing: str) -> dict[str, Any]:
+        if row is None:
+            raise NotFound(missing)
+        return parse((await stored_metadata(self._objects, row["object_key"], row)).inflate())
+
+    def _formatted(self, elements: Mapping[str, Any], look: Look) -> dict[str, Any]:
+        end = _END if look.whole else _PIXELS
+        elements = {tag: element for tag, element in elements.items() if tag <= end and tag != _SYNTAX}
+        return formatted(elements, look.form, keep=look.keep, max_text=MAX_TEXT)
+
+
+def _is_plain(element: Mapping[str, Any]) -> bool:
+    return element["vr"] != "SQ" and text_of(element) is not None
+
+
+def _common(row: Record) -> dict[str, Any]:
+    """What all instances of a series have."""
+    shared = parse("{" + row["shared"].replace("\n", ",") + "}")
+    for tag in row["differing"]:
+        shared.pop(tag, None)
+    return parse(row["of_study"]) | parse(row["of_series"]) | shared
+
+
+def ordered_slices(rows: list[Record]) -> tuple[str, list[tuple[str, int]]]:
+    """`Volume` and the images of a series along its normal, or `Sequence` and them by their numbers.
+
+    Each image by its identifier, with its number of frames.
+    """
+    places = [_place(row) for row in rows]
+    distances = [place for place in places if place is not None]
+    if len(distances) == len(rows) > 1 and len(set(distances)) == len(distances):
+        order = sorted(range(len(rows)), key=lambda n: distances[n])
+        return "Volume", [(spelled(rows[n]["orthanc_id"]), rows[n]["frames"]) for n in order]
+    return "Sequence", [(spelled(row["orthanc_id"]), row["frames"]) for row in rows]
+
+
+def _place(row: Record) -> float | None:
+    """How far along the normal of its plane an image lies (PS3.3 C.7.6.2.1.1)."""
+    position, plane = orjson.loads(row["position"]), orjson.loads(row["orientation"])
+    if len(position) != 3 or len(plane) != 6 or row["frames"] != 1:
+        return None
+    try:
+        x, y, z = map(float, position)
+        a, b, c, d, e, f = map(float, plane)
+    except (TypeError, ValueError):
+        return None
+    return x * (b * f - c * e) + y * (c * d - a * f) + z * (a * e - b * d)
