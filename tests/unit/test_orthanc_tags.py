@@ -66,5 +66,5 @@ def test_kinds() -> None:
     "text", ["ward", "ward=5", "ward=x", "a=1024,b=1024", "a=1024,a=1025", "LastUpdate=1024", "7=1024"]
 )
 def test_bad_kinds(text: str) -> None:
-    with pytest.raises(ValueError, match="number|name|twice"):
+    with pytest.raises(ValueError, match=r"number|name|twice"):
         parse_kinds(text)
