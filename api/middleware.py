@@ -95,6 +95,9 @@ class FrontDoor:
         if operation is None:
             if found.allowed:
                 allow = ", ".join((*found.allowed, "OPTIONS")).encode()
+                if found.orthanc:  # as Orthanc answers: nothing but the header
+                    await send_bytes(http, METHOD_NOT_ALLOWED[1].status, [(b"allow", allow)])
+                    return
                 raise HttpRefusal(METHOD_NOT_ALLOWED, "the path has other methods", headers=((b"allow", allow),))
             raise NotFound("nothing is served under this path")
         http.operation = operation

@@ -110,11 +110,15 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a path leads: its operation and path parameters, or the methods that the path has."""
+    """Where a path leads: its operation and path parameters, or the methods that the path has.
+
+    `orthanc`: of a path that has other methods, whether they are Orthanc's.
+    """
 
     operation: Operation | None
     parameters: dict[str, str]
     allowed: tuple[str, ...]
+    orthanc: bool = False
 
 
 _NOWHERE: Final = Found(None, {}, ())
@@ -157,7 +161,8 @@ class RouteTree:
             return _NOWHERE
         entry = node.operations.get(method)
         if entry is None:
-            return Found(None, {}, tuple(node.operations))
+            orthanc = any(operation.orthanc for operation, _ in node.operations.values())
+            return Found(None, {}, tuple(node.operations), orthanc)
         operation, names = entry
         return Found(operation, dict(zip(names, values, strict=True)), ())
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from pydicom.datadict import private_dictionary_description
 
-from dicomweb.dictionary import creator_tag, is_creator
+from dicomweb.dictionary import is_creator
 from dicomweb.tags import Level, keyword_of
 
 Format = Literal["Full", "Short", "Human"]
@@ -21,6 +21,7 @@ Elements = Mapping[str, Any]
 
 # Longer texts are left out unless they are asked for.
 MAX_TEXT: Final = 256
+_ODD: Final = frozenset("13579BDF")
 _FLOATS: Final = frozenset(("FD", "FL"))
 _UNKNOWN: Final = "Unknown Tag & Data"
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
@@ -86,9 +87,10 @@ def text_of(element: Mapping[str, Any]) -> str | None:
     values = element.get("Value")
     if not values:
         return None if "BulkDataURI" in element or "InlineBinary" in element else ""
-    if element["vr"] == "AT":
-        return "\\".join(spelled_tag(value) for value in values)
-    if element["vr"] in _FLOATS:
+    vr = element["vr"]
+    if vr == "AT":
+        return "\\".join(map(spelled_tag, values))
+    if vr in _FLOATS:
         return "\\".join(f"{float(value):.17g}" for value in values)
     if len(values) == 1 and type(values[0]) is str:
         return str(values[0])
@@ -106,42 +108,50 @@ def _text(value: Any) -> str:
 def formatted(
     elements: Elements, form: Format, *, keep: Collection[str] = (), max_text: int = MAX_TEXT
 ) -> dict[str, Any]:
-    """A data set in one of the forms. `keep`: tags whose text may be longer than `max_text` characters."""
+    """A data set, its tags in ascending order, in one of the forms.
+
+    `keep`: tags whose text may be longer than `max_text` characters. Takes about a microsecond an element.
+    """
     answer: dict[str, Any] = {}
+    creators: dict[str, str] = {}  # of private blocks, by group and block
+    full, human = form == "Full", form == "Human"
     for tag, element in elements.items():
-        creator = _creator(elements, tag) if tag[3] in "13579BDF" else ""
-        kind, value = _typed(tag, element, form, keep, max_text)
-        if form == "Full":
-            entry = {"Name": name_of(tag, creator), "Type": kind, "Value": value}
+        creator = ""
+        if tag[3] in _ODD:
+            creator = _creator(creators, tag, element)
+        spelled, name = _named(tag, creator)
+        if element["vr"] == "SQ":
+            items = element.get("Value") or ()
+            kind = "Sequence"
+            value: Any = [formatted(item or {}, form, keep=keep, max_text=max_text) for item in items]
+        else:
+            value = text_of(element)
+            kind = "String"
+            if value is None:
+                kind = "Null"
+            elif len(value) > max_text and tag not in keep:
+                kind, value = "TooLong", None
+        if full:
+            entry = answer[spelled] = {"Name": name, "Type": kind, "Value": value}
             if creator:
                 entry["PrivateCreator"] = creator
-            answer[spelled_tag(tag)] = entry
-        elif form == "Short":
-            answer[spelled_tag(tag)] = value
         else:
-            answer[name_of(tag, creator)] = value
+            answer[name if human else spelled] = value
     return answer
 
 
-def _typed(tag: str, element: Any, form: Format, keep: Collection[str], max_text: int) -> tuple[str, Any]:
-    if element["vr"] == "SQ":
-        items = element.get("Value") or ()
-        return "Sequence", [formatted(item or {}, form, keep=keep, max_text=max_text) for item in items]
-    value = text_of(element)
-    if value is None:
-        return "Null", None
-    if len(value) > max_text and tag not in keep:
-        return "TooLong", None
-    return "String", value
+@lru_cache(maxsize=16384)
+def _named(tag: str, creator: str) -> tuple[str, str]:
+    return spelled_tag(tag), name_of(tag, creator)
 
 
-def _creator(elements: Elements, tag: str) -> str:
-    """The private creator of a private element within its data set."""
-    number = int(tag, 16)
-    if is_creator(number):
+def _creator(creators: dict[str, str], tag: str, element: Mapping[str, Any]) -> str:
+    """The creator of a private element; one that is a creator itself (PS3.5 7.8.1) is remembered, and has none."""
+    if tag[4:6] == "00":
+        values = element.get("Value") or ("",)
+        creators[tag[:4] + tag[6:]] = str(values[0] or "")
         return ""
-    values = elements.get(f"{creator_tag(number):08X}", {}).get("Value") or ("",)
-    return str(values[0] or "")
+    return creators.get(tag[:6], "")
 
 
 def main_tags(elements: Elements, tags: Sequence[str], form: Format, max_text: int = MAX_TEXT) -> dict[str, Any]:

@@ -1,21 +1,27 @@
 """Attributes of stored instances in the forms of Orthanc's REST API, from the index: no file is read for them."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from dicomweb.errors import NotFound
+from dicomweb.errors import NotFound, TooLarge
 from dicomweb.orthanc_tags import MAX_TEXT, Format, formatted, parse, text_of
 from dicomweb.tags import Level
 from storage.access import Access
+from storage.cache import Cache
 from storage.db import Database, Record
 from storage.objects import ObjectStore
 from storage.resource import Resource, spelled
 from storage.side_objects import stored_metadata
 
 _CURSOR_ROWS: Final = 50
+_ANSWERS: Final = 16 << 20
+# Attributes of an instance as text: the most that is parsed, and from where on a thread does it.
+_LONGEST: Final = 64 << 20
+_THREAD_FROM: Final = 256 << 10
 _PIXELS: Final = "7FE00010"
 _END: Final = "FFFFFFFF"
 # Available Transfer Syntax UID: in the stored metadata, but in no file.
@@ -62,7 +68,7 @@ class Look:
     """The form of tags; `keep`: tags whose text may be long; `whole`: what is behind the pixel data, too."""
 
     form: Format = "Full"
-    keep: Collection[str] = ()
+    keep: tuple[str, ...] = ()
     whole: bool = False
 
 
@@ -72,25 +78,38 @@ class TagService:
     def __init__(self, db: Database, objects: ObjectStore) -> None:
         self._db = db
         self._objects = objects
+        self._answers: Cache[tuple[int, bytes, Look], tuple[str, bytes]] = Cache(_ANSWERS)
 
-    async def instance(self, access: Access, resource: Resource, look: Look) -> dict[str, Any]:
-        """All attributes of an instance."""
+    async def instance(self, access: Access, resource: Resource, look: Look) -> bytes:
+        """All attributes of an instance, as finished JSON; kept as long as the instance is the same."""
         access.require("dicom.metadata")
-        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id)
-        return self._formatted(await self._elements(row, "no such instance"), look)
+        place = (access.tenant, resource.id, look)
+        known = self._answers.get(place)
+        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, known[0] if known else "")
+        if row is not None and known is not None and row["object_key"] == known[0]:
+            return known[1]
+        elements = await self._elements(row, "no such instance")
+        assert row is not None
+
+        def made() -> bytes:
+            return orjson.dumps(self._formatted(elements, look), option=orjson.OPT_INDENT_2)
+
+        answer = await asyncio.to_thread(made) if row["metadata_length"] > _THREAD_FROM else made()
+        self._answers.put(place, (row["object_key"], answer), len(answer))
+        return answer
 
     async def elements(self, access: Access, resource: Resource) -> dict[str, Any]:
         """The DICOM JSON of an instance, numbers as text."""
         access.require("dicom.metadata")
         return await self._elements(
-            await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id), "no such instance"
+            await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, ""), "no such instance"
         )
 
     async def module(self, access: Access, resource: Resource, level: Level, look: Look) -> dict[str, Any]:
         """The attributes of the module that identifies `level`, of the first instance in a resource."""
         access.require("dicom.metadata")
         if resource.level is Level.INSTANCE:
-            row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id)
+            row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, "")
         else:
             row = await self._db.fetch_row("orthanc_first_metadata", access.tenant, resource.level, resource.id)
         elements = await self._elements(row, f"no such {resource.level}")
@@ -131,7 +150,13 @@ class TagService:
     async def _elements(self, row: Record | None, missing: str) -> dict[str, Any]:
         if row is None:
             raise NotFound(missing)
-        return parse((await stored_metadata(self._objects, row["object_key"], row)).inflate())
+        length = row["metadata_length"]
+        if length > _LONGEST:
+            raise TooLarge(f"the attributes take more than {_LONGEST} bytes; WADO-RS gives them as a stream")
+        stored = await stored_metadata(self._objects, row["object_key"], row)
+        if length > _THREAD_FROM:
+            return await asyncio.to_thread(lambda: parse(stored.inflate()))
+        return parse(stored.inflate())
 
     def _formatted(self, elements: Mapping[str, Any], look: Look) -> dict[str, Any]:
         end = _END if look.whole else _PIXELS

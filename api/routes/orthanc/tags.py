@@ -29,9 +29,8 @@ def look_of(http: Exchange, default: Format = "Full") -> Look:
 
 async def tags(http: Exchange, form: Format) -> None:
     """All attributes of an instance."""
-    await send_json(
-        http, await http.archive.tags.instance(http.access, resource_of(http, Level.INSTANCE), look_of(http, form))
-    )
+    resource, look = resource_of(http, Level.INSTANCE), look_of(http, form)
+    await send_bytes(http, 200, [JSON], await http.archive.tags.instance(http.access, resource, look))
 
 
 async def module(http: Exchange, level: Level, of: Level) -> None:
@@ -113,7 +112,7 @@ def _get(path: str, about: tuple[str, str], handler: HotHandler, *parameters: Pa
         handler,
         (Answer(200, "Attributes.", (Content(_JSON, _EXAMPLE),)),),
         parameters,
-        errors=(BadQuery, NotFound, Unavailable),
+        errors=(BadQuery, NotFound, TooLarge, Unavailable),
         orthanc=True,
     )
 

@@ -75,8 +75,9 @@ SELECT (SELECT count(*) FROM studies) AS studies, count(*) AS series, coalesce(s
 FROM found HAVING resource_exists($1, $2, $3)
 
 -- name: orthanc_metadata
--- The finished metadata of an instance.
-SELECT metadata, metadata_crc, metadata_length, object_key, file_sha256 FROM instance WHERE orthanc_id = $2 AND tenant = $1
+-- The finished metadata of an instance, unless its object is the one ($3) of which the caller has them.
+SELECT CASE WHEN object_key <> $3 THEN metadata END AS metadata, metadata_crc, metadata_length, object_key
+FROM instance WHERE orthanc_id = $2 AND tenant = $1
 
 -- name: orthanc_first_metadata
 -- The same of the first instance in a resource ($2, $3).
@@ -88,7 +89,7 @@ WITH first AS (
     UNION ALL
     SELECT s.id FROM series s WHERE $2 = 'series' AND s.orthanc_id = $3 AND s.tenant = $1
 )
-SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.file_sha256
+SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key
 FROM first JOIN instance i ON i.series = first.id ORDER BY i.received_at, i.sop_uid LIMIT 1
 
 -- name: orthanc_each_metadata
