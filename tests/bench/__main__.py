@@ -12,7 +12,22 @@ from typing import Annotated
 
 import typer
 
-from . import archives, data, floors, footprint, ingest, load, manifest, peer, read, slides, static, transcode, viewer
+from . import (
+    archives,
+    data,
+    dimse,
+    floors,
+    footprint,
+    ingest,
+    load,
+    manifest,
+    peer,
+    read,
+    slides,
+    static,
+    transcode,
+    viewer,
+)
 from .archives import Archive
 from .manifest import Manifest
 from .report import Report, machine, read_rows, say
@@ -180,6 +195,19 @@ def get(context: typer.Context) -> None:
     _verdict(report)
 
 
+@app.command("dimse")
+def ask(context: typer.Context) -> None:
+    """C-FIND and C-GET from full archives."""
+    chosen: Options = context.obj
+    content = chosen.manifest()
+    with _servers(chosen, "filled", keep_peers=True) as servers:
+        for archive in servers:
+            load.fill(archive, content)
+        report = chosen.report(servers)
+        dimse.run(report, content, chosen.wants)
+    _verdict(report)
+
+
 @app.command("small")
 def nearly_empty(context: typer.Context) -> None:
     """Frames from nearly empty archives, where Orthanc's SQLite is at its best."""
@@ -254,7 +282,7 @@ def everything(context: typer.Context) -> None:
     chosen: Options = context.obj
     chosen.results.unlink(missing_ok=True)
     say(machine(chosen.work))
-    for piece in (store, nearly_empty, get, convert, microscope, cost):
+    for piece in (store, nearly_empty, get, ask, convert, microscope, cost):
         say(f"\n== {piece.__name__}")
         piece(context)
     judge(context)

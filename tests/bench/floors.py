@@ -49,6 +49,9 @@ J2K_AGAIN = "frame JPEG 2000 to native, again"
 J2K_HELD = "frame JPEG 2000 to native, from caches"
 SLIDE_FRAME, SLIDE_TILE = "slide tile as WADO-RS frame", "slide tile"
 SLIDE_FRESH, SLIDE_MANIFEST = "slide tile, first time", "slide manifest, first time"
+FIND_PATIENT, FIND_DATE = "C-FIND studies by PatientID", "C-FIND studies by date range"
+FIND_IMAGES = "C-FIND images of a series"
+GET_SERIES, GET_SMALL = "C-GET series of 100 x 525 KB", "C-GET series of tiny instances"
 SERIES_BYTES = "series of 100 x 525 KB"
 NEARLY_EMPTY = " (nearly empty archive)"
 STATIC = "series, against nginx's static files"
@@ -71,6 +74,14 @@ FLOORS: tuple[Floor, ...] = (
     AtLeast(ingest(SMALL, STOW), 4, "sqlite", 1.5),
     AtLeast(ingest(SMALL, POST), 8, "pg", 8),
     AtLeast(ingest(SMALL, POST), 8, "sqlite", 1.5),
+    AtLeast(ingest(CT, STORE), 1, "pg", 2),
+    AtLeast(ingest(CT, STORE), 4, "pg", 3),
+    AtLeast(ingest(CT, STORE), 1, "sqlite", 1),
+    AtLeast(ingest(CT, STORE), 4, "sqlite", 1),
+    *(AtLeast(ingest(SMALL, STORE), associations, "pg", 4) for associations in (1, 4)),
+    *(AtLeast(ingest(SMALL, STORE), associations, "sqlite", 1.5) for associations in (1, 4)),
+    *(AtLeast(test, 1, "best", 5) for test in (FIND_PATIENT, FIND_DATE)),
+    AtLeast(GET_SERIES, 1, "best", 1.5),
     AtLeast(BY_PATIENT, 8, "best", 8),
     AtLeast(SERIES_OF, 8, "best", 8),
     AtLeast(BY_DATE, 8, "best", 30),

@@ -149,6 +149,7 @@ def _configuration(peer: Peer, inside: Path, web: int, dimse: int, database: dic
         "DicomCheckCalledAet": False,
         "DicomAlwaysAllowStore": True,
         "DicomAlwaysAllowFind": True,
+        "DicomAlwaysAllowGet": True,
         "OverwriteInstances": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         "PostgreSQL": database,
