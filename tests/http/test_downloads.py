@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from dicomweb.uids import OrthancIds, orthanc_ids
-from tests.files import dataset, encoded
+from tests.files import ct, dataset, encoded
 
 
 def _ids(ds: Dataset) -> OrthancIds:
@@ -167,3 +167,10 @@ def test_a_transcoded_archive_keeps_what_cannot_be_transcoded(web: httpx.Client)
     assert np.array_equal(pixels, image.pixel_array)
     # A stored member whose size comes behind its bytes could not be read from a stream.
     assert {each.compress_type for each in _opened(answer).infolist()} == {zipfile.ZIP_DEFLATED}
+
+
+def test_file_as_dicom_json(web: httpx.Client) -> None:
+    stored = web.post("/instances", content=ct(PatientID="J-1")).json()
+    answer = web.get(f"{stored['Path']}/file", headers={"Accept": "application/dicom+json"})
+    assert answer.headers["content-type"] == "application/dicom+json"
+    assert answer.json()["00100020"] == {"vr": "LO", "Value": ["J-1"]}
