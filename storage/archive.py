@@ -187,7 +187,7 @@ async def open_archive(settings: Settings) -> Archive:
         labels=LabelService(db),
         metadata=MetadataService(settings, db),
         attachments=AttachmentService(settings, db, objects),
-        changes=ChangeService(db),
+        changes=ChangeService(settings, db),
         tags=TagService(db, objects),
         contents=ContentService(retrieve),
         arrays=ArrayService(db, retrieve, pixels, rendering),

@@ -9,6 +9,7 @@ from dicomweb.tags import Level
 from storage.access import Access
 from storage.db import Database, Record
 from storage.resource import Resource
+from storage.settings import Settings
 
 KINDS: Final = (
     *(f"New{level}" for level in ("Patient", "Study", "Series", "Instance")),
@@ -61,8 +62,9 @@ class Export:
 class ChangeService:
     """The feed of a tenant. Methods take the caller's rights."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, settings: Settings, db: Database) -> None:
         self._db = db
+        self._logs_exports = settings.log_exports
 
     async def page(
         self, access: Access, *, since: int = 0, to: int | None = None, kinds: Sequence[str] = (), limit: int = 100
@@ -110,7 +112,12 @@ class ChangeService:
         await self._db.execute("exports_clear", access.tenant)
 
     async def log_export(self, access: Access, resource: Resource, modality: str, uids: Sequence[str]) -> None:
-        """Remember that a resource was sent; `uids`: its PatientID and the UIDs of its levels, from the study down."""
+        """Remember that a resource was sent, where the settings want that.
+
+        `uids`: its PatientID and the UIDs of its levels, from the study down.
+        """
+        if not self._logs_exports:
+            return
         named = (*uids, "", "", "", "")[:4]
         await self._db.execute("export_log", access.tenant, modality, resource.level, resource.id, *named)
 

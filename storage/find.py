@@ -126,7 +126,7 @@ def where(wanted: Wanted, tenant: int, arguments: Arguments) -> str:
             raise BadQuery(f"a {level} is in no {parent.level}", attribute=f"Parent{parent.level.capitalize()}")
         terms.append(f"{ALIAS[parent.level]}.orthanc_id = {arguments(parent.id, 'bytea')}")
     terms += _tag_terms(wanted, tenant, arguments)
-    terms += [_metadata_term(wanted, kind, text, arguments) for kind, text in wanted.metadata.items()]
+    terms += [_metadata_term(wanted, tenant, kind, text, arguments) for kind, text in wanted.metadata.items()]
     terms += _label_terms(wanted, tenant, arguments)
     return " AND ".join(f"({term})" for term in terms)
 
@@ -211,7 +211,15 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _metadata_term(wanted: Wanted, kind: int, text: str, arguments: Arguments) -> str:
+def _metadata_term(wanted: Wanted, tenant: int, kind: int, text: str, arguments: Arguments) -> str:
+    if kind >= FIRST_USER and text.strip("*") and "*" not in text and "?" not in text:
+        # The index holds the beginning of the value.
+        value, of, own = arguments(text), arguments(tenant, "integer"), ALIAS[wanted.level]
+        return (
+            f"{own}.orthanc_id IN (SELECT m.orthanc_id FROM user_metadata m WHERE m.tenant = {of}"  # noqa: S608
+            f" AND m.kind = {kind:d} AND m.level = '{wanted.level}'"
+            f" AND left(m.value, 100) = left({value}, 100) AND m.value = {value})"
+        )
     value = _metadata(wanted.level, kind)
     if not text.strip("*"):
         return f"{value} IS NOT NULL"

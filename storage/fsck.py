@@ -170,6 +170,22 @@ class Check:
             await side_by_side(self._content, page, PARALLEL)
             after = (page[-1]["tenant"], page[-1]["sop_uid"])
             self._progress("reading", self._report.read)
+        key = ""
+        while page := await self._archive.db.fetch("fsck_attachments", key, PAGE):
+            await side_by_side(self._attachment, page, PARALLEL)
+            key = page[-1]["object_key"]
+            self._progress("reading", self._report.read)
+
+    async def _attachment(self, row: Any) -> None:
+        digest = hashlib.md5(usedforsecurity=False)
+        try:
+            async for chunk in self._objects.stream(row["object_key"], 0, row["object_size"]):
+                await asyncio.to_thread(digest.update, chunk)
+        except (ObjectMissing, CorruptObject):
+            return  # counted by its size already, or gone with its row
+        if digest.digest() != row["md5"] and await self._still(row):
+            self._note("wrong digest", row["object_key"], row["sop_uid"])
+        self._report.read += 1
 
     async def _content(self, row: Any) -> None:
         key = row["object_key"]

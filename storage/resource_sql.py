@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from dicomweb.tags import COMPUTED_TAGS, Level, level_of
@@ -96,6 +97,7 @@ class Parts:
     requested: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=256)
 def columns(level: Level, parts: Parts) -> str:
     """The select list for the parts; see `storage.resources` for what becomes of each column."""
     alias = ALIAS[level]

@@ -41,6 +41,7 @@ _TITLE: Final[dict[Level, str]] = {
 }
 _CHILDREN: Final = {Level.PATIENT: "Studies", Level.STUDY: "Series", Level.SERIES: "Instances"}
 _RANK: Final = tuple(Level)
+_NUMBERED: Final = (Level.SERIES, Level.INSTANCE)
 _ORIGIN: Final = {"rest": "RestApi", "dimse": "DicomProtocol", "stow": "Plugins"}
 _ROWS: Final = 500
 _FURTHEST: Final = 2**40
@@ -56,7 +57,8 @@ def title(level: Level) -> str:
 
 def moment(at: datetime) -> str:
     """A time as answers spell it, in UTC."""
-    return at.astimezone(UTC).strftime("%Y%m%dT%H%M%S")
+    at = at.astimezone(UTC)
+    return f"{at.year:04}{at.month:02}{at.day:02}T{at.hour:02}{at.minute:02}{at.second:02}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ class ResourceService:
         if parts.status and level is Level.SERIES:
             found["ExpectedNumberOfInstances"] = row["expected_count"]
             found["Status"] = row["status"]
-        noted = orjson.loads(row["noted"] or b"{}") if parts.brief or parts.metadata else {}
+        noted = orjson.loads(row["noted"]) if (parts.brief or parts.metadata) and row["noted"] else {}
         if parts.brief:
             _add_brief(found, level, row, noted)
         if parts.metadata:
@@ -253,7 +255,8 @@ def _list(level: Level, conditions: str, order: str, limit: str, view: View | No
 def _add_main_tags(
     found: Description, level: Level, row: Record, form: Format, shared: dict[int, Mapping[str, Any]]
 ) -> None:
-    own: Mapping[str, Any] = parse(row["own"])
+    # No main tag of patients and studies is a number, whose digits would have to be kept.
+    own: Mapping[str, Any] = (parse if level in _NUMBERED else orjson.loads)(row["own"])
     if level is Level.STUDY:
         found["PatientMainDicomTags"] = main_tags(own, MAIN_TAGS[Level.PATIENT], form)
     elif level is Level.SERIES:

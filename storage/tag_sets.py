@@ -98,12 +98,13 @@ class TagService:
         self._answers.put(place, (row["object_key"], answer), len(answer))
         return answer
 
-    async def elements(self, access: Access, resource: Resource) -> dict[str, Any]:
-        """The DICOM JSON of an instance, numbers as text."""
+    async def document(self, access: Access, resource: Resource) -> bytes:
+        """The DICOM JSON of an instance; bulk data are named relative to its series."""
         access.require("dicom.metadata")
-        return await self._elements(
-            await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, ""), "no such instance"
-        )
+        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, "")
+        if row is None:
+            raise NotFound("no such instance")
+        return (await stored_metadata(self._objects, row["object_key"], row)).inflate()
 
     async def module(self, access: Access, resource: Resource, level: Level, look: Look) -> dict[str, Any]:
         """The attributes of the module that identifies `level`, of the first instance in a resource."""

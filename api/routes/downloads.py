@@ -7,15 +7,18 @@ from urllib.parse import quote
 
 from api.examples import DICOM
 from api.exchange import Exchange
-from api.responses import Header, send_stream
+from api.responses import DICOM_JSON, Header, send_bytes, send_stream
 from api.routes.wado import plan_of, send_files
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, Unavailable
 from dicomweb.folders import safe_name
 from dicomweb.media import DEFLATED_LE
+from dicomweb.media import DICOM_JSON as DICOM_JSON_TYPE
 from dicomweb.negotiation import ALL_TARGETS, parse_accept
 from dicomweb.pixels.encode import quality_of
+from dicomweb.tags import Level
 from storage.archives import Kind, Packing
+from storage.resource import Resource
 
 _ZIP: Header = (b"content-type", b"application/zip")
 _MAX_RESOURCES = 1000  # longer URLs than those of so many are refused before
@@ -24,7 +27,11 @@ _TARGETS = ALL_TARGETS | {DEFLATED_LE}
 
 
 async def file(http: Exchange) -> None:
-    """The file of an instance. One that is no image comes as stored, whatever the compression that was asked for."""
+    """The file of an instance, or its attributes as DICOM JSON where only these are accepted."""
+    if (http.header(b"accept") or "").partition(";")[0].strip().lower() == DICOM_JSON_TYPE:
+        resource = Resource.of(Level.INSTANCE, http.path["id"])
+        await send_bytes(http, 200, [DICOM_JSON], await http.archive.tags.document(http.access, resource))
+        return
     target, quality = _target(http), _quality(http)
     instance = await http.archive.archives.instance(http.access, http.path["id"])
     ranges = parse_accept(f"{DICOM}; transfer-syntax={target or '*'}")

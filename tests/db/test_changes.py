@@ -28,7 +28,8 @@ ANY = Condition()
 
 @pytest.fixture
 async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url, tomb_grace_s=0, sweep_quarantine_s=0))
+    made = settings(database_url=database_url, tomb_grace_s=0, sweep_quarantine_s=0, log_exports=True)
+    opened = await open_archive(made)
     yield opened
     await opened.close()
 
@@ -236,6 +237,18 @@ async def test_fsck_finds_a_lost_attachment(archive: Archive) -> None:
     (row,) = await archive.db.fetch_sql("SELECT object_key FROM attachment")
     await archive.objects.delete(row["object_key"])
     assert [(each.kind, each.key) for each in await findings(archive)] == [("missing object", row["object_key"])]
+
+
+async def test_fsck_reads_attachments(archive: Archive) -> None:
+    ids = await store(archive)
+    resource = Resource.of(Level.STUDY, ids.study)
+    await attach(archive, resource, b"as it came")
+    found: list[Finding] = []
+    report = await Check(archive, found.append).run(deep=True)
+    assert (report.read, found) == (2, [])
+    await archive.db.fetch_sql("UPDATE attachment SET md5 = '\\x00'")
+    await Check(archive, found.append).run(deep=True)
+    assert [(each.kind, each.uid) for each in found] == [("wrong digest", resource.id.hex())]
 
 
 async def test_revisions(archive: Archive) -> None:

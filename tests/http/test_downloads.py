@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from dicomweb.uids import OrthancIds, orthanc_ids
-from tests.files import dataset, encoded, file_set
+from tests.files import ct, dataset, encoded, file_set
 
 
 def _ids(ds: Dataset) -> OrthancIds:
@@ -216,3 +216,10 @@ def test_archives_of_several_resources(web: httpx.Client) -> None:
     assert missing.status_code == 404
     assert web.get("/tools/create-archive").status_code == 400
     assert web.get("/tools/create-archive", params={"resources": ",".join(["x"] * 1001)}).status_code == 400
+
+
+def test_file_as_dicom_json(web: httpx.Client) -> None:
+    stored = web.post("/instances", content=ct(PatientID="J-1")).json()
+    answer = web.get(f"{stored['Path']}/file", headers={"Accept": "application/dicom+json"})
+    assert answer.headers["content-type"] == "application/dicom+json"
+    assert answer.json()["00100020"] == {"vr": "LO", "Value": ["J-1"]}

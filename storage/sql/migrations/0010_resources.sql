@@ -8,7 +8,7 @@ CREATE TABLE label (
     label      text COLLATE "C" NOT NULL,
     PRIMARY KEY (tenant, orthanc_id, level, label)
 );
-CREATE INDEX label_by_name ON label (tenant, level, label);                          -- search by label, the list of all labels
+CREATE INDEX label_by_name ON label (tenant, label, level, orthanc_id);              -- search by label, the list of all labels
 
 -- `kind`: 1024 and above are the clients'; below, what the archive itself notes of a resource (modified from, anonymized from).
 CREATE TABLE user_metadata (
@@ -20,7 +20,7 @@ CREATE TABLE user_metadata (
     value      text COLLATE "C" NOT NULL,
     PRIMARY KEY (tenant, orthanc_id, level, kind)
 );
-CREATE INDEX user_metadata_by_value ON user_metadata (tenant, level, kind, left(value, 100)); -- search by metadata
+CREATE INDEX user_metadata_by_value ON user_metadata (tenant, kind, left(value, 100)); -- search by metadata
 
 CREATE TABLE attachment (
     tenant      integer NOT NULL REFERENCES tenant,

@@ -73,3 +73,7 @@ FROM instance WHERE (tenant, sop_uid) > ($1, $2) ORDER BY tenant, sop_uid LIMIT 
 -- name: fsck_metadata
 -- The stored metadata of one instance.
 SELECT metadata FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
+
+-- name: fsck_attachments
+-- All attachments in the order of their keys, a page at a time.
+SELECT tenant, encode(orthanc_id, 'hex') AS sop_uid, object_key, object_size, md5 FROM attachment WHERE object_key > $1 ORDER BY object_key LIMIT $2
