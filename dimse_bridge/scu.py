@@ -42,7 +42,7 @@ _ANSWERS_BYTES: Final = 64 << 20
 _BATCH: Final = 100
 _BATCH_SECONDS: Final = 0.1
 # Answers that are read after a C-CANCEL before the association is cut.
-_AFTER_CANCEL: Final = 200
+_AFTER_CANCEL: Final = 10.0  # seconds in which a peer has to hear a C-CANCEL, however much it had sent already
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +316,8 @@ def _batch(answers: Answers) -> list[tuple[Dataset, Dataset | None]]:
 def _cancel(answers: Answers) -> None:
     """C-CANCEL, and read what comes until the peer has heard it."""
     answers.cancel()
-    for _ in range(_AFTER_CANCEL):
+    end = monotonic() + _AFTER_CANCEL
+    while monotonic() < end:
         answer = answers.next()
         if answer is None or answer[0].Status not in _PENDING:
             return

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, _config, build_role, evt
 from pynetdicom.dimse_primitives import C_FIND, C_GET, C_STORE, N_ACTION, N_EVENT_REPORT
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
@@ -94,7 +94,8 @@ def get(data: bytes, uids: list[str], outcomes: list[object]):
 
 
 @pytest.mark.parametrize("max_pdu", [0, 4096, 16382])
-async def test_instances_are_sent_on_the_association_of_a_get(max_pdu):
+async def test_instances_are_sent_on_the_association_of_a_get(max_pdu, monkeypatch):
+    monkeypatch.setattr(_config, "STORE_RECV_CHUNKED_DATASET", False)  # our requestor sets it for the whole process
     data, uids, outcomes, received = (
         encoded(instance(EncapsulatedDocument=b"x" * 70_000)),
         [generate_uid(), "1.2.3"],

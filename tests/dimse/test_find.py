@@ -65,7 +65,7 @@ def studies(matches) -> list[str]:
         ({"PatientName": "müller^jörg"}, [0, 1]),
         ({"PatientName": "MÜLLER*"}, [0, 1]),
         ({"PatientName": "*μαρία*"}, [2]),
-        ({"StudyDate": "20240110"}, [0]),
+        ({"StudyDate": "20240110", "PatientID": "FIND-*"}, [0]),
         ({"StudyDate": "20240111-20240331", "PatientID": "FIND-*"}, [1, 2]),
         ({"StudyDate": "-20240215", "PatientID": "FIND-*"}, [0, 1]),
         ({"StudyDate": "20240215-", "PatientID": "FIND-*"}, [1, 2]),

@@ -42,7 +42,7 @@ pdus = st.one_of(
 
 def receive(pieces: list[bytes]) -> None:
     """Only a Violation may come out; what is held is bounded."""
-    layer, assembler = UpperLayer(4096, 4096), Assembler(500, 500)
+    layer, assembler = UpperLayer(4096, 4096), Assembler(500, 500, 500)
     assembler.contexts = {1, 3}
     try:
         for piece in pieces:
