@@ -30,8 +30,9 @@ ifneq ($(PACKAGES),no)
 	@infra/scripts/test-packages.sh
 endif
 
+# Two at a time: tests wait for disks, processes and peers more than they compute. Those of a file stay together.
 test: $(TESTS) packages  ## All tests but the long ones; installs what they need
-	@$(BIN)/python -m pytest -m "not full" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full" $(ARGS)
 
 test-full: $(TESTS) packages  ## All tests, and those of the database again on Debian's PostgreSQL 15
 	@$(BIN)/python -m pytest $(ARGS)
