@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dicomweb.edit import Edit, Extent
+from dicomweb.edit import Edit, Extent, Rules
 from dicomweb.meta import read_file_meta
 from dicomweb.structure import Buffer, ScanLimits
 from storage.access import Access
@@ -66,8 +66,8 @@ class ModificationService:
         """
         access.require("dicom.read")
         async with self._source(access, instance, plan) as buffer:
-            with plan.known_as(read_file_meta(buffer).sop_uid, instance.sop):
-                return await self._collected(_each(self._pieces(buffer, plan)))
+            with plan.rules_for(read_file_meta(buffer).sop_uid, instance.sop) as rules:
+                return await self._collected(_each(self._pieces(buffer, rules)))
 
     async def store(self, access: Access, instance: Instance, plan: Plan, asker: Asker) -> Stored:
         """Store the edited instance, in the old one's place where the plan says so. Raises as `edited`."""
@@ -75,9 +75,9 @@ class ModificationService:
         source = Provenance("rest", asker.remote)
         return await self._ingest.store(access, spooled, source, overwrite=plan.in_place)
 
-    def _pieces(self, buffer: Buffer, plan: Plan) -> Iterator[bytes]:
+    def _pieces(self, buffer: Buffer, rules: Rules) -> Iterator[bytes]:
         """The new file in bounded pieces; untouched extents are read where they lie."""
-        for segment in Edit(buffer, plan.rules, self._limits):
+        for segment in Edit(buffer, rules, self._limits):
             if isinstance(segment, Extent):
                 end = segment.offset + segment.length
                 for at in range(segment.offset, end, _CHUNK):

@@ -8,13 +8,14 @@ import secrets
 import uuid
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from dicomweb.deidentify import Pseudonyms
 from dicomweb.deidentify.request import Anonymization, Modification
 from dicomweb.edit import Rules
-from dicomweb.edit.rules import Action
+from dicomweb.edit.paths import Path
+from dicomweb.edit.rules import REMOVE, Action
 from dicomweb.edit.subject import PATIENT_NAME
 from dicomweb.errors import BadRequest
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
@@ -25,30 +26,35 @@ from dicomweb.tags import Level
 _KEY_BYTES: Final = 32
 _MIN_PROJECT: Final = 16
 _MAX_PROJECT: Final = 1024
+_PREDECESSOR: Final = Path((), 0x00082112)  # Source Image Sequence
 _TARGETS: Final = frozenset((EXPLICIT_LE, IMPLICIT_LE, *SYNTAXES))
 
 
 @dataclass(slots=True)
 class Plan:
-    """Rules, and the transfer syntax of the new files ("": as the old). `in_place`: they take their place."""
+    """Rules, and the transfer syntax of the new files ("": as the old). `in_place`: they take their place.
+
+    `derived_rules` are for files that lossy compression has made before the edit.
+    """
 
     rules: Rules
+    derived_rules: Rules
     transcode: str = ""
     quality: Quality = DEFAULT_QUALITY
     in_place: bool = False
     _known: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
-    def known_as(self, derived: str, sop: str) -> Iterator[None]:
-        """A file that lossy compression has made of `sop` under another UID is mapped as `sop` is."""
-        if derived == sop:
-            yield
+    def rules_for(self, uid: str, sop: str) -> Iterator[Rules]:
+        """The rules for a file of the instance `sop`; under another `uid` it was derived, and is mapped as `sop` is."""
+        if uid == sop:
+            yield self.rules
             return
-        self._known[derived] = sop
+        self._known[uid] = sop
         try:
-            yield
+            yield self.derived_rules
         finally:
-            self._known.pop(derived, None)
+            self._known.pop(uid, None)
 
 
 def new_key(body: Mapping[str, Any]) -> str:
@@ -82,15 +88,27 @@ def plan_of(content: Mapping[str, Any], members: Container[str] | None = None, *
     def uid(each: str) -> str:
         return pseudonyms.uid(known.get(each, each))
 
-    if isinstance(request, Modification):
-        rules = request.rules(uid, members)
-    else:
+    def rules(request: Modification | Anonymization) -> Rules:
+        if isinstance(request, Modification):
+            return request.rules(uid, members)
         # Of one patient Orthanc's names; of several, and of a project, names that tell them apart.
         alone = content["one_patient"]
         patient = str(uuid.UUID(pseudonyms.patient_id("one") + pseudonyms.patient_id("patient"))) if alone else None
-        rules = request.rules(pseudonyms, patient_id=patient, patient_name=content["name"] if alone else None)
-        rules.uid = uid
-    return Plan(rules, request.transcode, quality_of(request.lossy_quality), in_place, known)
+        found = request.rules(pseudonyms, patient_id=patient, patient_name=content["name"] if alone else None)
+        found.uid = uid
+        return found
+
+    # The predecessor that a derived image names would have the new UID of the image itself.
+    derived = replace(request, paths={_PREDECESSOR: REMOVE} | dict(request.paths))
+    plain = rules(request)
+    return Plan(
+        plain,
+        rules(derived) if is_lossy(request.transcode) else plain,
+        request.transcode,
+        quality_of(request.lossy_quality),
+        in_place,
+        known,
+    )
 
 
 def needs_name(body: Mapping[str, Any], request: Anonymization) -> bool:

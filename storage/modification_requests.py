@@ -7,8 +7,10 @@ from typing import Any, Final
 import orjson
 
 from dicomweb.deidentify.request import Anonymization, Modification
+from dicomweb.edit.parsing import parse_value
 from dicomweb.edit.subject import PATIENT_ID, SERIES, SOP_INSTANCE, STUDY
 from dicomweb.errors import BadQuery, BadRequest, NotFound
+from dicomweb.orthanc_tags import MAIN_TAGS
 from dicomweb.structure import name_of
 from dicomweb.tags import PATIENT_TAGS, STUDY_TAGS, Level
 from dicomweb.uids import parse_orthanc_id
@@ -70,6 +72,7 @@ class ModificationRequests:
         content = _content(body, request, in_place=in_place, answer="bulk" if bulk else str(level))
         content |= {"level": str(level), "anonymize": anonymize, "said": {"IsAnonymization": anonymize}}
         if isinstance(request, Modification):
+            await self._require_same(access, request, chosen)
             below = [each for each in _LEVELS[_LEVELS.index(request.level) :] if each is not Level.PATIENT]
             content["noted"] = below if request.keeps(PATIENT_ID) else [Level.PATIENT, *below]
         else:
@@ -136,6 +139,22 @@ class ModificationRequests:
             access.require("dicom.delete")
         content = _content(edit, request, in_place=False, answer=more["answer"])
         return Task(kind, content | {"level": str(level), "anonymize": False} | more, items)
+
+    async def _require_same(self, access: Access, request: Modification, chosen: _Chosen) -> None:
+        """Whoever moves studies to a patient who is stored says so by all that is known of the patient."""
+        given = request.replaced(PATIENT_ID)
+        patient = "" if given is None else "\\".join(given.values)
+        if not patient or patient in chosen.patients:
+            return
+        for row in await self._db.fetch("patient_headers", access.tenant, patient):
+            known = orjson.loads(row["attributes"])
+            for tag in (each for each in MAIN_TAGS[Level.PATIENT] if each in known):
+                number = int(tag, 16)
+                if request.replaced(number) != parse_value(number, known[tag]):
+                    raise BadRequest(
+                        f"there is a patient of this PatientID: Replace is to say the same {name_of(number)}",
+                        attribute=name_of(number),
+                    )
 
     async def _in_place(self, access: Access, request: Modification | Anonymization, chosen: _Chosen) -> bool:
         found = request.in_place(chosen.patients)

@@ -65,6 +65,11 @@ class EditRequest:
         rule = self.paths.get(Path((), tag))
         return rule is not None and rule.action == action
 
+    def replaced(self, tag: int) -> Value | None:
+        """The value that the request gives to an attribute of the data set itself."""
+        rule = self.paths.get(Path((), tag))
+        return rule.value if rule is not None and isinstance(rule.value, Value) else None
+
     def keeps(self, tag: int) -> bool:
         """Whether an identifier stays as it is."""
         return self.names(tag, Action.KEEP)
@@ -75,7 +80,8 @@ class EditRequest:
         `patients`: the PatientIDs of what is edited. Raises BadRequest where the result could not be stored beside what
         is there: a UID names one thing.
         """
-        same = self.keeps(PATIENT_ID) or {self._patient_id()}.issuperset(patients)
+        given = self.replaced(PATIENT_ID)
+        same = self.keeps(PATIENT_ID) or (given is not None and {"\\".join(given.values)}.issuperset(patients))
         study, series, instance = (self.keeps(tag) for tag in (STUDY, SERIES, SOP_INSTANCE))
         for kept, above, tag in ((instance, series, SERIES), (series, study, STUDY)):
             if kept and not above:
@@ -89,12 +95,6 @@ class EditRequest:
                 attribute="KeepSource",
             )
         return instance
-
-    def _patient_id(self) -> str | None:
-        """The PatientID that the request gives."""
-        rule = self.paths.get(Path((), PATIENT_ID))
-        value = None if rule is None else rule.value
-        return "\\".join(value.values) if isinstance(value, Value) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class Stored:
                     item = Dataset()
                     item.ReferencedSOPClassUID = ds.SOPClassUID
                     item.ReferencedSOPInstanceUID = self.files[0].SOPInstanceUID
-                    ds.SourceImageSequence = [item]
+                    ds.ReferencedImageSequence = [item]
                 self.files.append(ds)
         for ds in self.files:
             assert web.post("/instances", content=encoded(ds)).json()["Status"] == "Success"
@@ -78,7 +78,7 @@ def test_study(web: httpx.Client, stored: Stored) -> None:
     assert not any("AccessionNumber" in ds for ds in files)
     for name in IDS:
         assert {ds[name].value for ds in files}.isdisjoint(ds[name].value for ds in stored.files)
-    referred = {item.ReferencedSOPInstanceUID for ds in files for item in ds.get("SourceImageSequence", [])}
+    referred = {item.ReferencedSOPInstanceUID for ds in files for item in ds.get("ReferencedImageSequence", [])}
     assert len(referred) == 1
     assert referred < {ds.SOPInstanceUID for ds in files}
     assert web.get(f"/studies/{made}/metadata/ModifiedFrom").text == stored.id
@@ -143,6 +143,19 @@ def test_in_place(web: httpx.Client, stored: Stored) -> None:
     assert sorted(found) == sorted(each.instance for each in ids)
     shared = web.get(f"/studies/{ids[0].study}/shared-tags?simplify").json()
     assert (shared["KVP"], shared["PatientName"]) == ("80", "Other")
+
+
+def test_moved_to_another_patient(web: httpx.Client, stored: Stored) -> None:
+    """Who is stored already is to be named as stored."""
+    other = Stored(web, PatientName="Known^Karl", PatientSex="M", PatientBirthDate="19500101")
+    body: dict[str, Any] = {"Replace": {"PatientID": other.patient, "PatientName": "Known^Karl"}, "Force": True}
+    answer = web.post(f"/studies/{stored.id}/modify", json=body)
+    assert answer.status_code == 400
+    assert "PatientBirthDate" in answer.json()["Details"]
+    body["Replace"] |= {"PatientSex": "M", "PatientBirthDate": "19500101"}
+    made = _ask(web, f"/studies/{stored.id}/modify", **body)
+    assert made["PatientID"] == other.ids[0].patient
+    assert set(web.get(f"/patients/{made['PatientID']}").json()["Studies"]) == {other.id, made["ID"]}
 
 
 @pytest.mark.parametrize(
@@ -263,6 +276,7 @@ def test_merge(web: httpx.Client) -> None:
     }  # fmt: skip
     assert len(web.get(f"/studies/{source.id}/series").json()) == 2
     _ask(web, f"/studies/{target.id}/merge", Resources=[source.id])
+    assert _ask(web, f"/studies/{target.id}/merge", Resources=[])["InstancesCount"] == 0
     assert web.get(f"/studies/{source.id}").status_code == 404
     files = _files(web, f"/studies/{target.id}")
     assert len(files) == 4 + 2 + 4
@@ -290,15 +304,13 @@ def test_transcoded(web: httpx.Client, stored: Stored) -> None:
     """Lossy compression makes derived instances; references to them follow."""
     for target in ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"):
         answer = _ask(web, f"/studies/{stored.id}/modify", Transcode=target, LossyQuality=90)
-        files = _files(web, answer["Path"])
-        assert {ds.file_meta.TransferSyntaxUID for ds in files} == {target}
-        referred = {
-            item.ReferencedSOPInstanceUID
-            for ds in files
-            for item in ds.SourceImageSequence
-            if item.ReferencedSOPInstanceUID in {each.SOPInstanceUID for each in files}
-        } if all("SourceImageSequence" in ds for ds in files) else {ds.SOPInstanceUID for ds in files}  # fmt: skip
-        assert referred
+        files = {ds.SOPInstanceUID: ds for ds in _files(web, answer["Path"])}
+        assert {ds.file_meta.TransferSyntaxUID for ds in files.values()} == {target}
+        referred = [
+            ds.ReferencedImageSequence[0].ReferencedSOPInstanceUID for ds in files.values() if ds.InstanceNumber == 2
+        ]
+        assert {files[uid].InstanceNumber for uid in referred} == {1}
+        assert not any("SourceImageSequence" in ds for ds in files.values())
 
 
 def test_instance_is_answered_and_not_stored(web: httpx.Client, stored: Stored) -> None:
@@ -330,7 +342,7 @@ def test_large_instance(web: httpx.Client) -> None:
 def test_permissive(web: httpx.Client) -> None:
     """Parts that cannot be done are counted; without permission the first ends the job, and the sources stay."""
     stored = Stored(web)
-    # The new value cannot be written into the character set that is asked for, but in one of the files there is none.
+    # The text of one of the files cannot be written in the character set that is asked for.
     broken = stored.files[0]
     twin = dataset(PatientID=stored.patient, StudyInstanceUID=broken.StudyInstanceUID,
                    SeriesInstanceUID=broken.SeriesInstanceUID, SpecificCharacterSet="ISO_IR 192",

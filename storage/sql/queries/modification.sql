@@ -54,3 +54,7 @@ ON CONFLICT (tenant, name) DO UPDATE SET value = (rest_state.value::bigint + 1):
 -- name: study_ids
 -- The Orthanc identifiers of studies.
 SELECT regexp_replace(encode(orthanc_id, 'hex'), '(.{8})(?=.)', '\1-', 'g') AS id FROM study WHERE tenant = $1 AND study_uid = ANY ($2)
+
+-- name: patient_headers
+-- What is known of the patients with a PatientID, one for each issuer.
+SELECT attributes::text FROM patient WHERE tenant = $1 AND patient_id = $2
