@@ -2,7 +2,7 @@
 
 import asyncio
 import mmap
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,10 @@ class ModificationService:
         access.require("dicom.read")
         async with self._source(access, instance, plan) as buffer:
             with plan.rules_for(read_file_meta(buffer).sop_uid, instance.sop) as rules:
-                return await self._collected(_each(self._pieces(buffer, rules)))
+                pieces = self._pieces(buffer, rules)
+                if len(buffer) > _WHOLE:
+                    return await self._collected(_each(pieces))
+                return await self._collected(_ready(await asyncio.to_thread(list, pieces)))
 
     async def store(self, access: Access, instance: Instance, plan: Plan, asker: Asker) -> Stored:
         """Store the edited instance, in the old one's place where the plan says so. Raises as `edited`."""
@@ -131,6 +134,11 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
     finally:
         with suppress(BufferError):  # views on it are left, or an error's traceback holds one: the map goes with them
             mapped.close()
+
+
+async def _ready(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

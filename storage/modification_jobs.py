@@ -35,8 +35,8 @@ MERGE: Final = "MergeStudy"
 SPLIT: Final = "SplitStudy"
 
 # Parts that are looked for together, and those of them that are worked on at the same time.
-_BATCH: Final = 64
-_AT_ONCE: Final = 8
+_BATCH: Final = 128
+_AT_ONCE: Final = 16
 _FAILED: Final = 1
 _LEVELS: Final = tuple(Level)
 
@@ -122,7 +122,11 @@ class _Work:
             not content["keep_source"] and not items.failed,
             timedelta(seconds=self._archive.settings.tomb_grace_s),
         )
-        return {"said": await self._made()}
+        said = await self._made()
+        if content["anonymize"]:
+            burned_in = await db.fetch_value("modification_burned_in", self._job.tenant, uuid.UUID(self._job.id))
+            said |= {"BurnedInAnnotations": burned_in} if burned_in else {}
+        return {"said": said}
 
     async def _restate(self) -> None:
         """Have the rows of series and studies say what their overwritten instances say."""

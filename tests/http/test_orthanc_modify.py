@@ -208,9 +208,11 @@ def test_anonymized_study_has_no_original_identifier(web: httpx.Client) -> None:
         web, PatientName="Geheim^Gerda", PatientBirthDate="19411112", AccessionNumber="ACC-77123",
         ReferringPhysicianName="Zuweiser^Zeno", InstitutionName="Klinikum Nirgendwo", OperatorsName="Bediener^Bodo",
         PatientAddress="Nebenstrasse 99", StudyID="STID-4711", OtherPatientIDs="OTHER-4712",
+        BurnedInAnnotation="YES",
     )  # fmt: skip
     answer = _ask(web, f"/studies/{stored.id}/anonymize", KeepSource=False)
     assert (answer["IsAnonymization"], answer["Type"], answer["InstancesCount"]) == (True, "Study", 4)
+    assert answer["BurnedInAnnotations"] == 4
     patient = web.get(f"/patients/{answer['PatientID']}").json()
     assert re.fullmatch(r"Anonymized\d+", patient["MainDicomTags"]["PatientName"])
     assert patient["AnonymizedFrom"] == stored.ids[0].patient

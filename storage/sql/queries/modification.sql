@@ -58,3 +58,13 @@ SELECT regexp_replace(encode(orthanc_id, 'hex'), '(.{8})(?=.)', '\1-', 'g') AS i
 -- name: patient_headers
 -- What is known of the patients with a PatientID, one for each issuer.
 SELECT attributes::text FROM patient WHERE tenant = $1 AND patient_id = $2
+
+-- name: modification_burned_in
+-- How many of the instances that a modification made say that their pixels may name the patient: Burned In Annotation (0028,0301) is YES.
+WITH made AS (
+    SELECT i.series, i.attributes->'00280301' AS own FROM job_item j
+    JOIN instance i ON i.orthanc_id = decode(j.comment, 'hex') AND i.tenant = $1 WHERE j.job = $2 AND j.status = 0
+), shared AS MATERIALIZED (
+    SELECT id, members_of(s.shared)->'00280301' AS every FROM series s WHERE id IN (SELECT series FROM made)
+)
+SELECT count(*) FROM made JOIN shared ON id = series WHERE coalesce(own, every) #>> '{Value,0}' = 'YES'
