@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from dimse_bridge.sending import Sender
 from storage.access import SCOPES, Access
 from storage.archive import Archive
 from storage.ingest import Provenance, Stored
-from storage.job_items import JobItems
+from storage.job_items import JobItems, job_items
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.modalities import Modality
 
@@ -69,21 +68,10 @@ def _access(job: Claimed) -> Access:
     return Access(job.tenant, "job", SCOPES)
 
 
-@asynccontextmanager
-async def _items(archive: Archive, job: Claimed) -> AsyncIterator[JobItems]:
-    """The parts of a job; what was noted of them is kept, however the job ends."""
-    items = JobItems(archive.db, job.tenant, job.id)
-    await items.count()
-    try:
-        yield items
-    finally:
-        await asyncio.shield(items.flush())
-
-
 async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Send instances; with `commitment` ask for it when they are sent."""
     archive, modality = requestor.archive, _modality(job)
-    async with _items(archive, job) as items:
+    async with job_items(archive.db, job.tenant, job.id) as items:
         originator = job.content.get("originator")
         sender = Sender(
             requestor, _access(job), modality, await items.kinds(), tuple(originator) if originator else None
@@ -110,7 +98,7 @@ async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress:
 async def run_move(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Have another application entity send to a third one, or to us."""
     modality, target = _modality(job), str(job.content["target"])
-    async with _items(requestor.archive, job) as items:
+    async with job_items(requestor.archive.db, job.tenant, job.id) as items:
         counts = {"completed": 0, "failed": 0, "warning": 0}
         async for number, content in items.open():
             said = orjson.loads(content)
@@ -133,7 +121,7 @@ async def run_get(requestor: Requestor, job: Claimed, _folder: Path, progress: P
         received.append(stored.orthanc.instance)
         return status.SUCCESS
 
-    async with _items(archive, job) as items:
+    async with job_items(archive.db, job.tenant, job.id) as items:
         counts = {"completed": 0, "failed": 0, "warning": 0}
         async for number, content in items.open():
             said = orjson.loads(content)

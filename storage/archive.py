@@ -25,6 +25,7 @@ from storage.labels import LabelService
 from storage.lifecycle import LifecycleService
 from storage.modalities import ModalityService
 from storage.modality_worklist import ModalityWorklistService
+from storage.modification import ModificationService
 from storage.objects import ObjectStore, open_store
 from storage.performed_steps import PerformedStepService
 from storage.pixels import PixelService
@@ -94,6 +95,7 @@ class Archive:
     commitment: CommitmentService
     modality_worklist: ModalityWorklistService
     performed_steps: PerformedStepService
+    modification: ModificationService
 
     def new_spool(self, *, eager: bool = False) -> Spool:
         """Where the bytes of one incoming instance go; `eager` as for Spool."""
@@ -159,11 +161,12 @@ async def open_archive(settings: Settings) -> Archive:
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
     jobs = JobService(settings, db, objects)
+    ingest = IngestService(settings, db, objects, slides)
     return Archive(
         settings=settings,
         db=db,
         objects=objects,
-        ingest=IngestService(settings, db, objects, slides),
+        ingest=ingest,
         search=search,
         retrieve=retrieve,
         selection=SelectionService(db, retrieve),
@@ -195,4 +198,5 @@ async def open_archive(settings: Settings) -> Archive:
         commitment=CommitmentService(settings, db, objects, jobs),
         modality_worklist=ModalityWorklistService(settings, db),
         performed_steps=PerformedStepService(settings, db),
+        modification=ModificationService(settings, objects, retrieve, transcode, ingest),
     )

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import orjson
 
@@ -43,17 +44,24 @@ class Committer:
         self._verdict_s = settings.database_timeout
         self._shared: OrderedDict[str, Shared] = OrderedDict()
         self.intents = Intents(settings, db, tenant, active)
-        self._commits: Batcher[Prepared, Outcome] = Batcher(
-            self._flush_commits,
+        self._commits = self._batcher(settings, active, "")
+        self._overwrites = self._batcher(settings, active, "replace")
+
+    def _batcher(self, settings: Settings, active: Callable[[], int], policy: str) -> Batcher[Prepared, Outcome]:
+        return Batcher(
+            partial(self._flush_commits, policy=policy),
             limit=settings.commit_batch,
             key=lambda p: p.scan.sop_instance_uid,
             expected=active,
         )
 
-    async def commit(self, prepared: Prepared) -> Outcome:
-        """Make a durable object visible. Raises Retry when nothing happened, Unavailable when that is not known."""
+    async def commit(self, prepared: Prepared, *, overwrite: bool = False) -> Outcome:
+        """Make a durable object visible; with `overwrite` in the place of another one, whatever the settings say.
+
+        Raises Retry when nothing happened, Unavailable when that is not known.
+        """
         try:
-            return await self._commits.submit(prepared)
+            return await (self._overwrites if overwrite else self._commits).submit(prepared)
         except ConnectionLost:
             return await self._verdict(prepared)  # here, so that the groups behind do not wait for it
 
@@ -120,8 +128,8 @@ class Committer:
             self._tenant,
             policy or self._policy,
             self._grace,
-            orjson.dumps([studies[uid].study_proposal() for uid in sorted(studies)]).decode(),
-            orjson.dumps([first[uid].series_proposal(shared[uid]) for uid in sorted(first)]).decode(),
+            orjson.dumps([studies[uid].described.study_proposal() for uid in sorted(studies)]).decode(),
+            orjson.dumps([first[uid].described.series_proposal(shared[uid]) for uid in sorted(first)]).decode(),
             *arguments,
         )
         outcomes = {row["sop_uid"]: Outcome(row["outcome"], row["stored_key"]) for row in rows}

@@ -111,9 +111,15 @@ class IngestService:
         self.counters = IngestCounters()
 
     async def store(
-        self, access: Access, spooled: Spooled, source: Provenance, *, expect_study: str | None = None
+        self,
+        access: Access,
+        spooled: Spooled,
+        source: Provenance,
+        *,
+        expect_study: str | None = None,
+        overwrite: bool = False,
     ) -> Stored:
-        """Store one complete upload and release its spool.
+        """Store one complete upload and release its spool; with `overwrite` in the place of other bytes.
 
         Raises BadDicom and TooLarge for what cannot be stored, IdentityMismatch when the study is not `expect_study` or
         the UIDs are stored under other parents, Conflict for other bytes under a stored SOP UID (policy `reject`),
@@ -122,7 +128,7 @@ class IngestService:
         access.require("dicom.write")
         self._active += 1
         try:
-            stored = await self._store(access, spooled, source, expect_study)
+            stored = await self._store(access, spooled, source, expect_study, overwrite=overwrite)
         except ArchiveError as error:
             self.counters.count(error.slug, 0)
             raise
@@ -132,7 +138,9 @@ class IngestService:
         self.counters.count(stored.status, spooled.size)
         return stored
 
-    async def _store(self, access: Access, spooled: Spooled, source: Provenance, expect_study: str | None) -> Stored:
+    async def _store(
+        self, access: Access, spooled: Spooled, source: Provenance, expect_study: str | None, *, overwrite: bool
+    ) -> Stored:
         found = await self._scan(spooled)
         if expect_study is not None and found.study_uid != expect_study:
             raise IdentityMismatch(
@@ -151,7 +159,7 @@ class IngestService:
             ).decode(),
             inline_max=self._settings.metadata_inline_max,
         )
-        status = await self._write(access, prepared, spooled, announced=reserved is not None)
+        status = await self._write(access, prepared, spooled, announced=reserved is not None, overwrite=overwrite)
         return Stored(
             "stored" if status == "astray" else status,
             found.sop_class_uid,
@@ -163,7 +171,9 @@ class IngestService:
             status == "astray",
         )
 
-    async def _write(self, access: Access, prepared: Prepared, spooled: Spooled, *, announced: bool) -> _Outcome:
+    async def _write(
+        self, access: Access, prepared: Prepared, spooled: Spooled, *, announced: bool, overwrite: bool
+    ) -> _Outcome:
         """The object, then its row; neither when this very file is stored already, which turns out before or after."""
         if not announced:
             intent = Intent(prepared.key, prepared.scan.sop_instance_uid, spooled.sha256, spooled.size)
@@ -171,7 +181,7 @@ class IngestService:
             if stored_key is not None:
                 return await self._identical(access, prepared, spooled, stored_key)
         await self._put(prepared, spooled)
-        status, stored_key = await self._commit(access, prepared)
+        status, stored_key = await self._commit(access, prepared, overwrite=overwrite)
         if status == "identical" and stored_key is not None:
             return await self._identical(access, prepared, spooled, stored_key)
         if status in ("stored", "astray", "replaced"):
@@ -314,11 +324,11 @@ class IngestService:
             self._committers[tenant] = Committer(self._settings, self._db, tenant, lambda: self._active)
         return self._committers[tenant]
 
-    async def _commit(self, access: Access, prepared: Prepared) -> tuple[_Outcome, str | None]:
+    async def _commit(self, access: Access, prepared: Prepared, *, overwrite: bool) -> tuple[_Outcome, str | None]:
         committer = self._committer(access.tenant)
         for attempt in range(_COMMIT_TRIES):
             try:
-                outcome = await committer.commit(prepared)
+                outcome = await committer.commit(prepared, overwrite=overwrite)
             except Retry:
                 await asyncio.sleep(0.01 * attempt)
                 continue

@@ -1,7 +1,9 @@
 """The parts of a job that a worker does one after the other, and what became of them."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
@@ -87,3 +89,14 @@ class JobItems:
     def fraction(self) -> float:
         """How much is over, 0 to 1."""
         return self.over / self.total if self.total else 1.0
+
+
+@asynccontextmanager
+async def job_items(db: Database, tenant: int, job: str) -> AsyncIterator[JobItems]:
+    """The parts of a job; what was noted of them is kept, however the job ends."""
+    items = JobItems(db, tenant, job)
+    await items.count()
+    try:
+        yield items
+    finally:
+        await asyncio.shield(items.flush())

@@ -34,6 +34,12 @@ class RestState:
         access.require("system.admin")
         await self._db.execute("rest_state_set", access.tenant, name, value)
 
+    async def count(self, access: Access, name: str) -> int:
+        """The next number of a counter, from 1 on; no number is given twice."""
+        access.require("dicom.read", "dicom.write")
+        found: int = await self._db.fetch_value("rest_state_count", access.tenant, name)
+        return found
+
     async def metrics(self, access: Access) -> RestMetrics:
         """Counts of jobs and changes."""
         access.require("system.read")

@@ -247,13 +247,40 @@ class Prepared:
         """The compressed metadata, None when they are an object of their own."""
         return self.scan.metadata.data if self.metadata_inline else None
 
+    @property
+    def described(self) -> "Described":
+        """What the rows above the instance say, should this be their first one."""
+        scan = self.scan
+        return Described(scan.elements, scan.patient_id, scan.study_uid, scan.series_uid, self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The attributes of an instance, for the rows of its patient, study and series."""
+
+    elements: Mapping[str, bytes]
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    ids: OrthancIds
+
+    @classmethod
+    def of(cls, metadata: bytes) -> "Described":
+        """Those of finished DICOM JSON metadata."""
+        members = orjson.loads(metadata)
+        elements = {tag: b'"%s":%s' % (tag.encode(), orjson.dumps(members[tag])) for tag in sorted(members)}
+        patient, study, series, sop = (
+            text_value(elements, tag) for tag in ("00100020", "0020000D", "0020000E", "00080018")
+        )
+        return cls(elements, patient, study, series, orthanc_ids(patient, study, series, sop))
+
     def study_proposal(self) -> dict[str, object]:
         """The study and patient rows, should this be their first instance (argument of ingest_study)."""
-        e = self.scan.elements
+        e = self.elements
         name = fold_name(text_value(e, "00100010"))
         referring = fold_name(text_value(e, "00080090"))
         description = fold(text_value(e, "00081030"))
-        patient_id = self.scan.patient_id.replace("\0", "")
+        patient_id = self.patient_id.replace("\0", "")
         accession, study_id = text_value(e, "00080050"), text_value(e, "00200010")
         grams = {
             *trigrams(name, "n"),
@@ -263,7 +290,7 @@ class Prepared:
             *trigrams(referring, "r"),
         }
         return {
-            "uid": self.scan.study_uid,
+            "uid": self.study_uid,
             "orthanc": hex_id(self.ids.study),
             "patient_orthanc": hex_id(self.ids.patient),
             "patient_id": patient_id,
@@ -284,10 +311,10 @@ class Prepared:
 
     def series_proposal(self, shared: Shared) -> dict[str, object]:
         """The series row, should this be its first instance (argument of ingest_series)."""
-        e = self.scan.elements
+        e = self.elements
         return {
-            "uid": self.scan.series_uid,
-            "study_uid": self.scan.study_uid,
+            "uid": self.series_uid,
+            "study_uid": self.study_uid,
             "orthanc": hex_id(self.ids.series),
             "modality": text_value(e, "00080060"),
             "number": integer_value(e, "00200011", 2**62),

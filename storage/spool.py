@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import mmap
 import os
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,17 @@ class Spooled:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         mapped.madvise(mmap.MADV_RANDOM)
         return mapped
+
+    async def chunks(self, size: int) -> AsyncIterator[bytes]:
+        """The bytes in pieces of `size` at most."""
+        if self.path is None:
+            assert self.data is not None
+            for at in range(0, self.size, size):
+                yield self.data[at : at + size]
+            return
+        with self.path.open("rb") as file:
+            while chunk := await asyncio.to_thread(file.read, size):
+                yield chunk
 
     def release(self) -> None:
         """Remove the file, if there is one and it was not taken over."""

@@ -4,7 +4,7 @@ Unknown members are ignored, as Orthanc does. Every refusal is a BadRequest (Ort
 its range a BadQuery (code 3).
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,6 +65,37 @@ class EditRequest:
         rule = self.paths.get(Path((), tag))
         return rule is not None and rule.action == action
 
+    def replaced(self, tag: int) -> Value | None:
+        """The value that the request gives to an attribute of the data set itself."""
+        rule = self.paths.get(Path((), tag))
+        return rule.value if rule is not None and isinstance(rule.value, Value) else None
+
+    def keeps(self, tag: int) -> bool:
+        """Whether an identifier stays as it is."""
+        return self.names(tag, Action.KEEP)
+
+    def in_place(self, patients: Iterable[str]) -> bool:
+        """Whether what is stored is overwritten, as instances keep their identifiers.
+
+        `patients`: the PatientIDs of what is edited. Raises BadRequest where the result could not be stored beside what
+        is there: a UID names one thing.
+        """
+        given = self.replaced(PATIENT_ID)
+        same = self.keeps(PATIENT_ID) or (given is not None and {"\\".join(given.values)}.issuperset(patients))
+        study, series, instance = (self.keeps(tag) for tag in (STUDY, SERIES, SOP_INSTANCE))
+        for kept, above, tag in ((instance, series, SERIES), (series, study, STUDY)):
+            if kept and not above:
+                raise BadRequest(f"what keeps its UID stays where it is: {name_of(tag)} is to be kept, too")
+        if study and not instance and not same:
+            raise BadRequest("a study that keeps its StudyInstanceUID has one patient", attribute="PatientID")
+        if instance and not same and self.keep_source:
+            raise BadRequest(
+                "with its UIDs an instance takes the place of its source: for another patient that takes KeepSource "
+                "false",
+                attribute="KeepSource",
+            )
+        return instance
+
 
 @dataclass(frozen=True, slots=True)
 class Modification(EditRequest):
@@ -83,6 +114,10 @@ class Modification(EditRequest):
             return cls(**common, level=(replaced or [level])[0], remove_private=request.remove_private)
         if level is Level.PATIENT and not request.names(PATIENT_ID, Action.REPLACE):
             raise BadRequest("a patient is modified by replacing PatientID", attribute="PatientID")
+        for above in (Level.PATIENT, Level.STUDY) if level is Level.SERIES else ():
+            if not request.keeps(_IDENTITY[above]):
+                name = name_of(_IDENTITY[above])
+                raise BadRequest(f"a series is modified within its study: {name} stays", attribute=name)
         for below in _LEVELS[_LEVELS.index(level) + 1 :]:
             if request.names(_IDENTITY[below], Action.REPLACE):
                 name = name_of(_IDENTITY[below])
@@ -93,6 +128,11 @@ class Modification(EditRequest):
         """The tags of the identifiers that are mapped."""
         at = max(_LEVELS.index(self.level), 1)
         return frozenset(tag for tag in map(_IDENTITY.__getitem__, _LEVELS[at:]) if Path((), tag) not in self.paths)
+
+    def keeps(self, tag: int) -> bool:
+        """Whether an identifier stays: it is neither new nor given."""
+        given = self.names(tag, Action.REPLACE) or self.names(tag, Action.REMOVE)
+        return not given and tag not in self.new_uids()
 
     def rules(self, uid: Callable[[str], str], members: Container[str] | None = None) -> Rules:
         """The rules: `uid` gives a new UID for an old one, the same in all files of the request.
@@ -137,6 +177,11 @@ class Anonymization(EditRequest):
         return cls(
             **common, options=frozenset(map(OPTIONS.__getitem__, names)), keep_private=_flag(body, "KeepPrivateTags")
         )
+
+    def keeps(self, tag: int) -> bool:
+        """Whether an identifier stays: it is kept, or UIDs are retained and it is not given."""
+        retained = tag != PATIENT_ID and Option.RETAIN_UIDS in self.options
+        return self.names(tag, Action.KEEP) or (retained and not self.names(tag, Action.REPLACE))
 
     def rules(self, pseudonyms: Pseudonyms, *, patient_id: str | None = None, patient_name: str | None = None) -> Rules:
         """The rules; what the request replaces goes before the given Patient ID and name, else they are pseudonyms."""

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
+import asyncpg
 import pytest
 
 from dicomweb.errors import NotFound, ObjectMissing, RevisionConflict
@@ -128,6 +129,28 @@ async def test_entries_of_what_is_deleted_vanish_and_numbers_go_on(archive: Arch
     await forget(archive.db)
     assert kinds(await feed(archive)) == ["UpdatedMetadata"]
     assert await archive.db.fetch_sql("SELECT kind FROM change") == [("UpdatedMetadata",)]
+
+
+async def test_an_entry_that_is_deleted_while_it_is_numbered_takes_its_number_along(
+    archive: Archive, database_url: str
+) -> None:
+    for _ in range(3):
+        await store(archive)
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.execute(
+                "DELETE FROM change WHERE id = (SELECT id FROM change WHERE seq IS NULL ORDER BY id OFFSET 5 LIMIT 1)"
+            )
+            numbering = asyncio.create_task(archive.db.fetch_value("number_changes", 100))
+            await asyncio.sleep(0.3)
+            assert not numbering.done()
+        assert await numbering == 9
+    finally:
+        await other.close()
+    await store(archive)
+    numbers = [change.seq for change in await feed(archive)]
+    assert numbers == [*range(1, 6), *range(7, 14)]
 
 
 async def test_a_cleared_feed_stays_for_the_archives_own_readers(archive: Archive) -> None:

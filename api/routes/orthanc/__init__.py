@@ -7,6 +7,7 @@ from api.routes.orthanc import (
     frames,
     jobs,
     modalities,
+    modification,
     queries,
     requests,
     resources,
@@ -31,6 +32,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *modalities.OPERATIONS,
     *requests.OPERATIONS,
     *queries.OPERATIONS,
+    *modification.OPERATIONS,
     *jobs.OPERATIONS,
     *worklists.OPERATIONS,
 )

@@ -36,6 +36,7 @@ _STATES: Final = {
     "pending": "Pending", "running": "Running", "retry": "Retry", "paused": "Paused", "success": "Success",
     "failure": "Failure",
 }  # fmt: skip
+_COUNTED: Final = frozenset(("DicomModalityStore", "ResourceModification", "MergeStudy", "SplitStudy"))
 _CANCELLED: Final = (37, "The job was canceled")  # Orthanc spells it so
 _CLASSES: Final = {cls.slug: cls for cls in TABLE}
 
@@ -253,9 +254,10 @@ def content_of(job: Job, items: Items | None) -> dict[str, Any]:
     if "said" not in content:
         return {"Description": job.kind, "Result": job.result}
     answer: dict[str, Any] = {"Description": _DESCRIPTION, **content["said"]}
-    if job.kind == "DicomModalityStore":
+    if job.kind in _COUNTED:
         answer["InstancesCount"] = items.total if items else 0
         answer["FailedInstancesCount"] = items.failed if items else 0
+        answer |= result.get("said", {})
     elif "Query" in answer:
         answer["Details"] = [{"DimseErrorStatus": 0, "ReceivedInstancesIds": result.get("received", [])}]
     return answer

@@ -295,5 +295,15 @@ OPERATIONS = (
 )  # fmt: skip
 _NAMES: Final = (
     *(operation.path.removeprefix("/tools/") for operation in OPERATIONS if operation.path.startswith("/tools/")),
-    *("bulk-content", "bulk-delete", "count-resources", "dicom-echo", "find", "labels", "lookup"),
+    *(
+        "bulk-anonymize",
+        "bulk-content",
+        "bulk-delete",
+        "bulk-modify",
+        "count-resources",
+        "dicom-echo",
+        "find",
+        "labels",
+        "lookup",
+    ),
 )

@@ -4,6 +4,7 @@ CREATE OR REPLACE FUNCTION number_changes(p_limit integer) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     v_count bigint;
+    v_last bigint;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('anor.number_changes')) THEN
         RETURN 0;
@@ -12,9 +13,10 @@ BEGIN
         SELECT id, row_number() OVER (ORDER BY xid, id) + (SELECT last FROM change_counter) AS seq
         FROM (SELECT id, xid FROM change WHERE seq IS NULL
                 AND (xid < pg_snapshot_xmin(pg_current_snapshot()) OR xid >= pg_snapshot_xmax(pg_current_snapshot())) ORDER BY xid, id LIMIT p_limit) d
-    ), numbered AS (UPDATE change SET seq = due.seq FROM due WHERE change.id = due.id RETURNING 1)
-    SELECT count(*) INTO v_count FROM numbered;
-    UPDATE change_counter SET last = last + v_count WHERE v_count > 0;
+    ), numbered AS (UPDATE change SET seq = due.seq FROM due WHERE change.id = due.id RETURNING change.seq)
+    SELECT count(*), max(seq) INTO v_count, v_last FROM numbered;
+    -- Not by their count: of rows that are deleted at this very moment the numbers are passed over.
+    UPDATE change_counter SET last = v_last WHERE v_count > 0;
     RETURN v_count;
 END
 $$;

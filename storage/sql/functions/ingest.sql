@@ -29,6 +29,24 @@ LANGUAGE sql AS $$
     INSERT INTO tomb (key, not_before) SELECT key, now() + p_grace FROM gone ON CONFLICT DO NOTHING
 $$;
 
+-- ingest_patient: the patient of a study, held; `fresh` where it was made.
+CREATE OR REPLACE FUNCTION ingest_patient(p_tenant integer, s jsonb, OUT patient bigint, OUT fresh boolean)
+LANGUAGE plpgsql AS $$
+BEGIN
+    fresh := false;
+    LOOP
+        SELECT id INTO patient FROM patient
+        WHERE tenant = p_tenant AND patient_id = s->>'patient_id' AND issuer = s->>'issuer' FOR NO KEY UPDATE;
+        EXIT WHEN FOUND;
+        INSERT INTO patient (tenant, patient_id, issuer, orthanc_id, name_fold, birth_date, attributes)
+        VALUES (p_tenant, s->>'patient_id', s->>'issuer', decode(s->>'patient_orthanc', 'hex'), s->>'name_fold', s->>'birth_date', s->'patient_attributes')
+        ON CONFLICT DO NOTHING RETURNING id INTO patient;
+        fresh := FOUND;
+        EXIT WHEN FOUND;
+    END LOOP;
+END
+$$;
+
 -- ingest_study: makes the study, and its patient, unless they exist. The patient row is locked only for a new study, so that a concurrent
 -- deletion of the patient's last study either comes first or sees the new one.
 CREATE OR REPLACE FUNCTION ingest_study(p_tenant integer, s jsonb) RETURNS void
@@ -41,16 +59,7 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
-    LOOP
-        SELECT id INTO v_patient FROM patient
-        WHERE tenant = p_tenant AND patient_id = s->>'patient_id' AND issuer = s->>'issuer' FOR NO KEY UPDATE;
-        EXIT WHEN FOUND;
-        INSERT INTO patient (tenant, patient_id, issuer, orthanc_id, name_fold, birth_date, attributes)
-        VALUES (p_tenant, s->>'patient_id', s->>'issuer', decode(s->>'patient_orthanc', 'hex'), s->>'name_fold', s->>'birth_date', s->'patient_attributes')
-        ON CONFLICT DO NOTHING RETURNING id INTO v_patient;
-        v_new := FOUND;
-        EXIT WHEN FOUND;
-    END LOOP;
+    SELECT patient, fresh INTO v_patient, v_new FROM ingest_patient(p_tenant, s);
     INSERT INTO study (tenant, patient, study_uid, orthanc_id, study_date, study_time, accession, study_id, patient_id, name_fold,
                        referring_fold, description_fold, summary, attributes, grams)
     VALUES (p_tenant, v_patient, s->>'uid', decode(s->>'orthanc', 'hex'), s->>'study_date', s->>'study_time', s->>'accession', s->>'study_id',
@@ -202,7 +211,7 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        SELECT i.object_key, i.object_size, i.series, s.series_uid, t.study_uid, t.id AS study, i.dataset_sha256 IS NULL AS undigested,
+        SELECT i.object_key, i.object_size, i.orthanc_id, i.series, s.series_uid, t.study_uid, t.patient_id, t.id AS study, i.dataset_sha256 IS NULL AS undigested,
                coalesce(v_item.file_sha IN (i.file_sha256, i.received_sha256), false) AS same_file,
                coalesce(v_item.dataset_sha IN (i.dataset_sha256, i.received_dataset_sha256), false) AS same_dataset INTO v_have
         FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
@@ -231,15 +240,18 @@ BEGIN
             ELSE
                 INSERT INTO tomb (key, not_before) VALUES (v_have.object_key, now() + p_grace) ON CONFLICT DO NOTHING;
                 UPDATE instance i SET object_size = u.size, metadata_crc = u.crc, metadata_length = u.length, metadata_cuts = u.cuts::integer[], instance_number = u.instance_number,
-                    number_of_frames = u.frames, rows = u.rows, columns = u.columns, bits_allocated = u.bits, meta_size = u.meta_size, flags = u.flags,
+                    number_of_frames = u.frames, rows = u.rows, columns = u.columns, bits_allocated = u.bits, meta_size = u.meta_size,
+                    flags = u.flags | (u.patient_id <> v_have.patient_id)::integer, orthanc_id = u.orthanc,
                     sop_class = u.sop_class, transfer_syntax = u.transfer_syntax, object_key = u.key, object_offset = 0, file_sha256 = u.file_sha,
                     dataset_sha256 = u.dataset_sha, received_sha256 = NULL, received_dataset_sha256 = NULL, source = u.source, attributes = u.attributes::jsonb, bulk_table = u.bulk,
                     frame_table = u.frame_table, frame_overflow = u.overflow, metadata = u.metadata, received_at = now(), version = nextval('version')
-                FROM unnest(i_key, i_size, i_sop_class, i_transfer_syntax, i_instance_number, i_frames, i_rows, i_columns, i_bits, i_meta_size,
-                        i_flags, i_file_sha, i_dataset_sha, i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length, i_cuts)
-                    AS u(key, size, sop_class, transfer_syntax, instance_number, frames, rows, columns, bits, meta_size, flags, file_sha, dataset_sha,
-                        source, attributes, bulk, frame_table, overflow, metadata, crc, length, cuts)
+                FROM unnest(i_key, i_size, i_patient_id, i_orthanc, i_sop_class, i_transfer_syntax, i_instance_number, i_frames, i_rows, i_columns, i_bits,
+                        i_meta_size, i_flags, i_file_sha, i_dataset_sha, i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length, i_cuts)
+                    AS u(key, size, patient_id, orthanc, sop_class, transfer_syntax, instance_number, frames, rows, columns, bits, meta_size, flags, file_sha,
+                        dataset_sha, source, attributes, bulk, frame_table, overflow, metadata, crc, length, cuts)
                 WHERE i.tenant = p_tenant AND i.sop_uid = v_item.sop_uid AND u.key = v_item.key;
+                PERFORM resource_renamed(p_tenant, 'instance', v_have.orthanc_id, u.orthanc) FROM unnest(i_key, i_orthanc) AS u(key, orthanc)
+                WHERE u.key = v_item.key AND u.orthanc <> v_have.orthanc_id;
                 UPDATE series SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now(), stable = false
                 WHERE id = v_have.series;
                 UPDATE study SET bytes = bytes + v_item.size - v_have.object_size, version = nextval('version'), changed_at = now(), stable = false

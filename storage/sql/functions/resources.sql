@@ -36,6 +36,20 @@ BEGIN
 END
 $$;
 
+-- resource_renamed: a resource has another Orthanc identifier from now on, as another PatientID gives it; what was attached to it stays with it.
+-- To clients it is another resource.
+CREATE OR REPLACE FUNCTION resource_renamed(p_tenant integer, p_level text, p_old bytea, p_new bytea) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE label SET orthanc_id = p_new WHERE tenant = p_tenant AND level = p_level AND orthanc_id = p_old;
+    UPDATE user_metadata SET orthanc_id = p_new WHERE tenant = p_tenant AND level = p_level AND orthanc_id = p_old;
+    UPDATE attachment SET orthanc_id = p_new WHERE tenant = p_tenant AND level = p_level AND orthanc_id = p_old;
+    DELETE FROM change WHERE orthanc_id = p_old AND tenant = p_tenant AND level = p_level AND kind <> 'Deleted';
+    INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES
+        (p_tenant, 'Deleted', p_level, p_old, ''), (p_tenant, 'New' || initcap(p_level), p_level, p_new, '');
+END
+$$;
+
 -- metadata_put, metadata_delete, attachment_put, attachment_delete give an outcome and the revision that is there now:
 --   done
 --   missing     there is no such resource, or nothing to delete
