@@ -32,6 +32,9 @@ from wsi.manifest import manifest, orthanc_pyramid
 from wsi.tasks import LEVELS, levels_content, run_levels
 from wsi.tiles import DEFAULT, Channel, TileService
 
+# What makes levels gives way to everything else on the machine.
+pytestmark = pytest.mark.timeout(400)
+
 READER = Access(LOCAL.tenant, "reader", frozenset({"dicom.read"}))
 TILE = 32
 SIZE = (900, 500)

@@ -79,7 +79,7 @@ def keys_of(*pairs: tuple[str, ec.EllipticCurvePrivateKey]) -> str:
 
 
 def token(key: object = KEY, kid: str | None = "one", algorithm: str = "ES256", **claims: object) -> bytes:
-    said = {"sub": "u1", "iss": "https://idp", "aud": "anor", "exp": time.time() + 60} | claims
+    said = {"sub": "u1", "iss": "https://idp", "aud": "anor", "exp": time.time() + 3600} | claims
     kept = {name: value for name, value in said.items() if value is not None}
     return jwt.encode(kept, key, algorithm, headers={"kid": kid} if kid else {}).encode()
 

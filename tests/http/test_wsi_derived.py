@@ -19,6 +19,10 @@ from tests.wsi.variants import Matrix
 WIDTH, HEIGHT = 5000, 3300
 
 
+# What makes levels gives way to everything else on the machine.
+pytestmark = pytest.mark.timeout(400)
+
+
 @pytest.fixture(scope="module")
 def eager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A server whose worker makes levels at once."""
