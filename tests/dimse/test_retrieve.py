@@ -295,7 +295,8 @@ async def test_what_is_compressed_comes_so_or_in_what_the_peer_takes(
     original = pydicom.dcmread(get_testdata_file("SC_rgb_jpeg_dcmtk.dcm"))
     data = Path(get_testdata_file("SC_rgb_jpeg_dcmtk.dcm")).read_bytes()  # noqa: ASYNC240
     await stored(archive, data)
-    keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={original.StudyInstanceUID}")
+    wanted = {name: original[name].value for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")}
+    keys = [word for name, uid in {"QueryRetrieveLevel": "IMAGE", **wanted}.items() for word in ("-k", f"{name}={uid}")]
     call = ("-aet", workstation.aet, "-aec", "ANOR", "127.0.0.1", bridge.port)
     for option, syntax in (("+xy", "1.2.840.10008.1.2.4.50"), ("-x=", EXPLICIT_LE)):
         folder = tmp_path / option
