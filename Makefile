@@ -30,9 +30,12 @@ ifneq ($(PACKAGES),no)
 	@infra/scripts/test-packages.sh
 endif
 
-# Two at a time: tests wait for disks, processes and peers more than they compute. Those of a file stay together.
+# Two at a time: tests wait for disks, processes and peers more than they compute. Those of a file stay together. The levels that
+# slides lack are made a hundred times slower while another test computes, so their tests come by themselves.
+ALONE := tests/db/test_derived.py
 test: $(TESTS) packages  ## All tests but the long ones; installs what they need
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full" --ignore $(ALONE) $(ARGS)
+	@$(if $(ARGS),,$(BIN)/python -m pytest -m "not full" $(ALONE))
 
 test-full: $(TESTS) packages  ## All tests, and those of the database again on Debian's PostgreSQL 15
 	@$(BIN)/python -m pytest $(ARGS)
