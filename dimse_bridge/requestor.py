@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from dicomweb.errors import PeerFailed
@@ -151,6 +152,7 @@ class Link:
         """Ask for an association; `message_limit`: bytes of one message that comes. Raises PeerFailed."""
         self._message_limit = message_limit
         self._received = 0
+        self._rejection = ""
         self._numbers = cycle(range(1, 1 << 16))
         entity = _Entity(ae_title=call.calling_aet)
         entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
@@ -167,14 +169,17 @@ class Link:
                 max_pdu=_OUR_PDU,
                 ext_neg=[build_role(uid, scp_role=True) for uid in sorted(roles)],
                 evt_handlers=[
-                    *handlers, (evt.EVT_DATA_RECV, self._count), (evt.EVT_DIMSE_RECV, self._counted),
+                    *handlers,
+                    (evt.EVT_PDU_RECV, self._note),
+                    (evt.EVT_DATA_RECV, self._count),
+                    (evt.EVT_DIMSE_RECV, self._counted),
                 ],
                 tls_args=None if call.tls is None else (call.tls, call.host),
-            )  # fmt: skip
+            )
         except (OSError, UnicodeError, ValueError) as error:
             raise PeerFailed(f"the host of the application entity cannot be used ({type(error).__name__})") from error
         if not self._assoc.is_established:
-            refusal = _refusal(self._assoc)
+            refusal = _refusal(self._assoc, self._rejection)
             _discard(self._assoc)
             raise refusal
         answer = self._assoc.acceptor.primitive
@@ -271,6 +276,13 @@ class Link:
         if answer.Status != 0:
             raise PeerFailed(*status_said(answer))
 
+    def _note(self, event: evt.Event) -> None:
+        """Keep a rejection: pynetdicom takes one that comes at once for a connection that was never made."""
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            self._rejection = "a reason of its own"
+            with suppress(ValueError):
+                self._rejection = event.pdu.reason_str
+
     def _count(self, event: evt.Event) -> None:
         self._received += len(event.data)
         if self._received > self._message_limit:
@@ -317,10 +329,10 @@ def _discard(assoc: Association) -> None:
         assoc.dul.socket.close()
 
 
-def _refusal(assoc: Association) -> PeerFailed:
+def _refusal(assoc: Association, rejection: str) -> PeerFailed:
+    if rejection:
+        return PeerFailed(f"the peer rejected the association: {rejection}")
     answer = assoc.acceptor.primitive
-    if assoc.is_rejected and answer is not None:
-        return PeerFailed(f"the peer rejected the association: {answer.reason_str}")
     if answer is not None and assoc.rejected_contexts:
         return NothingAccepted("the peer accepted none of the presentation contexts")
     connection = assoc.dul.socket

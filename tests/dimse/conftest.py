@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ import pytest
 from storage.archive import Archive, open_archive
 from storage.embedded import EmbeddedPostgres
 from storage.settings import Settings, load_settings
+from tests.dimse import wire
+from tests.dimse.wire import VERIFICATION, Wire
 from tests.support import ROOT, clean_environment, free_port
 
 
@@ -33,6 +34,18 @@ class Bridge:
     def processes(self) -> list[psutil.Process]:
         """Those that serve associations."""
         return psutil.Process(self.process.pid).children()
+
+    def echoes(self, seconds: float = 3.0) -> bool:
+        """Whether another peer is served at once."""
+        begin = time.monotonic()
+        try:
+            with Wire(self.port, seconds) as peer:
+                if peer.associate(VERIFICATION) != 2:
+                    return False
+                peer.message(1, wire.echo_rq())
+                return peer.status() == 0 and time.monotonic() - begin < seconds
+        except OSError:
+            return False
 
     def stop(self, timeout: float = 30) -> int:
         if self.process.poll() is None:
@@ -60,15 +73,11 @@ def start_bridge(settings: Settings) -> Bridge:
         )
     bridge = Bridge(process, settings.dimse_port, log)
     deadline = time.monotonic() + 20
-    while True:
+    while not (len(bridge.processes()) == settings.dimse_processes and bridge.echoes()):
         assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < deadline, log.read_text()[-3000:]
-        try:
-            socket.create_connection(("127.0.0.1", settings.dimse_port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return bridge
+        time.sleep(0.02)
+    return bridge
 
 
 @pytest.fixture(scope="session")

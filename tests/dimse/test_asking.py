@@ -5,6 +5,7 @@ import contextlib
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -201,6 +202,24 @@ async def test_hostile_answers(requestor: Requestor, answer: Callable[[socket.so
         await requestor.echo(modality)
     assert time.monotonic() - began < 8
     assert requestor._slots._value == 2
+
+
+async def test_a_rejection_that_comes_at_once_is_told_as_one(requestor: Requestor) -> None:
+    busy, interval = threading.Event(), sys.getswitchinterval()
+    load = threading.Thread(target=lambda: [sum(range(1000)) for _ in iter(busy.is_set, True)])
+    load.start()  # pynetdicom's threads then take turns in another order
+    sys.setswitchinterval(0.02)
+    try:
+        for _ in range(10):
+            with (
+                scripted(lambda c: c.sendall(b"\x03\0\0\0\0\4\0\2\3\2")) as modality,
+                pytest.raises(PeerFailed, match="rejected the association: Local limit exceeded"),
+            ):
+                await requestor.echo(modality)
+    finally:
+        sys.setswitchinterval(interval)
+        busy.set()
+        load.join()
 
 
 async def test_no_more_than_so_many_at_once(requestor: Requestor) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
@@ -313,6 +314,18 @@ async def test_rejections():
                 assert rejected(port) == (2, 3, 2)
 
         await blocking(ask)
+
+
+async def test_a_peer_that_is_slow_to_read_still_learns_that_it_was_rejected():
+    def ask(port):
+        with Wire(port) as peer:
+            peer.send(wire.associate_rq({1: (VERIFICATION, [EXPLICIT_LE])}, called="OTHER"))
+            time.sleep(2.5)
+            assert peer.receive()[0] == 3
+            assert peer.closed_within(1)
+
+    async with acceptor() as port:
+        await blocking(lambda: ask(port))
 
 
 async def test_contexts_roles_and_extended_negotiation():

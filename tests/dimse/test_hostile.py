@@ -23,16 +23,6 @@ def descriptors(bridge) -> int:
     return sum(process.num_fds() for process in bridge.processes())
 
 
-def echoes(bridge, seconds: float = 3.0) -> bool:
-    """Whether another peer is served at once."""
-    begin = time.monotonic()
-    with Wire(bridge.port, seconds) as peer:
-        if peer.associate(VERIFICATION) != 2:
-            return False
-        peer.message(1, wire.echo_rq())
-        return peer.status() == 0 and time.monotonic() - begin < seconds
-
-
 def test_a_huge_pdu_is_refused_by_its_header(bridge):
     before = rss(bridge)
     for head in (wire.pdu(1, b"", 0xFFFFFFFF), wire.pdu(4, b"", 0xFFFFFFFF), wire.pdu(1, b"", 300_000)):
@@ -40,7 +30,7 @@ def test_a_huge_pdu_is_refused_by_its_header(bridge):
             peer.send(head)
             assert sends_until_cut(peer, bytes(1 << 20), 5)
     assert rss(bridge) - before < 16 << 20
-    assert echoes(bridge)
+    assert bridge.echoes()
 
 
 def test_a_pdu_longer_than_announced_ends_the_association(bridge):
@@ -61,7 +51,7 @@ def test_peers_that_say_nothing_or_drip_keep_nobody_out_and_are_cut(bridge):
     try:
         for name, peer in peers:
             peer.send(starts[name])
-        assert echoes(bridge)
+        assert bridge.echoes()
         assert threads(bridge) < 60  # a connection has none of its own
         stopped, endless = Wire(bridge.port), Wire(bridge.port)
         peers += [("half a PDU", stopped), ("endless", endless)]
@@ -70,7 +60,7 @@ def test_peers_that_say_nothing_or_drip_keep_nobody_out_and_are_cut(bridge):
         assert endless.associate(STUDY_ROOT_FIND) == 2
         endless.send(wire.pdu(4, wire.pdv(1, 3, wire.find_rq())))
         assert sends_until_cut(endless, wire.pdu(4, wire.pdv(1, 0, bytes(64_000))), 12)
-        assert echoes(bridge)
+        assert bridge.echoes()
         for name, peer in peers[:-1]:
             assert peer.closed_within(15), name
         assert time.monotonic() - begin < 20
@@ -128,7 +118,7 @@ def test_messages_that_break_the_protocol_end_the_association(bridge, name):
             assert peer.receive()[0] in (0, 4, 7)  # refused by a status, or aborted
         else:
             assert peer.closed_within(8)
-    assert echoes(bridge)
+    assert bridge.echoes()
 
 
 def test_stores_that_do_not_wait_for_the_answer_are_served_in_turn(bridge):
@@ -165,7 +155,7 @@ def test_what_is_no_dicom_is_closed(bridge, data):
     with Wire(bridge.port) as peer:
         peer.send(data)
         assert peer.closed_within(12)
-    assert echoes(bridge)
+    assert bridge.echoes()
 
 
 def test_very_many_contexts_and_encodings(bridge):
@@ -194,7 +184,7 @@ def test_more_associations_than_one_address_may_have(bridge):
         for peer in held:
             peer.socket.close()
     deadline = time.monotonic() + 10
-    while not echoes(bridge):
+    while not bridge.echoes():
         assert time.monotonic() < deadline
 
 

@@ -10,7 +10,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
-from pynetdicom import AE
+from pynetdicom import AE, evt
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.sop_class import Verification
 
@@ -40,9 +41,12 @@ def associate(port: int, kind: int, primary: bytes = b"", secondary: bytes = b""
         if secondary:
             item.secondary_field = secondary
         items.append(item)
-    made = ae.associate("127.0.0.1", port, ae_title="ANOR", ext_neg=items)
+    received: list[object] = []
+    note = (evt.EVT_PDU_RECV, lambda event: received.append(event.pdu))
+    made = ae.associate("127.0.0.1", port, ae_title="ANOR", ext_neg=items, evt_handlers=[note])
     if not made.is_established:
-        return "rejected" if made.is_rejected else "aborted"
+        # Not `is_rejected`: pynetdicom takes a rejection that comes at once for a connection that was never made.
+        return "rejected" if isinstance(received[-1], A_ASSOCIATE_RJ) else "aborted"
     answered = any(isinstance(item, UserIdentityNegotiation) for item in made.acceptor.user_information)
     made.release()
     return "confirmed" if answered else "accepted"
