@@ -89,7 +89,7 @@ class IngestService:
         self._db = db
         self._objects = objects
         self._slides = slides
-        self._limits = ScanLimits(
+        self.limits = ScanLimits(
             max_depth=settings.max_depth,
             max_elements=settings.max_elements,
             max_fg_elements=settings.max_fg_elements,
@@ -98,10 +98,10 @@ class IngestService:
             max_inflate_ratio=settings.max_inflate_ratio,
         )
         self._quick_limits = replace(
-            self._limits,
-            max_elements=min(_QUICK_ELEMENTS, self._limits.max_elements),
-            max_fg_elements=min(_QUICK_ELEMENTS, self._limits.max_fg_elements),
-            max_inflated=min(_QUICK_INFLATED, self._limits.max_inflated),
+            self.limits,
+            max_elements=min(_QUICK_ELEMENTS, self.limits.max_elements),
+            max_fg_elements=min(_QUICK_ELEMENTS, self.limits.max_fg_elements),
+            max_inflated=min(_QUICK_INFLATED, self.limits.max_inflated),
         )
         self._memo = Memo()
         self._quota = Quota(settings, db)
@@ -200,7 +200,7 @@ class IngestService:
             if spooled.path is None:
                 with suppress(TooLarge):
                     return self._scanned(scan(buffer, self._quick_limits, version=version, memo=self._memo))
-            return self._scanned(await asyncio.to_thread(scan, buffer, self._limits, version=version, memo=self._memo))
+            return self._scanned(await asyncio.to_thread(scan, buffer, self.limits, version=version, memo=self._memo))
         finally:
             if not isinstance(buffer, bytes):
                 with suppress(BufferError):  # an error's traceback may still hold a view; the map goes with it

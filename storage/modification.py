@@ -10,7 +10,7 @@ from typing import Final
 
 from dicomweb.edit import Edit, Extent, Rules
 from dicomweb.meta import read_file_meta
-from dicomweb.structure import Buffer, ScanLimits
+from dicomweb.structure import Buffer
 from storage.access import Access
 from storage.ingest import IngestService, Provenance, Stored
 from storage.modification_plan import Plan
@@ -49,14 +49,6 @@ class ModificationService:
         self._retrieve = retrieve
         self._transcode = transcode
         self._ingest = ingest
-        self._limits = ScanLimits(
-            max_depth=settings.max_depth,
-            max_elements=settings.max_elements,
-            max_fg_elements=settings.max_fg_elements,
-            bulk_threshold=settings.bulk_threshold,
-            max_inflated=settings.max_inflated,
-            max_inflate_ratio=settings.max_inflate_ratio,
-        )
 
     async def edited(self, access: Access, instance: Instance, plan: Plan) -> Spooled:
         """The edited file, which the caller releases.
@@ -80,7 +72,7 @@ class ModificationService:
 
     def _pieces(self, buffer: Buffer, rules: Rules) -> Iterator[bytes]:
         """The new file in bounded pieces; untouched extents are read where they lie."""
-        for segment in Edit(buffer, rules, self._limits):
+        for segment in Edit(buffer, rules, self._ingest.limits):
             if isinstance(segment, Extent):
                 end = segment.offset + segment.length
                 for at in range(segment.offset, end, _CHUNK):
@@ -115,13 +107,7 @@ class ModificationService:
     async def _collected(self, chunks: AsyncIterator[bytes]) -> Spooled:
         settings = self._settings
         spool = Spool(self._objects.spool_dir, memory_limit=settings.spool_memory, max_size=settings.max_instance)
-        try:
-            async for chunk in chunks:
-                await spool.write(chunk)
-            return await spool.finish()
-        except BaseException:
-            spool.discard()
-            raise
+        return await spool.collect(chunks)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import mmap
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +153,16 @@ class Spool:
             await asyncio.to_thread(self._sha.update, data) if self.size > _INLINE_DIGEST else self._sha.update(data)
         self._chunks, self._file, self._path = [], None, None
         return Spooled(self.size, self._sha.digest(), data, path, lock)
+
+    async def collect(self, chunks: AsyncIterable[bytes]) -> Spooled:
+        """All that comes, and no more: the complete upload. Nothing is left where it breaks off."""
+        try:
+            async for chunk in chunks:
+                await self.write(chunk)
+            return await self.finish()
+        except BaseException:
+            self.discard()
+            raise
 
     def discard(self) -> None:
         """Forget everything; removes the file. Safe to call at any time, also after `finish`."""

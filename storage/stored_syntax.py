@@ -190,15 +190,8 @@ class StoredSyntax:
         return dataset.digest()
 
     async def _transcoded(self, access: Access, instance: Instance, target: str) -> Spooled:
-        spool = self._archive.new_spool()
-        try:
-            async with aclosing(self._archive.transcode.instance(access, instance, target)) as chunks:
-                async for chunk in chunks:
-                    await spool.write(chunk)
-            return await spool.finish()
-        except BaseException:
-            spool.discard()
-            raise
+        async with aclosing(self._archive.transcode.instance(access, instance, target)) as chunks:
+            return await self._archive.new_spool().collect(chunks)
 
 
 def _applies(stored: str, target: str) -> bool:

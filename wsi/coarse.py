@@ -29,7 +29,7 @@ from storage.archive import Archive
 from storage.derived import LEASE, DerivedLevels, Due
 from storage.leases import renewed
 from storage.slides import StoredSlide
-from storage.spool import Spool
+from storage.spool import Spool, Spooled
 from storage.worker import Step
 from wsi.compose import Composer, averaged, put
 
@@ -39,7 +39,7 @@ _SECONDS: Final = 5.0
 # Workers that died over a slide before it is left as it is.
 _MOST_TRIES: Final = 3
 _RECORD: Final = struct.Struct("<QI")
-MAX_OBJECT: Final = 1 << 40
+_MAX_OBJECT: Final = 1 << 40
 _SCOPES: Final = frozenset(("dicom.read",))
 _PLAIN: Final = Rendering()
 
@@ -95,16 +95,26 @@ class CoarseLevels:
         if not planned:
             await self._due.drop(due)
             return
-        spool = Spool(
-            self._archive.objects.spool_dir, memory_limit=self._archive.settings.spool_memory, max_size=MAX_OBJECT
-        )
-        try:
-            table = await LevelMaker(self._archive, self._composer, access, stored, spool).all(planned)
-            spooled = await spool.finish()
-        except BaseException:
-            spool.discard()
-            raise
+        table, spooled = await made_levels(self._archive, self._composer, access, stored, planned)
         await self._due.publish(due, stored.fingerprint, spooled, table)
+
+
+async def made_levels(
+    archive: Archive,
+    composer: Composer,
+    access: Access,
+    stored: StoredSlide,
+    planned: tuple[Planned, ...],
+    progress: Callable[[float], None] | None = None,
+) -> tuple[bytes, Spooled]:
+    """The tiles of the levels that were planned, and the table of where they lie; `progress` goes up to 1."""
+    spool = Spool(archive.objects.spool_dir, memory_limit=archive.settings.spool_memory, max_size=_MAX_OBJECT)
+    try:
+        table = await _LevelMaker(archive, composer, access, stored, spool, progress).all(planned)
+        return table, await spool.finish()
+    except BaseException:
+        spool.discard()
+        raise
 
 
 @dataclass(slots=True)
@@ -128,7 +138,7 @@ class _Column:
         return np.tile(self.blank, (side, side, *[1] * (self.blank.ndim - 2)))
 
 
-class LevelMaker:
+class _LevelMaker:
     """Makes the levels of one slide and writes their tiles to a spool; `progress` is told how far it is, up to 1."""
 
     def __init__(
@@ -138,7 +148,7 @@ class LevelMaker:
         access: Access,
         stored: StoredSlide,
         spool: Spool,
-        progress: Callable[[float], None] | None = None,
+        progress: Callable[[float], None] | None,
     ) -> None:
         self._progress = progress
         self._composer = composer

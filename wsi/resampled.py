@@ -24,8 +24,7 @@ from storage.jobs import Claimed, JobFailed
 from storage.pixels import Image
 from storage.retrieve import Located
 from storage.slides import StoredSlide
-from storage.spool import Spool
-from wsi.coarse import MAX_OBJECT, LevelMaker
+from wsi.coarse import made_levels
 from wsi.compose import Composer
 from wsi.convert.attributes import code
 from wsi.convert.source import BadSlide
@@ -72,13 +71,7 @@ async def write_levels(
     planned = plan(bare.slide)
     if not planned:
         return stored, []
-    spool = Spool(archive.objects.spool_dir, memory_limit=archive.settings.spool_memory, max_size=MAX_OBJECT)
-    try:
-        table = await LevelMaker(archive, Composer(archive), access, bare, spool, progress).all(planned)
-        spooled = await spool.finish()
-    except BaseException:
-        spool.discard()
-        raise
+    table, spooled = await made_levels(archive, Composer(archive), access, bare, planned, progress)
     try:
         files = []
         outputs = [output for level in planned for output in _outputs(bare.slide, level)]

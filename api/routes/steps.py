@@ -8,42 +8,28 @@ from typing import Final
 
 import orjson
 
-from api.datasets import json_type, read_dataset
+from api.datasets import BODY_ERRORS, CONTENT_TYPE, json_type, read_dataset, send_found
 from api.examples import JSON_ACCEPT, PERFORMED_STEP, SCHEDULED_STEP, json_body
 from api.exchange import Exchange
-from api.responses import Header, send_bytes, warning
+from api.responses import Header, send_bytes
 from api.routing import Answer, Operation, Parameter
-from dicomweb import media, qido, scheduled_steps
+from dicomweb import qido, scheduled_steps
 from dicomweb.errors import (
-    ArchiveError,
     BadQuery,
     BadRequest,
     NotAcceptable,
     NotFound,
-    TooLarge,
     Unavailable,
-    UnsupportedMediaType,
     WorkitemConflict,
-    WorkitemRefused,
 )
-from dicomweb.query import Query
 from dicomweb.tags import Level
 from dicomweb.uids import checked_uid
-from storage.search import SearchResult
 
 MAX_ITEM: Final = 256 << 10
 MAX_PERFORMED: Final = 4 << 20  # a step of 20,000 images
 _SCHEDULED: Final = "/modality-scheduled-procedure-steps"
 _PERFORMED: Final = "/modality-performed-procedure-steps"
 _NO_STORE: Final[Header] = (b"cache-control", b"no-store")
-
-
-async def _send_found(http: Exchange, kind: Header, query: Query, found: SearchResult) -> None:
-    headers = [kind, *(warning(http.root_url, text) for text in query.warnings)]
-    own_limit = any(name == "limit" for name, _ in http.query()) and query.limit < http.settings.qido_max_limit
-    if found.more and not own_limit:
-        headers.append(warning(http.root_url, qido.MORE_RESULTS))
-    await send_bytes(http, 200, headers, b"[" + b",".join(found.rows) + b"]")
 
 
 # ------------------------------------------------------------------------------------------------------ scheduled
@@ -54,7 +40,7 @@ async def search(http: Exchange) -> None:
     kind, settings = json_type(http), http.settings
     query = scheduled_steps.parse(http.query(), settings.qido_max_limit, settings.qido_default_limit)
     found = await http.archive.modality_worklist.search(http.access, query, http.root_url + _SCHEDULED)
-    await _send_found(http, kind, query, found)
+    await send_found(http, kind, query, found)
 
 
 async def create(http: Exchange) -> None:
@@ -123,10 +109,9 @@ async def search_performed(http: Exchange) -> None:
     """Matching performed steps, the newest first."""
     kind, settings = json_type(http), http.settings
     query = qido.parse(Level.INSTANCE, None, None, http.query(), settings.qido_max_limit, settings.qido_default_limit)
-    await _send_found(http, kind, query, await http.archive.performed_steps.search(http.access, query))
+    await send_found(http, kind, query, await http.archive.performed_steps.search(http.access, query))
 
 
-_CONTENT_TYPE = Parameter("Content-Type", "header", "application/dicom+json or application/json", media.DICOM_JSON)
 _LIMITS = (
     Parameter("limit", "query", "number of results at most", "25", kind="integer"),
     Parameter("offset", "query", "number of results to skip", "50", kind="integer"),
@@ -147,7 +132,6 @@ _SEARCH_PERFORMED = (
 )
 _ITEM_PATH: Final = f"{{root}}{_SCHEDULED}/{{step}}"
 _PERFORMED_PATH: Final = f"{{root}}{_PERFORMED}/{{mpps}}"
-_BODY_ERRORS: tuple[type[ArchiveError], ...] = (BadRequest, WorkitemRefused, TooLarge, UnsupportedMediaType)
 _RULES: Final = (
     "The body is one DICOM JSON object. ScheduledProcedureStepSequence has exactly one item, with Modality and "
     "ScheduledProcedureStepStartDate. "
@@ -176,9 +160,9 @@ OPERATIONS = (
         f"{_RULES}Without a StudyInstanceUID it gets one, without a status it is SCHEDULED.",
         create,
         (Answer(201, "Added; Location has its URL.", headers=("Location",)),),
-        (_CONTENT_TYPE,),
+        (CONTENT_TYPE,),
         json_body(SCHEDULED_STEP),
-        (*_BODY_ERRORS, Unavailable),
+        (*BODY_ERRORS, Unavailable),
     ),
     Operation(
         "GET",
@@ -201,9 +185,9 @@ OPERATIONS = (
         f"{_RULES}StudyInstanceUID and status stay where they are not given.",
         replace,
         (Answer(200, "Replaced."),),
-        (_CONTENT_TYPE,),
+        (CONTENT_TYPE,),
         json_body(SCHEDULED_STEP),
-        (*_BODY_ERRORS, NotFound, Unavailable),
+        (*BODY_ERRORS, NotFound, Unavailable),
     ),
     Operation(
         "DELETE",
@@ -226,9 +210,9 @@ OPERATIONS = (
         "or DISCONTINUED. The worklist items that it names follow.",
         report,
         (Answer(201, "Created; Location has its URL.", headers=("Location",)), Answer(200, "Updated.")),
-        (Parameter("update", "query", "update instead of create", "true", kind="boolean"), _CONTENT_TYPE),
+        (Parameter("update", "query", "update instead of create", "true", kind="boolean"), CONTENT_TYPE),
         json_body(PERFORMED_STEP),
-        (*_BODY_ERRORS, NotFound, WorkitemConflict, Unavailable),
+        (*BODY_ERRORS, NotFound, WorkitemConflict, Unavailable),
     ),
     Operation(
         "GET",

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Literal
 from urllib.parse import quote
 
-from api.datasets import json_type, read_dataset
+from api.datasets import BODY_ERRORS, CONTENT_TYPE, json_type, read_dataset, send_found
 from api.examples import (
     CANCEL_REQUEST,
     CLAIM,
@@ -20,19 +20,15 @@ from api.exchange import Exchange
 from api.responses import Header, send_bytes, warning
 from api.routing import Answer, HotHandler, Operation, Parameter
 from api.websocket import speak
-from dicomweb import media, qido, ups_query
+from dicomweb import ups_query
 from dicomweb.errors import (
-    ArchiveError,
     BadQuery,
     BadRequest,
     Gone,
     NotAcceptable,
     NotFound,
-    TooLarge,
     Unavailable,
-    UnsupportedMediaType,
     WorkitemConflict,
-    WorkitemRefused,
 )
 from dicomweb.uids import checked_uid, is_uid
 from dicomweb.ups_events import WORKLIST, going_down, report
@@ -106,13 +102,9 @@ async def request_cancel(http: Exchange) -> None:
 
 async def search(http: Exchange) -> None:
     """Matching workitems in the order of their scheduled start (PS3.18 11.9)."""
-    kind, parameters, settings = json_type(http), http.query(), http.settings
-    query = ups_query.parse(parameters, settings.qido_max_limit, settings.qido_default_limit)
-    found = await http.archive.worklist.search(http.access, query)
-    headers = [kind, *(warning(http.root_url, text) for text in query.warnings)]
-    if found.more and (query.limit == settings.qido_max_limit or all(name != "limit" for name, _ in parameters)):
-        headers.append(warning(http.root_url, qido.MORE_RESULTS))
-    await send_bytes(http, 200, headers, b"[" + b",".join(found.rows) + b"]")
+    kind, settings = json_type(http), http.settings
+    query = ups_query.parse(http.query(), settings.qido_max_limit, settings.qido_default_limit)
+    await send_found(http, kind, query, await http.archive.worklist.search(http.access, query))
 
 
 async def subscribe(http: Exchange) -> None:
@@ -156,7 +148,6 @@ _TRANSACTION = Parameter(
     "transaction-uid", "query", "of a claimed workitem; also as the whole query, `?1.2.3`", TRANSACTION_UID
 )
 _UID = Parameter("workitem", "query", "the new UID; also as the whole query, `?1.2.3`", WORKITEM_UID)
-_CONTENT_TYPE = Parameter("Content-Type", "header", "application/dicom+json or application/json", media.DICOM_JSON)
 _SEARCH = (
     Parameter("ProcedureStepState", "query", "any attribute, by keyword or tag", "SCHEDULED"),
     Parameter(
@@ -181,8 +172,7 @@ _SUBSCRIBE = (
 )
 _WORKITEM_PATH = "{root}/workitems/{workitem}"
 _SUBSCRIBER = _WORKITEM_PATH + "/subscribers/{aet}"
-_BODY_ERRORS: tuple[type[ArchiveError], ...] = (BadRequest, WorkitemRefused, TooLarge, UnsupportedMediaType)
-_WRITE_ERRORS = (*_BODY_ERRORS, NotFound, Gone, WorkitemConflict, Unavailable)
+_WRITE_ERRORS = (*BODY_ERRORS, NotFound, Gone, WorkitemConflict, Unavailable)
 _WELL_KNOWN = "1.2.840.10008.5.1.4.34.5 is the worklist, 1.2.840.10008.5.1.4.34.5.1 the filtered worklist."
 
 
@@ -197,7 +187,7 @@ def _update(method: Literal["POST", "PUT"]) -> Operation:
         "in the query or in the dataset. State, patient and request cannot be changed.",
         update,
         (Answer(200, "Updated."),),
-        (_TRANSACTION, _CONTENT_TYPE),
+        (_TRANSACTION, CONTENT_TYPE),
         json_body(PROGRESS),
         _WRITE_ERRORS,
     )
@@ -237,9 +227,9 @@ OPERATIONS = (
         "one the archive makes it. Missing attributes of type 2 are created empty, with a Warning header.",
         create,
         (Answer(201, "Created; Location has its URL.", headers=("Location", "Warning")),),
-        (_UID, _CONTENT_TYPE),
+        (_UID, CONTENT_TYPE),
         json_body(WORKITEM),
-        (*_BODY_ERRORS, WorkitemConflict, Unavailable),
+        (*BODY_ERRORS, WorkitemConflict, Unavailable),
     ),
     Operation(
         "GET",
@@ -278,7 +268,7 @@ OPERATIONS = (
         "COMPLETED or CANCELED with that UID, when the workitem has what the final state needs.",
         change_state,
         (Answer(200, "Changed, or there already (Warning).", headers=("Warning",)),),
-        (_CONTENT_TYPE,),
+        (CONTENT_TYPE,),
         json_body(CLAIM),
         _WRITE_ERRORS,
     ),
@@ -292,7 +282,7 @@ OPERATIONS = (
         "decides. The body is optional.",
         request_cancel,
         (Answer(202, "Cancelled, cancelled before (Warning), or the request was passed on.", headers=("Warning",)),),
-        (_CONTENT_TYPE,),
+        (CONTENT_TYPE,),
         json_body(CANCEL_REQUEST),
         _WRITE_ERRORS,
     ),

@@ -1,8 +1,9 @@
 """A real browser: the system's Chromium, driven by playwright."""
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 
+import pluggy
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, Response, async_playwright
 
@@ -65,3 +66,13 @@ async def watched(browser: Browser) -> AsyncIterator[Watched]:
     page.set_default_timeout(20_000)
     yield Watched(page)
     await context.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, "pluggy.Result[pytest.TestReport]", None]:
+    """A failed test tells what its page had to say."""
+    report = (yield).get_result()
+    watched = item.funcargs.get("watched") if isinstance(item, pytest.Function) else None
+    if report.failed and isinstance(watched, Watched):
+        said = [watched.page.url, *watched.dialogs, *watched.failed, *watched.errors]
+        report.sections.append(("Page", "\n".join(said)))
