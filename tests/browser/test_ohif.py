@@ -90,10 +90,12 @@ async def test_from_the_list_to_the_pixels(watched: Watched, server: RunningServ
 
 
 async def test_list_of_studies_of_the_viewer(watched: Watched, server: RunningServer) -> None:
-    images = _stack()
+    images = _stack(StudyDate="19800101")
     put(server, encoded(images[0]))
+    put(server, *(encoded(dataset()) for _ in range(105)))
     await prepare(watched)
-    await watched.page.goto(f"{server.url}/ohif/?patientId={images[0].PatientID}")
+    # The archive is asked: of the 101 latest studies that come without a filter it is none.
+    await watched.page.goto(f"{server.url}/ohif/?mrn={images[0].PatientID}")
     await watched.page.get_by_text("View, Vera").first.wait_for()
     watched.clean()
 
