@@ -144,13 +144,17 @@ def _meant(address: Address) -> list[Address]:
 def checked_url(url: str) -> str:
     """A URL of a remote server, with a slash at its end. Raises BadRequest for what is none."""
     try:
-        if not url.isprintable():  # urlsplit would pass over line ends
-            raise ValueError
         parts = urlsplit(url.strip())
         port = parts.port
     except ValueError:
         raise BadRequest("Url is not a URL", attribute="Url") from None
-    if len(url) > MAX_URL or parts.scheme.lower() not in {"http", "https"} or not parts.hostname:
+    # urlsplit passes over line ends, as if they were not there.
+    if (
+        len(url) > MAX_URL
+        or not url.isprintable()
+        or parts.scheme.lower() not in {"http", "https"}
+        or not parts.hostname
+    ):
         raise BadRequest("Url begins with http:// or https:// and a host", attribute="Url")
     if "@" in parts.netloc:
         raise BadRequest("credentials do not belong in Url: give Username and Password", attribute="Url")

@@ -127,7 +127,7 @@ class Caller:
         size: int = 0,
     ) -> AsyncIterator[httpx.Response]:
         """The same, with an answer of which `chunks` gives the body."""
-        given = dict(headers or {})
+        given = {name.lower(): value for name, value in (headers or {}).items()}
         if content is not None:
             given["content-length"] = str(size)
         request = self._http.build_request(

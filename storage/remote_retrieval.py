@@ -1,4 +1,4 @@
-"""Jobs that retrieve from DICOMweb servers by WADO-RS (PS3.18 10.4) into the archive, instance by instance as they come."""
+"""Jobs that retrieve from DICOMweb servers by WADO-RS (PS3.18 10.4): instances are stored one by one as they come."""
 
 import asyncio
 import uuid

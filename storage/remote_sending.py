@@ -1,7 +1,7 @@
 """Jobs that send stored instances to other servers: to Orthanc's peers one by one, to DICOMweb servers in batches.
 
-Each instance is a part of the job, so that a worker goes on where another was killed. Files are streamed from the object
-store; what is made on the way (transcoded, compressed) is spooled, so that its length is known before it is sent.
+Each instance is a part of the job, so that a worker goes on where another was killed. Files are streamed from the
+object store; what is made on the way (transcoded, compressed) is spooled, so that its length is known.
 """
 
 import asyncio

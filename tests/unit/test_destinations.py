@@ -69,7 +69,8 @@ def test_lists() -> None:
     [
         "ftp://h/", "file:///etc/passwd", "http://", "http:///x", "//h/", "h", "", "http://u:p@h/", "http://u@h/",
         "http://h/?a=b", "http://h/?", "http://h/#", "http://h:99999/", "http://h:0/", "http://h:x/", "http://a\\@b/",
-        "http://h/../x", "http://h/%2E%2e/x", "http://h/a%2f..%2fb", "http://h/\r\nX: y", "http://h\r\n/", "http://h h/",
+        "http://h/../x", "http://h/%2E%2e/x", "http://h/a%2f..%2fb", "http://h/\r\nX: y", "http://h\r\n/",
+        "http://h h/",
         "http://b\u00fccher/", "http://h/\u00fc", "http://[::1%25eth0]/", "http://" + "h" * 3000, "javascript:alert(1)",
         "gopher://h/", "http://h/a b", "http://[::1", "http://ex%41mple/",
     ],
