@@ -82,7 +82,9 @@ class Declaration:
                 raise BadRequest(f"{attribute} is {wanted}", attribute=attribute)
         check_headers(self.headers)
         if self.username is not None and any(name.lower() == "authorization" for name in self.headers):
-            raise BadRequest("Username and an Authorization header exclude each other", attribute="HttpHeaders")
+            raise BadRequest(
+                "HttpHeaders with Authorization and a Username exclude each other", attribute="HttpHeaders"
+            )
         if len(self.properties) > _MAX_MEMBERS or not all(map(_is_text, (*self.properties, *self.properties.values()))):
             raise BadRequest(f"at most {_MAX_MEMBERS} properties, each at most {_MAX_TEXT} characters")
         return replace(self, url=checked_url(self.url))

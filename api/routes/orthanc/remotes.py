@@ -34,14 +34,12 @@ def declared(kind: Kind, name: str, given: Any) -> Declaration:
         raise BadRequest("a remote server is an object, or a list of URL, user and password")
     for each in _CERTIFICATES:
         if given.get(each):
-            raise BadRequest(
-                "certificates come from the setting outgoing_client_certificate, not from requests", attribute=each
-            )
+            raise BadRequest(f"{each} is for the settings: see outgoing_client_certificate", attribute=each)
     if field(given, "Pkcs11", bool, False):
-        raise BadRequest("PKCS#11 is not supported", attribute="Pkcs11")
+        raise BadRequest("Pkcs11 is not supported", attribute="Pkcs11")
     username = field(given, "Username", str, "") or None
     if username is not None and "Password" in given and given["Password"] is None:
-        raise BadRequest("a password is never shown: give it with every change", attribute="Password")
+        raise BadRequest("Password is never shown: give it with every change", attribute="Password")
     return Declaration(
         kind,
         name,

@@ -27,4 +27,4 @@ DELETE FROM remote WHERE tenant = $1 AND kind = $2 AND name = $3 RETURNING true
 
 -- name: job_items_sum
 -- The sum of what the parts of a job that went well have noted as numbers.
-SELECT coalesce(sum(comment::bigint), 0) FROM job_item WHERE job = $1 AND status = 0 AND comment ~ '^[0-9]{1,15}$'
+SELECT coalesce(sum(comment::bigint), 0)::bigint FROM job_item WHERE job = $1 AND status = 0 AND comment ~ '^[0-9]{1,15}$'
