@@ -29,6 +29,7 @@ _DICOM: Final = "application/dicom"
 _MULTIPART: Final = "multipart/related"
 _AT_ONCE: Final = 8  # instances that are stored while the next ones come
 _MAX_INSTANCES: Final = 1_000_000
+_PROCESSING_FAILURE: Final = 0x0110
 _OK, _PARTIAL, _NOT_FOUND = 200, 206, 404
 
 
@@ -85,7 +86,7 @@ class _Taking:
         """Store all instances of an answer.
 
         Raises NotFound where the server has no such resource, PeerFailed for an answer that is none or ends early, and
-        unless that is permitted the error of the first instance that cannot be stored.
+        unless that is permitted for the first instance that cannot be stored; Unavailable where the archive is.
         """
         status = response.status_code
         if status == _NOT_FOUND:
@@ -146,9 +147,10 @@ class _Taking:
             await self._archive.ingest.store(self._access, spooled, self._source)
         except Unavailable:
             raise
-        except ArchiveError:
+        except ArchiveError as error:
             if not self._permissive:
-                raise
+                reason = error.failure_reason or _PROCESSING_FAILURE
+                raise PeerFailed(f"an instance that came cannot be stored: {error.message}", reason) from error
             self.failed += 1
         else:
             self.received += 1

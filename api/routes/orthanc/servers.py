@@ -17,6 +17,7 @@ from api.routing import ROOT, Content, Parameter
 from dicomweb.errors import BadRequest, NotFound, PeerFailed
 from dicomweb.media import parse_media_type
 from dicomweb.orthanc_answers import simplified
+from dicomweb.tags import Level
 from dicomweb.uids import checked_uid
 from storage.destinations import has_dots
 from storage.outbound import refusal
@@ -184,6 +185,14 @@ async def info(http: Exchange) -> None:
     await send_json(http, {"DicomWebRoot": f"{root}/", "OrthancApiRoot": "./" + "../" * root.count("/")})
 
 
+async def update_cache(http: Exchange) -> None:
+    """Nothing: what DICOMweb answers with was made when the study was stored."""
+    found = await http.archive.archives.known(http.access, [http.path["id"]])
+    if not any(each.resource.level is Level.STUDY for each in found):
+        raise NotFound("no such study")
+    await send_json(http, {})
+
+
 async def _server(http: Exchange) -> Remote:
     return await http.archive.remotes.get(http.access.with_scope("remotes.read"), "dicomweb", http.path["server"])
 
@@ -271,6 +280,8 @@ OPERATIONS = (
     route("POST", f"{_ONE}/delete", "dicom.delete",
           ("Delete on a DICOMweb server", "Where its declaration says `HasDelete`."), delete_there, NOTHING,
           {"Level": "Series", "StudyInstanceUID": STUDY_UID, "SeriesInstanceUID": SERIES_UID}),
+    route("POST", "/studies/{id}/update-dicomweb-cache", "dicom.read",
+          ("Prepare a study for DICOMweb", "It is prepared since it was stored."), update_cache, NOTHING, NOTHING),
     route("GET", f"{ROOT}/info", "remotes.read", ("See the roots", "Of DICOMweb and of Orthanc's API."), info,
           {"DicomWebRoot": "/dicom-web/", "OrthancApiRoot": "./../"}),
 )  # fmt: skip
