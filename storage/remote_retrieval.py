@@ -16,6 +16,7 @@ from dicomweb.media import MediaType, parse_media_type
 from dicomweb.multipart import Limits, Parser, PartBegin, PartData, boundary_of
 from storage.access import Access
 from storage.archive import Archive
+from storage.data_set_digest import AS_STORED
 from storage.ingest import Provenance
 from storage.job_items import job_items
 from storage.jobs import Claimed, Done, Handler, Progress
@@ -49,7 +50,7 @@ async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: 
         remote = await archive.remotes.get(access, "dicomweb", content["remote"])
         # A server that does not know `transfer-syntax=*` sends what it likes.
         universal = remote.says("HasWadoRsUniversalTransferSyntax", default=True)
-        accept = f'{_MULTIPART}; type="{_DICOM}"' + ("; transfer-syntax=*" if universal else "")
+        accept = AS_STORED if universal else f'{_MULTIPART}; type="{_DICOM}"'
         source = Provenance("rest", httpx.URL(remote.url).host)
         async for number, part in items.open():
             taking = _Taking(archive, access, source, permissive=content["permissive"])

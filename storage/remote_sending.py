@@ -17,11 +17,12 @@ from uuid import uuid4
 
 import orjson
 
-from dicomweb.errors import ArchiveError, BadPixels, BadRequest, NotAcceptable, PeerFailed, Unavailable
+from dicomweb.errors import ArchiveError, BadDicom, BadPixels, BadRequest, NotAcceptable, PeerFailed, Unavailable
 from dicomweb.multipart import Writer, content_length
 from dicomweb.store_answer import read_answer
 from storage.access import SCOPES, Access
 from storage.archive import Archive
+from storage.data_set_digest import AS_STORED, DataSetDigest, digest_of_answer
 from storage.job_items import JobItems, job_items
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.outbound import Answer, Caller, again, refusal
@@ -46,6 +47,8 @@ _PROCESSING_FAILURE: Final = 0x0110
 _OK: Final = 200
 # Something is wrong with what was sent, as opposed to who is asked, or who asks.
 _CONTENT: Final = frozenset((400, 406, 409, 411, 413, 415, 422, 500, 507))
+# Duplicate SOP instance, and what Azure's archive says instead.
+_THERE: Final = frozenset((0x0111, 45070))
 _STORED: Final = frozenset((200, 202, 409))
 _TAKEN: Final = frozenset(("Success", "AlreadyStored"))
 
@@ -288,6 +291,9 @@ async def _stow(archive: Archive, caller: Caller, batch: list[_Part], parts: _Pa
         if said is None:
             refused.append((part, answer.status, f"the server answered {answer.status}"))
         elif (failure := said.failed.get(uid)) is not None:
+            if failure.reason in _THERE and await _is_held(archive, caller, part.instance):
+                await parts.sent(part.number, part.instance.size)
+                continue
             reason = failure.reason or _PROCESSING_FAILURE
             refused.append((part, reason, failure.comment or f"failure reason {reason:04X}"))
         elif uid in said.stored or (said.silent and answer.status == _OK):
@@ -296,6 +302,23 @@ async def _stow(archive: Archive, caller: Caller, batch: list[_Part], parts: _Pa
             refused.append((part, _PROCESSING_FAILURE, "the server's answer does not mention it"))
     for part, status, comment in refused:
         await parts.failed(part.number, status, comment)
+
+
+async def _is_held(archive: Archive, caller: Caller, instance: Instance) -> bool:
+    """Whether a server that says so has this very data set: one that a worker had sent before it was killed."""
+    path = f"studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+    ours = DataSetDigest()
+    try:
+        async with caller.open("GET", path, headers={"accept": AS_STORED}) as response:
+            if response.status_code != _OK:
+                return False
+            async with aclosing(caller.chunks(response)) as chunks:
+                theirs = await digest_of_answer(response.headers.get("content-type", ""), chunks)
+        async for chunk in archive.retrieve.file(instance):
+            ours.feed(chunk)
+        return theirs == ours.finish()
+    except (BadDicom, BadRequest):  # no multipart message, no DICOM file
+        return False
 
 
 class _Store:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import orjson
+import pydicom
 import pytest
 
 from dicomweb.errors import BadRequest
@@ -25,6 +27,7 @@ from storage.jobs import Job
 from storage.remote_retrieval import RETRIEVE
 from storage.remote_sending import PEER_STORE, STOW
 from storage.remotes import Declaration
+from storage.retrieve import instance_of
 from storage.settings import Settings
 from tests import files
 from tests.remote import Request, Scripted, scripted
@@ -176,6 +179,37 @@ async def test_what_cannot_be_read_spoils_nothing_else(archive: Archive) -> None
         assert sorted(received) == sorted({*uids} - {uids[2], uids[4]})
         failures = {each.content: each.status for each in await archive.jobs.failures(LOCAL, job)}
         assert failures == {uids[2]: 0x0110, uids[4]: 404}
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_duplicates(archive: Archive, same: bool) -> None:
+    """A server that refuses what it has already: the same data set, with another file meta group, is sent."""
+    [uid] = await stored(archive, 1)
+    [row] = await archive.db.fetch("located_instances", LOCAL.tenant, [uid])
+    instance = instance_of(LOCAL.tenant, row["study_uid"], row)
+    file = pydicom.dcmread(BytesIO(b"".join([chunk async for chunk in archive.retrieve.file(instance)])))
+    file.file_meta.ImplementationVersionName = "ANOTHER"
+    if not same:
+        file.PatientComments = "another"
+    out = BytesIO()
+    file.save_as(out)
+
+    def reply(request: Request) -> None:
+        if request.path == "/studies":
+            assert uid.encode() in request.body()
+            failed = {"00081155": {"vr": "UI", "Value": [uid]}, "00081197": {"vr": "US", "Value": [0x0111]}}
+            request.answer("409 Conflict", orjson.dumps({"00081198": {"vr": "SQ", "Value": [failed]}}))
+            return
+        writer = Writer("b")
+        body = writer.part_head({"Content-Type": "application/dicom"}) + out.getvalue() + writer.tail()
+        request.answer("200 OK", body, Content_Type=writer.content_type("application/dicom"))
+
+    with scripted(reply) as server:
+        job = await run(archive, await make(archive, server, STOW, [uid]))
+        assert server.requests[1].path == f"/studies/{instance.study}/series/{instance.series}/instances/{uid}"
+    assert job.state == ("success" if same else "failure"), job
+    if not same:
+        assert [each.status for each in await archive.jobs.failures(LOCAL, job)] == [0x0111]
 
 
 async def test_jobs_go_on_with_what_is_not_done(archive: Archive) -> None:
