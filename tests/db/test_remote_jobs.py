@@ -30,7 +30,7 @@ from storage.remotes import Declaration
 from storage.retrieve import instance_of
 from storage.settings import Settings
 from tests import files
-from tests.remote import Request, Scripted, scripted
+from tests.remote import Request, Scripted, endless, scripted
 from tests.support import ROOT, clean_environment
 
 
@@ -181,6 +181,25 @@ async def test_what_cannot_be_read_spoils_nothing_else(archive: Archive) -> None
         assert failures == {uids[2]: 0x0110, uids[4]: 404}
 
 
+async def test_a_duplicate_without_an_end(archive: Archive) -> None:
+    """What is longer than what was sent is something else; nobody reads on."""
+    [uid] = await stored(archive, 1)
+    failed = {"00081155": {"vr": "UI", "Value": [uid]}, "00081197": {"vr": "US", "Value": [0x0111]}}
+    talking = endless('multipart/related; boundary=b; type="application/dicom"', b"--b\r\n\r\n" + files.ct())
+
+    def reply(request: Request) -> None:
+        request.body()
+        if request.path == "/studies":
+            request.answer("409 Conflict", orjson.dumps({"00081198": {"vr": "SQ", "Value": [failed]}}))
+        else:
+            talking(request)
+
+    with scripted(reply) as server:
+        job = await run(archive, await make(archive, server, STOW, [uid], permissive=True))
+    assert job.state == "success"
+    assert [each.status for each in await archive.jobs.failures(LOCAL, job)] == [0x0111]
+
+
 @pytest.mark.parametrize("same", [True, False])
 async def test_duplicates(archive: Archive, same: bool) -> None:
     """A server that refuses what it has already: the same data set, with another file meta group, is sent."""
@@ -198,6 +217,7 @@ async def test_duplicates(archive: Archive, same: bool) -> None:
         if request.path == "/studies":
             assert uid.encode() in request.body()
             failed = {"00081155": {"vr": "UI", "Value": [uid]}, "00081197": {"vr": "US", "Value": [0x0111]}}
+            failed["00000902"] = {"vr": "LO", "Value": ["words of the server"]}
             request.answer("409 Conflict", orjson.dumps({"00081198": {"vr": "SQ", "Value": [failed]}}))
             return
         writer = Writer("b")
@@ -209,7 +229,9 @@ async def test_duplicates(archive: Archive, same: bool) -> None:
         assert server.requests[1].path == f"/studies/{instance.study}/series/{instance.series}/instances/{uid}"
     assert job.state == ("success" if same else "failure"), job
     if not same:
-        assert [each.status for each in await archive.jobs.failures(LOCAL, job)] == [0x0111]
+        [failure] = await archive.jobs.failures(LOCAL, job)
+        assert (failure.status, failure.comment) == (0x0111, "failure reason 0111")
+        assert "words" not in (job.error or "")
 
 
 async def test_jobs_go_on_with_what_is_not_done(archive: Archive) -> None:
