@@ -128,6 +128,8 @@ IDENTIFIERS = {
     "answer": "0",
     "key": "result",
     "modality": "pacs",
+    "peer": "north",
+    "server": "north",
     "query": "59a8b50f-5346-4d21-b476-beaeabd1dc21",
     "transaction": TRANSACTION_UID,
     "plugin": "dicom-web",

@@ -24,6 +24,8 @@ _TEXTS = {
     "label": "letters, digits, - and _",
     "key": "name of what a job left",
     "modality": "name of a declared application entity",
+    "peer": "name of a declared Orthanc server",
+    "server": "name of a declared DICOMweb server",
     "query": "identifier of a query",
     "transaction": "Transaction UID",
     "study": "Study Instance UID",

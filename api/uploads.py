@@ -254,3 +254,16 @@ class Upload:
         """Forget the bytes."""
         self.spool.discard()
         self.memory.release()
+
+
+async def received(http: Exchange) -> Upload:
+    """A body that is one file, whatever its type. Raises as `BodyReader`, and TooLarge."""
+    with BodyReader(http, http.settings.max_instance) as body:
+        entry = Upload(http, http.header(b"content-length"))
+        try:
+            while (chunk := await body.read()) is not None:
+                await entry.spool.write(chunk)
+        except BaseException:
+            entry.drop()
+            raise
+    return entry

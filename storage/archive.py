@@ -29,6 +29,7 @@ from storage.modification import ModificationService
 from storage.objects import ObjectStore, open_store
 from storage.performed_steps import PerformedStepService
 from storage.pixels import PixelService
+from storage.remotes import RemoteService
 from storage.rendering import RenderingService
 from storage.resources import ResourceService
 from storage.rest_state import RestState
@@ -96,6 +97,7 @@ class Archive:
     modality_worklist: ModalityWorklistService
     performed_steps: PerformedStepService
     modification: ModificationService
+    remotes: RemoteService
 
     def new_spool(self, *, eager: bool = False) -> Spool:
         """Where the bytes of one incoming instance go; `eager` as for Spool."""
@@ -199,4 +201,5 @@ async def open_archive(settings: Settings) -> Archive:
         modality_worklist=ModalityWorklistService(settings, db),
         performed_steps=PerformedStepService(settings, db),
         modification=ModificationService(settings, objects, retrieve, transcode, ingest),
+        remotes=RemoteService(settings, db),
     )

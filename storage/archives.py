@@ -20,6 +20,7 @@ from dicomweb.tags import Level
 from dicomweb.uids import parse_orthanc_id
 from storage.access import Access
 from storage.db import Database
+from storage.resource import Resource
 from storage.retrieve import Instance, RetrieveService, instance_of
 from storage.search import SearchService
 from storage.transcoding import TranscodeService
@@ -63,6 +64,14 @@ class Packing:
     extended: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A stored resource, and its PatientID and UIDs from the study down to itself."""
+
+    resource: Resource
+    uids: tuple[str, ...]
+
+
 class ArchiveService:
     """Finds resources by Orthanc's identifiers and packs them. Takes the caller's rights as every service."""
 
@@ -96,6 +105,20 @@ class ArchiveService:
         if len(rows) > limit:
             raise TooLarge(f"the resources hold more than {limit} instances")
         return [(row["sop_class"], row["sop_uid"]) for row in rows]
+
+    async def known(self, access: Access, identifiers: Sequence[str]) -> Sequence[Known]:
+        """What the resources with those Orthanc identifiers are; those that do not exist are left out."""
+        access.require("dicom.read")
+        digests = [parse_orthanc_id(each) for each in identifiers]
+        return [
+            Known(
+                Resource(Level(row["level"].lower()), row["orthanc_id"]),
+                tuple(
+                    row[name] for name in ("patient_id", "study_uid", "series_uid", "sop_uid") if row[name] is not None
+                ),
+            )
+            for row in await self._db.fetch("orthanc_known", access.tenant, digests)
+        ]
 
     async def parents(self, access: Access, instances: Sequence[str]) -> Sequence[tuple[str, str, str]]:
         """Study, series and SOP instance of those instances that are stored."""

@@ -4,25 +4,15 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
 from storage.db import Database
+from storage.jobs import FAILED_SHOWN, FailedItem
 from storage.retrieve import Instance, instance_of
 
 _PAGE: Final = 200
 _NOTE_SECONDS: Final = 0.5
-FAILED_SHOWN: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class FailedItem:
-    """A part that could not be done, and why."""
-
-    content: str
-    status: int
-    comment: str
 
 
 class JobItems:

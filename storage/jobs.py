@@ -22,6 +22,7 @@ from storage.spool import Spooled
 _FILE_GRACE: Final = timedelta(hours=1)
 _BATCH: Final = 500
 MAX_PAGE: Final = 1000
+FAILED_SHOWN: Final = 1000
 STATES: Final = ("pending", "running", "retry", "paused", "success", "failure")
 
 
@@ -69,6 +70,15 @@ class Items:
     total: int
     over: int
     failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    """A part that could not be done, and why."""
+
+    content: str
+    status: int
+    comment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +261,12 @@ class JobService:
         access.require("jobs.read")
         rows = await self._db.fetch("job_items_count", [uuid.UUID(job.id) for job in jobs])
         return {str(row["job"]): Items(row["total"], row["over"], row["failed"]) for row in rows}
+
+    async def failures(self, access: Access, job: Job) -> list[FailedItem]:
+        """The first parts of a job that have failed."""
+        access.require("jobs.read")
+        rows = await self._db.fetch("job_items_failed", uuid.UUID(job.id), FAILED_SHOWN)
+        return [FailedItem(**dict(row)) for row in rows]
 
     async def close(self) -> None:
         """Stop watching jobs; who waits for one is cancelled."""

@@ -27,7 +27,7 @@ _KEY_BYTES: Final = 32
 _MIN_PROJECT: Final = 16
 _MAX_PROJECT: Final = 1024
 _PREDECESSOR: Final = Path((), 0x00082112)  # Source Image Sequence
-_TARGETS: Final = frozenset((EXPLICIT_LE, IMPLICIT_LE, *SYNTAXES))
+TARGETS: Final = frozenset((EXPLICIT_LE, IMPLICIT_LE, *SYNTAXES))
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ def new_key(body: Mapping[str, Any]) -> str:
 def parsed(body: Any, level: Level, *, anonymize: bool) -> Modification | Anonymization:
     """The request. Raises BadRequest, BadQuery."""
     request = Anonymization.parse(body) if anonymize else Modification.parse(body, level)
-    if request.transcode and request.transcode not in _TARGETS:
+    if request.transcode and request.transcode not in TARGETS:
         raise BadRequest("Transcode is the UID of a transfer syntax that can be written", attribute="Transcode")
     return request
 

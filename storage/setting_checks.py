@@ -12,6 +12,7 @@ from dicomweb.orthanc_kinds import parse_kinds
 from dicomweb.repertoire import is_writable
 from dicomweb.rules import parse_rules
 from dicomweb.uids import is_uid
+from storage.destinations import parse_destinations
 from storage.permissions import PERMISSIONS
 
 _UNITS = {
@@ -97,6 +98,14 @@ def _check_kinds(text: str) -> str:
     return ""
 
 
+def _check_destinations(text: str) -> str:
+    try:
+        parse_destinations(text)
+    except ValueError as error:
+        return f"networks and hosts such as 10.0.0.0/8,pacs.example.org,*.example.org ({error})"
+    return ""
+
+
 def _check_objects(text: str) -> str:
     if text.startswith("s3://"):
         return (
@@ -150,6 +159,7 @@ _EXPLAINED: Final[dict[str, Callable[[str], str]]] = {
     "objects": _check_objects,
     "rules": _check_rules,
     "kinds": _check_kinds,
+    "destinations": _check_destinations,
 }
 
 

@@ -84,6 +84,9 @@ def _absolute(values: dict[str, Any]) -> dict[str, Any]:
         "dimse_tls_ca",
         "dimse_users",
         "dimse_jwt_keys",
+        "outgoing_ca_file",
+        "outgoing_client_certificate",
+        "outgoing_client_key",
     ):
         if values[name] is not None:
             values[name] = values[name].absolute()

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from storage.settings_about import about
-from storage.settings_gateway import GatewaySettings
+from storage.settings_outgoing import OutgoingSettings
 
 
 @dataclass(frozen=True, slots=True)
-class RestSettings(GatewaySettings):
+class RestSettings(OutgoingSettings):
     """What can be set for scripts and clients that were written for Orthanc."""
 
     stable_age_s: int = field(

@@ -5,7 +5,7 @@ import json
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -64,7 +64,9 @@ class Orthanc:
 
 
 @contextlib.contextmanager
-def running_orthanc(base: Path, modalities: Mapping[str, tuple[str, int]], aet: str = "ORTHANC") -> Iterator[Orthanc]:
+def running_orthanc(
+    base: Path, modalities: Mapping[str, tuple[str, int]], aet: str = "ORTHANC", plugins: Sequence[Path] = ()
+) -> Iterator[Orthanc]:
     """Orthanc for the time of a `with` block; `modalities` by name: AE title and port on this machine."""
     assert PROGRAM is not None
     base.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,7 @@ def running_orthanc(base: Path, modalities: Mapping[str, tuple[str, int]], aet: 
         "Name": aet,
         "StorageDirectory": str(base / "db"),
         "IndexDirectory": str(base / "db"),
-        "Plugins": [],
+        "Plugins": [str(each) for each in plugins],
         "HttpPort": http,
         "DicomPort": dimse,
         "DicomAet": aet,

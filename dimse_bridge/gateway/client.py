@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from storage.outbound import cause_of
 from storage.setting_checks import SettingError, is_loopback
 from storage.settings import Settings
 
@@ -107,7 +108,7 @@ class Client:
         except (httpx.TimeoutException, TimeoutError) as error:
             raise Unreachable("the archive was silent for too long") from error
         except httpx.ConnectError as error:
-            raise Unreachable(f"no connection to the archive ({_cause(error)})") from error
+            raise Unreachable(f"no connection to the archive ({cause_of(error)})") from error
         except httpx.HTTPError as error:
             raise Unreachable(f"the connection to the archive broke ({type(error).__name__})") from error
 
@@ -161,15 +162,6 @@ def _read_token(path: Path) -> str:
     if not token.isprintable():
         raise ValueError
     return token
-
-
-def _cause(error: BaseException) -> str:
-    """What the operating system or TLS said, of the error at the bottom."""
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {error.verify_message}"
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__
 
 
 async def _complete(response: httpx.Response, limit: int) -> Answer:

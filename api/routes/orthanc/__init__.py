@@ -8,9 +8,11 @@ from api.routes.orthanc import (
     jobs,
     modalities,
     modification,
+    peers,
     queries,
     requests,
     resources,
+    servers,
     system,
     tags,
     tools,
@@ -35,4 +37,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *modification.OPERATIONS,
     *jobs.OPERATIONS,
     *worklists.OPERATIONS,
+    *peers.OPERATIONS,
+    *servers.OPERATIONS,
 )

@@ -36,7 +36,11 @@ _STATES: Final = {
     "pending": "Pending", "running": "Running", "retry": "Retry", "paused": "Paused", "success": "Success",
     "failure": "Failure",
 }  # fmt: skip
-_COUNTED: Final = frozenset(("DicomModalityStore", "ResourceModification", "MergeStudy", "SplitStudy"))
+_COUNTED: Final = frozenset(
+    ("DicomModalityStore", "OrthancPeerStore", "ResourceModification", "MergeStudy", "SplitStudy")
+)
+# Jobs of Orthanc's DICOMweb plug-in say less, and numbers as text.
+_DICOMWEB: Final = frozenset(("DicomWebStowClient", "DicomWebWadoRetrieveClient"))
 _CANCELLED: Final = (37, "The job was canceled")  # Orthanc spells it so
 _CLASSES: Final = {cls.slug: cls for cls in TABLE}
 
@@ -253,6 +257,8 @@ def content_of(job: Job, items: Items | None) -> dict[str, Any]:
     content, result = job.content, job.result or {}
     if "said" not in content:
         return {"Description": job.kind, "Result": job.result}
+    if job.kind in _DICOMWEB:
+        return {**content["said"], **_sent(job, items), **result.get("said", {})}
     answer: dict[str, Any] = {"Description": _DESCRIPTION, **content["said"]}
     if job.kind in _COUNTED:
         answer["InstancesCount"] = items.total if items else 0
@@ -261,6 +267,13 @@ def content_of(job: Job, items: Items | None) -> dict[str, Any]:
     elif "Query" in answer:
         answer["Details"] = [{"DimseErrorStatus": 0, "ReceivedInstancesIds": result.get("received", [])}]
     return answer
+
+
+def _sent(job: Job, items: Items | None) -> dict[str, Any]:
+    if job.kind != "DicomWebStowClient":
+        return {}
+    failed = {"FailedInstancesCount": str(items.failed)} if items and items.failed else {}
+    return {"InstancesCount": str(items.total if items else 0), "NetworkSizeMB": "0"} | failed
 
 
 def _error(job: Job) -> tuple[int, str]:
@@ -299,7 +312,7 @@ def route(
     errors: tuple[type[ArchiveError], ...] = (NotFound, Unavailable)
     if method != "GET":
         errors = (BadRequest, *errors, TooLarge)
-    if scope == "dimse.run":
+    if scope in {"dimse.run", "remotes.run"}:
         errors = (*errors, PeerFailed)
     return Operation(
         method, path, scope, "Orthanc", *about, handler, (Answer(200, "Done.", _contents(answer)),), parameters,

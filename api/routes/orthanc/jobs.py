@@ -10,6 +10,9 @@ from api.routing import Content, Parameter
 from dicomweb.errors import BadRequest, NotFound
 from storage.jobs import MAX_PAGE
 
+# Jobs of which each part is an instance that was sent, or why it was not.
+_TELLS: Final = frozenset(("OrthancPeerStore", "DicomWebStowClient"))
+
 
 async def jobs(http: Exchange) -> None:
     """The identifiers of the youngest jobs, or with `expand` all that is known of them."""
@@ -26,8 +29,14 @@ async def job(http: Exchange) -> None:
     """One job."""
     service = http.archive.jobs
     found = await service.get(http.access, http.path["job"])
-    items = await service.items(http.access, [found])
-    await send_json(http, job_json(found, items.get(found.id)))
+    items = (await service.items(http.access, [found])).get(found.id)
+    answer = job_json(found, items)
+    if found.kind in _TELLS and items is not None and items.failed:
+        answer["Content"]["Failures"] = [
+            {"SOPInstanceUID": each.content, "Status": each.status, "Comment": each.comment}
+            for each in await service.failures(http.access, found)
+        ]
+    await send_json(http, answer)
 
 
 async def act(http: Exchange, action: str) -> None:

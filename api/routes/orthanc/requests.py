@@ -25,7 +25,7 @@ from api.routes.orthanc.dialect import (
 )
 from api.routes.orthanc.modalities import asked, local_aet
 from api.routing import Content
-from api.uploads import BodyReader, Upload
+from api.uploads import received
 from dicomweb.errors import BadRequest, NotFound
 from dicomweb.uids import is_uid, parse_orthanc_id
 from dimse_bridge.asking import UNIQUE, data_set, find_model, level_of, query_of, retrieval
@@ -44,14 +44,7 @@ _BRANCHES: Final = {"STUDY": "Studies", "SERIES": "Series"}
 async def store_straight(http: Exchange) -> None:
     """Send a file that is not stored here."""
     modality = await asked(http, {})
-    with BodyReader(http, http.settings.max_instance) as body:
-        entry = Upload(http, http.header(b"content-length"))
-        try:
-            while (chunk := await body.read()) is not None:
-                await entry.spool.write(chunk)
-        except BaseException:
-            entry.drop()
-            raise
+    entry = await received(http)
     spooled = await entry.finish()
     try:
         with readable(spooled) as buffer:
@@ -136,7 +129,7 @@ async def store(http: Exchange) -> None:
     given = await json_of(http)
     if not isinstance(given, dict):
         given = {"Resources": [given] if isinstance(given, str) else given}
-    resources = _resources(given)
+    resources = resources_of(given)
     modality = await asked(http, given)
     instances = await http.archive.archives.instances(http.access.with_scope("dicom.read"), resources, _MAX_INSTANCES)
     said: dict[str, Any] = {"LocalAet": local_aet(http, modality), "RemoteAet": modality.aet}
@@ -187,7 +180,7 @@ async def commitment(http: Exchange) -> None:
     given = await object_of(http)
     modality = await asked(http, given)
     access = http.access.with_scope("dicom.read")
-    instances = list(await http.archive.archives.instances(access, _resources(given, needed=False), MAX_INSTANCES))
+    instances = list(await http.archive.archives.instances(access, resources_of(given, needed=False), MAX_INSTANCES))
     for each in field(given, "DicomInstances", list, []):
         uids = (each.get("SOPClassUID"), each.get("SOPInstanceUID")) if isinstance(each, dict) else each
         if not (
@@ -233,7 +226,7 @@ async def commitment_remove(http: Exchange) -> None:
     await send_json(http, {})
 
 
-def _resources(given: Mapping[str, Any], *, needed: bool = True) -> list[str]:
+def resources_of(given: Mapping[str, Any], *, needed: bool = True) -> list[str]:
     """Orthanc's identifiers in a request. Raises BadRequest."""
     found = given.get("Resources")
     if found is None and not needed:

@@ -1,0 +1,261 @@
+"""Calling other servers by HTTP: checked addresses only, no redirects, bounded times and answers, trusted certificates.
+
+The address that was checked is the one that is connected to: the name is resolved here, and the connection made to what
+was found, while the Host header and the certificate are still those of the name.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import httpx
+
+from dicomweb.errors import PeerFailed
+from storage.destinations import Destinations, Resolve
+from storage.settings import Settings
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS: Final = 10.0
+_ADDRESSES: Final = 4  # of one name, tried one after the other
+_CONNECTIONS: Final = 8
+_SLOWEST: Final = 8 << 10  # bytes per second, beside what is borne as silence
+_TRIES: Final = 3
+_AGAIN_SECONDS: Final = 1.0
+# May be answered otherwise in a while.
+_LATER: Final = frozenset((408, 425, 429, 502, 503, 504))
+_PORTS: Final = {"http": 80, "https": 443}
+_PLAIN: Final = frozenset(("", "identity"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer of bounded size; header names in lower case."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server that is called: URL with a slash at its end, headers of every request, seconds of silence (None: usual).
+
+    Headers may hold credentials: they are not shown.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout: float | None = None
+
+
+class Outbound:
+    """Who may be called, and how, by the settings of this process."""
+
+    def __init__(self, settings: Settings, resolve: Resolve | None = None) -> None:
+        self._settings = settings
+        self._resolve = resolve
+        self._tls: ssl.SSLContext | None = None
+        self.destinations = Destinations.of(settings.outgoing_networks, plain=settings.outgoing_http)
+
+    async def caller(self, target: Target) -> "Caller":
+        """What calls one server; close it by a `with` block. Raises PeerFailed where certificates cannot be read."""
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(_context, self._settings)
+        transport = _Checked(self.destinations, self._tls, self._resolve)
+        return Caller(target, target.timeout or self._settings.outgoing_timeout, transport)
+
+
+class Caller:
+    """Calls one server. What goes wrong with it is PeerFailed, which says nothing that the server said."""
+
+    def __init__(self, target: Target, timeout: float, transport: httpx.AsyncBaseTransport) -> None:
+        self._url = target.url
+        self._timeout = timeout
+        self._http = httpx.AsyncClient(
+            transport=transport,
+            timeout=httpx.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout), pool=None),
+            follow_redirects=False,
+            trust_env=False,
+            headers={"user-agent": "anor", **target.headers, "accept-encoding": "identity"},
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        limit: int,
+        params: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        content: AsyncIterator[bytes] | None = None,
+        size: int = 0,
+    ) -> Answer:
+        """One request to a path below the URL, with a body of `size` bytes or none; the whole answer.
+
+        Raises PeerFailed, also for an answer of more than `limit` bytes, and whatever `content` raises.
+        """
+        async with self.open(method, path, params=params, headers=headers, content=content, size=size) as response:
+            body = bytearray()
+            async for chunk in self.chunks(response, limit):
+                body += chunk
+            fields = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status_code, bytes(body), fields)
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        content: AsyncIterator[bytes] | None = None,
+        size: int = 0,
+    ) -> AsyncIterator[httpx.Response]:
+        """The same, with an answer of which `chunks` gives the body."""
+        given = {name.lower(): value for name, value in (headers or {}).items()}
+        if content is not None:
+            given["content-length"] = str(size)
+        request = self._http.build_request(
+            method,
+            self._url + path,
+            params=httpx.QueryParams(list(params)) if params else None,
+            headers=given,
+            content=content,
+        )
+        with _told():
+            async with asyncio.timeout(2 * self._timeout + size / _SLOWEST):
+                response = await self._http.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def chunks(self, response: httpx.Response, limit: int | None = None) -> AsyncGenerator[bytes, None]:
+        """The body of an answer as it comes, up to `limit` bytes. Raises PeerFailed, also where it comes too slowly."""
+        if response.headers.get("content-encoding", "").strip().lower() not in _PLAIN:
+            raise PeerFailed("the remote server compressed its answer unasked")
+        declared = response.headers.get("content-length", "")
+        if limit is not None and declared.isdecimal() and int(declared) > limit:
+            raise PeerFailed(f"the answer of the remote server is longer than {limit} bytes")
+        pieces = response.aiter_raw()
+        waited, seen = 0.0, 0  # seconds for the server alone, and bytes
+        while True:
+            begin = monotonic()
+            with _told():
+                chunk = await anext(pieces, None)
+            waited += monotonic() - begin
+            if chunk is None:
+                return
+            seen += len(chunk)
+            if limit is not None and seen > limit:
+                raise PeerFailed(f"the answer of the remote server is longer than {limit} bytes")
+            if waited > 2 * self._timeout + seen / _SLOWEST:
+                raise PeerFailed("the remote server answers too slowly")
+            yield chunk
+
+
+def refusal(status: int) -> PeerFailed:
+    """The error for an answer that is none that was hoped for."""
+    more = "; redirects are not followed" if 300 <= status < 400 else ""
+    return PeerFailed(f"the remote server answered {status}{more}", status)
+
+
+async def again(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What an attempt gives, tried some times where the server cannot be reached or says that it cannot answer now."""
+    for tried in range(1, _TRIES):
+        try:
+            return await attempt()
+        except PeerFailed as error:
+            if error.status is not None and error.status not in _LATER:
+                raise
+        await asyncio.sleep(_AGAIN_SECONDS * 2 ** (tried - 1))
+    return await attempt()
+
+
+class _told:  # noqa: N801 - used as a function
+    """Turns what httpx raises into PeerFailed."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, httpx.TimeoutException | TimeoutError):
+            raise PeerFailed("the remote server was silent for too long") from error
+        if isinstance(error, httpx.ConnectError):
+            raise PeerFailed(f"no connection to the remote server ({cause_of(error)})") from error
+        if isinstance(error, httpx.HTTPError | httpx.InvalidURL | httpx.StreamError):
+            raise PeerFailed(f"the connection to the remote server broke ({type(error).__name__})") from error
+
+
+def cause_of(error: BaseException) -> str:
+    """What the operating system or TLS said, of the error at the bottom."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {error.verify_message}"
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__
+
+
+class _Checked(httpx.AsyncBaseTransport):
+    """Resolves the host of each request itself, and connects to addresses that may be called alone."""
+
+    def __init__(self, destinations: Destinations, tls: ssl.SSLContext, resolve: Resolve | None) -> None:
+        self._destinations = destinations
+        self._resolve = resolve
+        self._inner = httpx.AsyncHTTPTransport(
+            verify=tls, trust_env=False, limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=30.0)
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url, host = request.url, request.url.raw_host.decode("ascii")
+        port = url.port or _PORTS[url.scheme]
+        addresses = await self._destinations.checked(url.scheme, host, port, self._resolve)
+        failure: httpx.TransportError | None = None
+        for address in addresses[:_ADDRESSES]:
+            pinned = httpx.Request(
+                request.method,
+                url.copy_with(host=address),
+                headers=request.headers,
+                stream=request.stream,
+                extensions={**request.extensions, "sni_hostname": host},
+            )
+            try:
+                return await self._inner.handle_async_request(pinned)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = error  # nothing of the body is sent yet
+        assert failure is not None
+        raise failure
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.outgoing_ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.outgoing_client_certificate is not None:
+            context.load_cert_chain(settings.outgoing_client_certificate, settings.outgoing_client_key)
+    except (OSError, ssl.SSLError) as error:
+        raise PeerFailed(
+            "outgoing_ca_file, outgoing_client_certificate or outgoing_client_key cannot be used"
+            f" ({error.strerror or type(error).__name__})"
+        ) from error
+    return context

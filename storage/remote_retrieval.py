@@ -1,0 +1,157 @@
+"""Jobs that retrieve from DICOMweb servers by WADO-RS (PS3.18 10.4): instances are stored one by one as they come."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import orjson
+
+from dicomweb.errors import ArchiveError, BadRequest, NotFound, PeerFailed, Unavailable
+from dicomweb.media import MediaType, parse_media_type
+from dicomweb.multipart import Limits, Parser, PartBegin, PartData, boundary_of
+from storage.access import Access
+from storage.archive import Archive
+from storage.data_set_digest import AS_STORED
+from storage.ingest import Provenance
+from storage.job_items import job_items
+from storage.jobs import Claimed, Done, Handler, Progress
+from storage.outbound import Caller, again, refusal
+from storage.remote_sending import access_of
+from storage.spool import Spool, Spooled
+
+RETRIEVE: Final = "DicomWebWadoRetrieveClient"
+
+_DICOM: Final = "application/dicom"
+_MULTIPART: Final = "multipart/related"
+_AT_ONCE: Final = 8  # instances that are stored while the next ones come
+_MAX_INSTANCES: Final = 1_000_000
+_PROCESSING_FAILURE: Final = 0x0110
+_OK, _PARTIAL, _NOT_FOUND = 200, 206, 404
+
+
+def handlers(archive: Archive) -> Mapping[str, Handler]:
+    """The kinds of jobs that are worked on here."""
+    return {RETRIEVE: partial(run_retrieve, archive)}
+
+
+async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: Progress) -> Done:
+    """Retrieve each resource of the job, and store what comes; what is stored already counts as received."""
+    content, access = job.content, access_of(job)
+    failed = 0
+    async with (
+        job_items(archive.db, job.tenant, job.id) as items,
+        archive.remotes.caller(access, "dicomweb", content["remote"], content.get("headers")) as caller,
+    ):
+        remote = await archive.remotes.get(access, "dicomweb", content["remote"])
+        # A server that does not know `transfer-syntax=*` sends what it likes.
+        universal = remote.says("HasWadoRsUniversalTransferSyntax", default=True)
+        accept = AS_STORED if universal else f'{_MULTIPART}; type="{_DICOM}"'
+        source = Provenance("rest", httpx.URL(remote.url).host)
+        async for number, part in items.open():
+            taking = _Taking(archive, access, source, permissive=content["permissive"])
+            resource = orjson.loads(part)
+
+            async def attempt(taking: _Taking = taking, resource: Mapping[str, Any] = resource) -> None:
+                taking.received = taking.failed = 0
+                params = [(name, value) for name, value in resource.get("arguments", {}).items()]
+                headers = {"accept": accept}
+                async with caller.open("GET", resource["path"], params=params, headers=headers) as response:
+                    await taking.answer(caller, response)
+
+            await again(attempt)
+            failed += taking.failed
+            await items.note(number, 0, str(taking.received))
+            progress(items.fraction)
+        await items.flush()
+        received = await archive.db.fetch_value("job_items_sum", uuid.UUID(job.id))
+    said: dict[str, Any] = {"ReceivedInstancesCount": str(received)}
+    return Done({"said": said | ({"FailedInstancesCount": failed} if failed else {})})
+
+
+class _Taking:
+    """Stores what one answer brings."""
+
+    def __init__(self, archive: Archive, access: Access, source: Provenance, *, permissive: bool) -> None:
+        self._archive = archive
+        self._access = access
+        self._source = source
+        self._permissive = permissive
+        self.received = self.failed = 0
+
+    async def answer(self, caller: Caller, response: httpx.Response) -> None:
+        """Store all instances of an answer.
+
+        Raises NotFound where the server has no such resource, PeerFailed for an answer that is none or ends early, and
+        unless that is permitted for the first instance that cannot be stored; Unavailable where the archive is.
+        """
+        status = response.status_code
+        if status == _NOT_FOUND:
+            raise NotFound("the remote server has no such resource")
+        if status not in (_OK, _PARTIAL):
+            raise refusal(status)
+        try:
+            media = parse_media_type(response.headers.get("content-type", ""))
+            whole = media.essence == _DICOM
+            if not whole and media.essence != _MULTIPART:
+                raise PeerFailed("the remote server did not answer with DICOM files")
+            async with aclosing(caller.chunks(response)) as chunks:
+                await (self._file(chunks) if whole else self._parts(chunks, media))
+        except BadRequest as error:
+            raise PeerFailed(f"the answer of the remote server cannot be read: {error.message}") from error
+
+    async def _file(self, chunks: AsyncIterator[bytes]) -> None:
+        spool = self._archive.new_spool()
+        try:
+            async for chunk in chunks:
+                await spool.write(chunk)
+            await self._store(await spool.finish())
+        finally:
+            spool.discard()
+
+    async def _parts(self, chunks: AsyncIterator[bytes], media: MediaType) -> None:
+        parser = Parser(boundary_of(media), Limits(parts=_MAX_INSTANCES))
+        free = asyncio.Semaphore(_AT_ONCE)
+        spool: Spool | None = None
+
+        async def store(spooled: Spooled) -> None:
+            try:
+                await self._store(spooled)
+            finally:
+                free.release()
+
+        try:
+            async with asyncio.TaskGroup() as storing:
+                async for chunk in chunks:
+                    for event in parser.feed(chunk):
+                        if isinstance(event, PartBegin):
+                            await free.acquire()
+                            spool = self._archive.new_spool()
+                        elif isinstance(event, PartData) and spool is not None:
+                            await spool.write(event.data)
+                        elif spool is not None:
+                            storing.create_task(store(await spool.finish()))
+                            spool = None
+                parser.close()
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            if spool is not None:
+                spool.discard()
+
+    async def _store(self, spooled: Spooled) -> None:
+        try:
+            await self._archive.ingest.store(self._access, spooled, self._source)
+        except Unavailable:
+            raise
+        except ArchiveError as error:
+            if not self._permissive:
+                reason = error.failure_reason or _PROCESSING_FAILURE
+                raise PeerFailed(f"an instance that came cannot be stored: {error.message}", reason) from error
+            self.failed += 1
+        else:
+            self.received += 1

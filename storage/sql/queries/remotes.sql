@@ -1,0 +1,30 @@
+-- name: remote_list
+-- The declared servers of a kind by name; of headers the names only.
+SELECT kind, name, url, username, password IS NOT NULL AS has_password, array(SELECT jsonb_object_keys(headers) ORDER BY 1) AS header_names, timeout, properties::text
+FROM remote WHERE tenant = $1 AND kind = $2 ORDER BY name
+
+-- name: remote_get
+-- One of them; of headers the names only.
+SELECT kind, name, url, username, password IS NOT NULL AS has_password, array(SELECT jsonb_object_keys(headers) ORDER BY 1) AS header_names, timeout, properties::text
+FROM remote WHERE tenant = $1 AND kind = $2 AND name = $3
+
+-- name: remote_to_call
+-- One of them, with what it is called with.
+SELECT url, username, password, headers::text, timeout, properties::text FROM remote WHERE tenant = $1 AND kind = $2 AND name = $3
+
+-- name: remote_put
+-- Declare or change one; no row where there are $10 already.
+INSERT INTO remote (tenant, kind, name, url, username, password, headers, timeout, properties)
+SELECT $1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9::text::jsonb
+WHERE (SELECT count(*) FROM remote WHERE tenant = $1 AND kind = $2 AND name <> $3) < $10
+ON CONFLICT (tenant, kind, name) DO UPDATE SET url = excluded.url, username = excluded.username, password = excluded.password,
+    headers = excluded.headers, timeout = excluded.timeout, properties = excluded.properties
+RETURNING true
+
+-- name: remote_delete
+-- Forget one; no row where there was none.
+DELETE FROM remote WHERE tenant = $1 AND kind = $2 AND name = $3 RETURNING true
+
+-- name: job_items_sum
+-- The sum of what the parts of a job that went well have noted as numbers.
+SELECT coalesce(sum(comment::bigint), 0)::bigint FROM job_item WHERE job = $1 AND status = 0 AND comment ~ '^[0-9]{1,15}$'
