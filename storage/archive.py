@@ -13,6 +13,7 @@ from storage.changes import ChangeService
 from storage.channels import EventChannels
 from storage.commitment import CommitmentService
 from storage.contents import ContentService
+from storage.creation import CreationService
 from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
@@ -96,6 +97,7 @@ class Archive:
     modality_worklist: ModalityWorklistService
     performed_steps: PerformedStepService
     modification: ModificationService
+    creation: CreationService
 
     def new_spool(self, *, eager: bool = False) -> Spool:
         """Where the bytes of one incoming instance go; `eager` as for Spool."""
@@ -199,4 +201,5 @@ async def open_archive(settings: Settings) -> Archive:
         modality_worklist=ModalityWorklistService(settings, db),
         performed_steps=PerformedStepService(settings, db),
         modification=ModificationService(settings, objects, retrieve, transcode, ingest),
+        creation=CreationService(settings, db, objects, decoders),
     )

@@ -3,6 +3,7 @@
 from api.routes.orthanc import (
     attached,
     changes,
+    creation,
     find,
     frames,
     jobs,
@@ -22,6 +23,7 @@ from api.routing import Operation
 OPERATIONS: tuple[Operation, ...] = (
     *system.OPERATIONS,
     *upload.OPERATIONS,
+    *creation.OPERATIONS,
     *resources.OPERATIONS,
     *find.OPERATIONS,
     *tools.OPERATIONS,

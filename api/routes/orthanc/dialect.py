@@ -28,6 +28,7 @@ Format = Literal["Full", "Short", "Human"]
 
 MAX_BODY: Final = 16 << 20
 TEXT: Final[Header] = (b"content-type", b"text/plain")
+_THREAD_FROM: Final = 1 << 20
 _LONG: Final = 256
 _JOBS_WAITING: Final = 10_000
 _DESCRIPTION: Final = "REST API"
@@ -44,13 +45,13 @@ _CLASSES: Final = {cls.slug: cls for cls in TABLE}
 # -- requests
 
 
-async def json_of(http: Exchange) -> Any:
+async def json_of(http: Exchange, limit: int = MAX_BODY) -> Any:
     """The body as JSON, whatever its Content-Type; an empty one is None, and what is no JSON is text."""
-    data = (await whole_body(http, MAX_BODY)).strip()
+    data = (await whole_body(http, limit)).strip()
     if not data:
         return None
     try:
-        return orjson.loads(data)
+        return orjson.loads(data) if len(data) <= _THREAD_FROM else await asyncio.to_thread(orjson.loads, data)
     except orjson.JSONDecodeError:
         if data[:1] in b'{["':
             raise BadJson("the body is not valid JSON") from None
@@ -60,9 +61,9 @@ async def json_of(http: Exchange) -> Any:
         raise BadRequest("the body is neither JSON nor text") from None
 
 
-async def object_of(http: Exchange) -> dict[str, Any]:
+async def object_of(http: Exchange, limit: int = MAX_BODY) -> dict[str, Any]:
     """The body as a JSON object; an empty one is an empty object. Raises BadRequest."""
-    given = await json_of(http)
+    given = await json_of(http, limit)
     if given is None:
         return {}
     if not isinstance(given, dict):

@@ -301,6 +301,7 @@ _NAMES: Final = (
         "bulk-delete",
         "bulk-modify",
         "count-resources",
+        "create-dicom",
         "dicom-echo",
         "find",
         "labels",
