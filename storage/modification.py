@@ -10,12 +10,13 @@ from typing import Final
 
 from dicomweb.edit import Edit, Extent, Rules
 from dicomweb.meta import read_file_meta
-from dicomweb.structure import Buffer, ScanLimits
+from dicomweb.structure import Buffer
 from storage.access import Access
 from storage.ingest import IngestService, Provenance, Stored
 from storage.modification_plan import Plan
 from storage.objects import ObjectStore
 from storage.retrieve import Instance, RetrieveService
+from storage.scan_limits import scan_limits
 from storage.settings import Settings
 from storage.spool import Spool, Spooled
 from storage.transcoding import TranscodeService
@@ -49,14 +50,7 @@ class ModificationService:
         self._retrieve = retrieve
         self._transcode = transcode
         self._ingest = ingest
-        self._limits = ScanLimits(
-            max_depth=settings.max_depth,
-            max_elements=settings.max_elements,
-            max_fg_elements=settings.max_fg_elements,
-            bulk_threshold=settings.bulk_threshold,
-            max_inflated=settings.max_inflated,
-            max_inflate_ratio=settings.max_inflate_ratio,
-        )
+        self._limits = scan_limits(settings)
 
     async def edited(self, access: Access, instance: Instance, plan: Plan) -> Spooled:
         """The edited file, which the caller releases.

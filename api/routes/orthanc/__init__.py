@@ -10,6 +10,7 @@ from api.routes.orthanc import (
     modalities,
     modification,
     queries,
+    reconstruction,
     requests,
     resources,
     system,
@@ -35,6 +36,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *requests.OPERATIONS,
     *queries.OPERATIONS,
     *modification.OPERATIONS,
+    *reconstruction.OPERATIONS,
     *jobs.OPERATIONS,
     *worklists.OPERATIONS,
 )

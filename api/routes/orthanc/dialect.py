@@ -171,9 +171,20 @@ def _name(tag: BaseTag) -> str:
 async def submit(
     http: Exchange, kind: str, content: Mapping[str, Any], items: Sequence[str], given: Mapping[str, Any]
 ) -> None:
-    """Make a job and answer with its content when it is over, or at once with where to find it.
+    """Make a job and answer with its content when it is over, or at once with where to find it."""
+    job = await finished(http, kind, content, items, given)
+    if job is not None:
+        counted = await http.archive.jobs.items(http.access.with_scope("jobs.read"), [job])
+        await send_json(http, content_of(job, counted.get(job.id)))
 
-    `given`: the request, with Synchronous (the default), Asynchronous, Priority, Permissive and UserData.
+
+async def finished(
+    http: Exchange, kind: str, content: Mapping[str, Any], items: Sequence[str], given: Mapping[str, Any]
+) -> Job | None:
+    """Make a job, and give it when it is over; None where nobody waits: the answer is sent, or the client has gone.
+
+    `given`: the request, with Synchronous (the default), Asynchronous, Priority, Permissive and UserData. Raises the
+    error that ended the job.
     """
     synchronous = field(given, "Synchronous", bool, not field(given, "Asynchronous", bool, False))
     priority = field(given, "Priority", int, 0)
@@ -186,15 +197,11 @@ async def submit(
     assert made is not None
     if not synchronous:
         await send_json(http, {"ID": made, "Path": f"/jobs/{made}"})
-        return
-    access = http.access.with_scope("jobs.read")
-    job = await while_connected(http, http.archive.jobs.wait(access, made))
-    if job is None:
-        return
-    if job.state != "success":
+        return None
+    job = await while_connected(http, http.archive.jobs.wait(http.access.with_scope("jobs.read"), made))
+    if job is not None and job.state != "success":
         raise failure_of(job)
-    counted = await http.archive.jobs.items(access, [job])
-    await send_json(http, content_of(job, counted.get(job.id)))
+    return job
 
 
 async def while_connected(http: Exchange, work: Awaitable[T]) -> T | None:
@@ -254,11 +261,10 @@ def content_of(job: Job, items: Items | None) -> dict[str, Any]:
     content, result = job.content, job.result or {}
     if "said" not in content:
         return {"Description": job.kind, "Result": job.result}
-    answer: dict[str, Any] = {"Description": _DESCRIPTION, **content["said"]}
+    answer: dict[str, Any] = {"Description": _DESCRIPTION, **content["said"], **result.get("said", {})}
     if job.kind in _COUNTED:
         answer["InstancesCount"] = items.total if items else 0
         answer["FailedInstancesCount"] = items.failed if items else 0
-        answer |= result.get("said", {})
     elif "Query" in answer:
         answer["Details"] = [{"DimseErrorStatus": 0, "ReceivedInstancesIds": result.get("received", [])}]
     return answer

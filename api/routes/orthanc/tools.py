@@ -306,5 +306,6 @@ _NAMES: Final = (
         "find",
         "labels",
         "lookup",
+        "reconstruct",
     ),
 )
