@@ -16,12 +16,13 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
 from api.errors import INTERNAL, ORTHANC_TEXT, TABLE, HttpRefusal, row_of
+from api.errors import STORAGE_FULL as FULL
 from api.exchange import Exchange
 from api.responses import JSON, Header, send_bytes
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from api.uploads import whole_body
 from dicomweb.errors import ArchiveError, BadJson, BadRequest, NotFound, PeerFailed, TooLarge, Unavailable
-from storage.jobs import Items, Job
+from storage.jobs import STORAGE_FULL, Items, Job
 
 T = TypeVar("T")
 Format = Literal["Full", "Short", "Human"]
@@ -223,6 +224,8 @@ async def _disconnected(http: Exchange) -> None:
 def failure_of(job: Job) -> Exception:
     """The error that ended a job."""
     message = job.error or "the job failed"
+    if job.error_kind == STORAGE_FULL:
+        return HttpRefusal(FULL, message)
     cls = _CLASSES.get(job.error_kind or "")
     return HttpRefusal(INTERNAL, message) if cls is None else cls(message)
 
@@ -276,7 +279,8 @@ def _error(job: Job) -> tuple[int, str]:
     if job.error_kind == "cancelled":
         return _CANCELLED
     cls: type[ArchiveError] | None = _CLASSES.get(job.error_kind or "")
-    code = INTERNAL[1].orthanc if cls is None else row_of(cls).orthanc
+    row = FULL[1] if job.error_kind == STORAGE_FULL else INTERNAL[1] if cls is None else row_of(cls)
+    code = row.orthanc
     return code, ORTHANC_TEXT[code]
 
 
