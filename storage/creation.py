@@ -13,7 +13,7 @@ import orjson
 from dicomweb.creation.content import PNG, Content
 from dicomweb.creation.files import Piece, fresh, inherited, pieces
 from dicomweb.creation.request import Attributes, Creation
-from dicomweb.errors import BadDicom, BadPixels, BadRequest, NotFound
+from dicomweb.errors import BadDicom, BadPixels, BadRequest, NoParent, NotFound, ParentIsInstance
 from dicomweb.pixels.syntaxes import JPEG_BASELINE
 from dicomweb.tags import MODULES, Level
 from dicomweb.uids import parse_orthanc_id
@@ -64,9 +64,9 @@ class CreationService:
         with suppress(NotFound):
             row = await self._db.fetch_row("creation_parent", access.tenant, parse_orthanc_id(identifier))
         if row is None:
-            raise BadRequest("there is no such parent", attribute="Parent")
+            raise NoParent("there is no such parent", attribute="Parent")
         if row["level"] == Level.INSTANCE:
-            raise BadRequest("the parent is a patient, a study or a series", attribute="Parent")
+            raise ParentIsInstance("the parent is a patient, a study or a series", attribute="Parent")
         access.require("dicom.metadata")
         level = Level(row["level"])
         known: dict[str, Any] = orjson.loads(row["attributes"])

@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 
 from dicomweb.errors import NotFound, TooLarge
+from dicomweb.native_xml import native_xml
 from dicomweb.orthanc_tags import MAX_TEXT, Format, formatted, parse, text_of
 from dicomweb.tags import MODULES, Level
 from storage.access import Access
@@ -70,6 +71,14 @@ class TagService:
         if row is None:
             raise NotFound("no such instance")
         return (await stored_metadata(self._objects, row["object_key"], row)).inflate()
+
+    async def native(self, access: Access, resource: Resource) -> bytes:
+        """The same as the Native DICOM Model in XML (PS3.19 A.1). Raises TooLarge."""
+        access.require("dicom.metadata")
+        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, "")
+        elements = await self._elements(row, "no such instance")
+        elements.pop(_SYNTAX, None)
+        return await asyncio.to_thread(native_xml, elements)
 
     async def module(self, access: Access, resource: Resource, level: Level, look: Look) -> dict[str, Any]:
         """The attributes of the module that identifies `level`, of the first instance in a resource."""

@@ -8,7 +8,7 @@ from base64 import b64decode
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from dicomweb.errors import BadDicom, BadPixels, BadRequest
+from dicomweb.errors import BadDataUri, BadDicom, BadPixels, BadRequest
 from dicomweb.pixels.codestream import StreamSize, jpeg_markers
 from dicomweb.pixels.image import ImagePixel
 
@@ -50,9 +50,12 @@ class Content:
 
     @classmethod
     def of(cls, given: Any) -> "Content":
-        """From a data URI (RFC 2397). Raises BadRequest for what is none, BadDicom for bytes of another kind."""
+        """From a data URI (RFC 2397).
+
+        Raises BadDataUri for what is none, BadRequest for what is not taken, BadDicom for bytes of another kind.
+        """
         if not isinstance(given, str) or not given.startswith(_PREFIX):
-            raise BadRequest("Content is a data URI with base64", attribute="Content")
+            raise BadDataUri("Content is a data URI with base64", attribute="Content")
         head, _, text = given.partition(",")
         media_type = head[len(_PREFIX) :].lower().removesuffix(_ENDING).partition(";")[0]
         if not head.lower().endswith(_ENDING) or media_type not in (PNG, JPEG, *DOCUMENTS):

@@ -13,7 +13,7 @@ from dicomweb.edit.encoding import UTF_8, Value, encode, writing_codec
 from dicomweb.edit.file_meta import file_meta
 from dicomweb.edit.parsing import parse_value
 from dicomweb.edit.subject import CHARACTER_SET, PATIENT_ID, SERIES, SOP_CLASS, SOP_INSTANCE, STUDY
-from dicomweb.errors import BadRequest
+from dicomweb.errors import OverridesParent
 from dicomweb.media import EXPLICIT_LE
 from dicomweb.pixels.header import ENCAPSULATED_HEAD, ENCAPSULATED_TAIL, item_head
 from dicomweb.pixels.syntaxes import JPEG_BASELINE
@@ -53,14 +53,14 @@ def fresh(parent: Level | None, moment: datetime, new_uid: Callable[[], str], pa
 
 
 def inherited(parent: Mapping[str, Any], creation: Creation) -> Attributes:
-    """The attributes of the parent (DICOM JSON). Raises BadRequest where the request has others, unless forced."""
+    """The attributes of the parent (DICOM JSON). Raises OverridesParent where the request has others, unless forced."""
     found = {int(tag, 16): parse_value(int(tag, 16), element) for tag, element in parent.items()}
     if creation.force:
         return found
     for given in (creation.attributes, *(each.attributes for each in creation.instances)):
         for tag in given.keys() & found.keys():
             if tag != PATIENT_ID or given[tag].values != found[tag].values:
-                raise BadRequest(
+                raise OverridesParent(
                     f"{name_of(tag)} is a value of the parent, which Tags would overwrite", attribute=name_of(tag)
                 )
     return found

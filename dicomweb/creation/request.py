@@ -11,7 +11,7 @@ from dicomweb.edit.encoding import Value
 from dicomweb.edit.parsing import parse_value, vr_for
 from dicomweb.edit.paths import parse_tag
 from dicomweb.edit.subject import PATIENT_ID, SERIES, SOP_INSTANCE, STUDY
-from dicomweb.errors import BadRequest, TooLarge
+from dicomweb.errors import BadRequest, NoContent, NotContent, OverridesParent, TooLarge
 from dicomweb.structure import name_of
 from dicomweb.values import BINARY_VRS
 
@@ -89,7 +89,7 @@ def _instances(content: Any, reader: "_Reader") -> Iterator[New]:
         if not isinstance(each, dict):
             yield New(Content.of(each), {})
         elif "Content" not in each:
-            raise BadRequest("an item of Content has no Content of its own", attribute="Content")
+            raise NoContent("an item of Content has no Content of its own", attribute="Content")
         else:
             yield New(Content.of(each["Content"]), reader.read(each.get("Tags", {})))
 
@@ -97,7 +97,7 @@ def _instances(content: Any, reader: "_Reader") -> Iterator[New]:
 def _refuse(attributes: Attributes, tags: "tuple[int, ...] | frozenset[int]") -> None:
     for tag in tags:
         if tag in attributes:
-            raise BadRequest(
+            raise OverridesParent(
                 f"{name_of(tag)} is made anew, or that of the parent; it can be given with Force",
                 attribute=name_of(tag),
             )
@@ -131,7 +131,7 @@ class _Reader:
         for name, each in self._plain(given, 0).items():
             tag = parse_tag(name)
             if tag >> 16 == _PIXELS:
-                raise BadRequest("pixels are given as Content", attribute=name_of(tag))
+                raise NotContent("pixels are given as Content", attribute=name_of(tag))
             if tag in found:
                 raise BadRequest(f"{name_of(tag)} is given twice", attribute=name_of(tag))
             found[tag] = parse_value(tag, each, self.creator)
