@@ -159,6 +159,8 @@ class _Reader:
     def _value(self, tag: int, given: Any, depth: int) -> Any:
         if isinstance(given, dict) and given.keys() >= {"Type", "Value"}:  # as Orthanc shows tags in full
             given = given["Value"]
+        if isinstance(given, dict) and "vr" not in given:
+            given = [given]
         if isinstance(given, list):
             return [self._plain(each, depth + 1) if isinstance(each, dict) else each for each in given]
         if not isinstance(given, str):

@@ -127,6 +127,7 @@ def test_tags_of_every_kind(web: httpx.Client) -> None:
         "0010-0010": "Doe^Jane",
         "PatientComments": uri("text/plain", "Größe".encode()),
         "OtherPatientIDsSequence": [{"PatientID": "other", "0009,1002": "nested"}],
+        "ReferencedStudySequence": {"ReferencedSOPInstanceUID": "1.2", "0009,1002": "alone"},
         "00081030": {"Name": "StudyDescription", "Type": "String", "Value": "in full"},
         "0041,1001": "private",
         "ImageType": "DERIVED\\SECONDARY",
@@ -137,6 +138,7 @@ def test_tags_of_every_kind(web: httpx.Client) -> None:
     assert (str(ds.PatientName), ds.StudyDescription, ds.PatientComments) == ("Doe^Jane", "in full", "Größe")
     assert ds.OtherPatientIDsSequence[0].PatientID == "other"
     assert ds.OtherPatientIDsSequence[0][0x00090010].value == "ANOR TEST"
+    assert ds.ReferencedStudySequence[0][0x00090010].value == "ANOR TEST"
     assert (ds[0x00410010].value, ds[0x00411001].value.rstrip(b"\0")) == ("ANOR TEST", b"private")
     assert list(ds.ImageType) == ["DERIVED", "SECONDARY"]
     assert (ds.SelectorOBValue, ds.Rows) == (b"\1\2", 3)
