@@ -92,6 +92,8 @@ class _Study:
         """Do it; what was deleted meanwhile is passed over."""
         if self._does(Level.STUDY):
             await self._restate_study()
+        if not (self._does(Level.SERIES) or self._does(Level.INSTANCE)):
+            return
         try:
             _, found = await self._archive.retrieve.instances(self._access, self._study, self._series)
         except NotFound:

@@ -26,10 +26,12 @@ from storage.reconstruction import RECONSTRUCT, handlers, place_of, whole
 from storage.resource import Resource
 from storage.revisions import Condition
 from storage.settings import Settings
-from storage.worker import sweep
+from storage.stored_syntax import StoredSyntax
+from storage.worker import number_changes, sweep
 from tests.files import ct, dataset, encoded, new_uid
 
 Opened = Callable[..., Any]
+NATIVE, JPEG_LS = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80"
 _TABLES = {
     "patient": "id", "study": "id", "series": "id", "instance": "sop_uid", "label": "1", "user_metadata": "1",
     "change": "seq", "intent": "key",
@@ -192,6 +194,26 @@ async def test_files_are_announced_to_the_rules(opened: Opened) -> None:
         await reconstruct(archive, Resource.of(Level.INSTANCE, stored[0].orthanc.instance), files=True)
         rows = await archive.db.fetch_sql("SELECT uid FROM change WHERE kind = 'UpdatedInstance'")
         assert [row["uid"] for row in rows] == [stored[0].sop_instance]
+
+
+async def test_files_follow_rules_that_came_later(opened: Opened) -> None:
+    async with opened() as archive:
+        stored = await some(archive)
+        await number_changes(archive)
+    async with opened(transcode=f"CT={JPEG_LS}") as archive:
+        reader = StoredSyntax(archive)
+        await reader.step()  # which begins with what comes from now on
+        study = Resource.of(Level.STUDY, stored[0].orthanc.study)
+        for files, syntaxes in ((False, [NATIVE] * 4), (True, [NATIVE, *[JPEG_LS] * 3])):
+            await reconstruct(archive, study, files=files)
+            await number_changes(archive)
+            await reader.step()
+            _, found = await archive.retrieve.instances(LOCAL, stored[0].study)
+            assert sorted(each.transfer_syntax for each in found) == syntaxes
+        before = await snapshot(archive)
+        await damage(archive)
+        assert (await reconstruct(archive, None)).state == "success"
+        same(await snapshot(archive), before)
 
 
 async def test_a_damaged_file_changes_nothing(opened: Opened) -> None:
