@@ -264,6 +264,7 @@ def _worker(settings: Settings) -> int:
     from dimse_bridge.tasks import handlers as dimse_handlers
     from storage.archive import open_archive
     from storage.modification_jobs import handlers as modification_handlers
+    from storage.reconstruction import handlers as reconstruction_handlers
     from storage.remote_retrieval import handlers as retrieval_handlers
     from storage.remote_sending import handlers as sending_handlers
     from storage.worker import run_worker as work
@@ -282,6 +283,7 @@ def _worker(settings: Settings) -> int:
                 (dimse, settings.jobs_at_once),
                 (modification_handlers(archive), settings.jobs_at_once),
                 ({**sending_handlers(archive), **retrieval_handlers(archive)}, settings.jobs_at_once),
+                (reconstruction_handlers(archive), 1),
             )
             try:
                 await work(archive, stop, lanes, steps(archive))

@@ -49,6 +49,42 @@ class BadJson(BadRequest):
     slug = "bad-json"
 
 
+class OverridesParent(BadRequest):
+    """A new instance would have another value than what it belongs to, or identifiers that are made anew."""
+
+    slug = "overrides-parent"
+
+
+class NotContent(BadRequest):
+    """Pixels are given as an attribute of a new instance, not as its content."""
+
+    slug = "not-content"
+
+
+class NoContent(BadRequest):
+    """One of several new instances has no content."""
+
+    slug = "no-content"
+
+
+class BadDataUri(BadRequest):
+    """The content of a new instance is no data URI."""
+
+    slug = "bad-data-uri"
+
+
+class NoParent(BadRequest):
+    """What a new instance is to belong to does not exist."""
+
+    slug = "no-parent"
+
+
+class ParentIsInstance(BadRequest):
+    """What a new instance is to belong to is an instance."""
+
+    slug = "parent-is-instance"
+
+
 class BadDicom(ArchiveError):
     """The bytes are not a DICOM file that can be stored (PS3.4 GG: 0xC000, cannot understand)."""
 

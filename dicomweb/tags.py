@@ -1,8 +1,10 @@
 """Attribute names, tags, VRs and levels (PS3.6, PS3.3 C.7): one place that knows which level owns an attribute."""
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
+from typing import Final
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
 
@@ -45,6 +47,35 @@ SERIES_TAGS = _tags(
     00541000 00181400 00180010 00180024 00181090 00200105 00201002
     """
 )
+# The modules that identify a level: Patient, General Study, General Series, SOP Common (PS3.3 C.7.1.1, C.7.2.1,
+# C.7.3.1, C.12.1).
+MODULES: Final[Mapping[Level, frozenset[str]]] = {
+    Level.PATIENT: _tags(
+        """
+        00081120 00100010 00100020 00100021 00100024 00100030 00100032 00100040 00101001 00101002 00102160 00102201
+        00102202 00102292 00102293 00102294 00102297 00102298 00102299 00104000 00120062 00120063 00120064
+        """
+    ),
+    Level.STUDY: _tags(
+        """
+        00080020 00080030 00080050 00080051 00080090 00080096 00081030 00081032 00081048 00081049 00081060 00081062
+        00081110 0020000D 00200010 00321034 00401012
+        """
+    ),
+    Level.SERIES: _tags(
+        """
+        00080021 00080031 00080060 0008103E 0008103F 00081050 00081052 00081070 00081072 00081111 00081250 00102210
+        00180015 00181030 00185100 0020000E 00200011 00200060 00400244 00400245 00400253 00400254 00400260 00400275
+        00400280
+        """
+    ),
+    Level.INSTANCE: _tags(
+        """
+        00080005 00080012 00080013 00080014 00080016 00080018 0008001A 0008001B 00080110 00080201 0018A001 00200013
+        00280303 0040A390 04000500 04000561 4FFE0001
+        """
+    ),
+}
 # Computed by the archive, stored nowhere in a dataset (PS3.18 10.6.3.3, PS3.4 C.3.4).
 COMPUTED_TAGS = _tags(
     """

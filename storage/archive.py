@@ -13,6 +13,7 @@ from storage.changes import ChangeService
 from storage.channels import EventChannels
 from storage.commitment import CommitmentService
 from storage.contents import ContentService
+from storage.creation import CreationService
 from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
@@ -98,6 +99,7 @@ class Archive:
     performed_steps: PerformedStepService
     modification: ModificationService
     remotes: RemoteService
+    creation: CreationService
 
     def new_spool(self, *, eager: bool = False) -> Spool:
         """Where the bytes of one incoming instance go; `eager` as for Spool."""
@@ -202,4 +204,5 @@ async def open_archive(settings: Settings) -> Archive:
         performed_steps=PerformedStepService(settings, db),
         modification=ModificationService(settings, objects, retrieve, transcode, ingest),
         remotes=RemoteService(settings, db),
+        creation=CreationService(settings, db, objects, decoders),
     )

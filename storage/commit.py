@@ -115,6 +115,27 @@ class Committer:
             self.forget(scan.series_uid)
         return done
 
+    async def restate(self, prepared: Prepared, stored_key: str, *, announce: bool) -> bool:
+        """Have the row of an instance say what its file says now, see functions/reconstruction.sql.
+
+        False when the instance is not what it was, or its series was said anew. Raises as `exchange`.
+        """
+        scan = prepared.scan
+        shared, first = await self._shared_of([prepared])
+        if first:  # the series is gone
+            return False
+        done: bool = await self._db.fetch_value(
+            "restate_instance",
+            self._tenant,
+            stored_key,
+            self._grace,
+            announce,
+            *(column[0] for column in commit_arguments([prepared], shared)),
+        )
+        if not done:
+            self.forget(scan.series_uid)
+        return done
+
     def forget(self, series_uid: str) -> None:
         """The cache describes another series row than the database."""
         self._shared.pop(series_uid, None)

@@ -17,11 +17,12 @@ from typing import Any, BinaryIO, Final
 import imagecodecs
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from dicomweb.errors import BadPixels
 from dicomweb.pixels.decode import decode_frame, reduced_jpeg
 from dicomweb.pixels.encode import recompressed
-from dicomweb.pixels.image import ImagePixel
+from dicomweb.pixels.image import ImagePixel, Pixels
 
 # Descriptors are 0, 1, 2, the memory file, and the duplicate that its map holds; no number is free for another.
 _SHARED_FD: Final = 3
@@ -31,7 +32,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 # The codecs' modules are loaded on their first use, which would be too late.
 _CODECS: Final = (
     "dicomrle_decode", "htj2k_decode", "jpeg2k_decode", "jpeg8_decode", "jpegls_decode", "jpegsof3_decode",
-    "jpegxl_decode", "jpegxl_decode_jpeg", "jpegxl_encode_jpeg",
+    "jpegxl_decode", "jpegxl_decode_jpeg", "jpegxl_encode_jpeg", "png_decode",
 )  # fmt: skip
 # Memory of past frames is not given back by every codec: a fresh process takes over.
 _FRAMES: Final = 20_000
@@ -78,11 +79,25 @@ def _answer(request: dict[str, Any], shared: mmap.mmap) -> dict[str, Any]:
         jpeg = bytes(imagecodecs.jpegxl_decode_jpeg(data, numthreads=1))
         shared[out : out + len(jpeg)] = jpeg
         return {"bytes": len(jpeg)}
+    if request["action"] == "png":
+        pixels = Pixels(_opaque(imagecodecs.png_decode(data)), "")
+        return _pixels(pixels, shared, out)
     image = ImagePixel(**request["image"])
     if request["action"] == "reduce":
         pixels = reduced_jpeg(data, image, request["factor"])
     else:
         pixels = decode_frame(request["syntax"], data, image, request["threads"])
+    return _pixels(pixels, shared, out)
+
+
+def _opaque(picture: NDArray[Any]) -> NDArray[Any]:
+    """A picture without its alpha channel."""
+    if picture.ndim == 3 and picture.shape[2] in (2, 4):
+        return picture[..., 0] if picture.shape[2] == 2 else picture[..., :3]
+    return picture
+
+
+def _pixels(pixels: Pixels, shared: mmap.mmap, out: int) -> dict[str, Any]:
     array = np.ascontiguousarray(pixels.array)
     view = np.frombuffer(shared, np.uint8, array.nbytes, out)
     view[:] = array.view(np.uint8).reshape(-1)

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from dicomweb.errors import BadPixels, Unavailable
 from dicomweb.pixels.codestream import check_stream
@@ -24,7 +25,7 @@ from dicomweb.pixels.syntaxes import JPEG_BASELINE, JPEG_XL_RECOMPRESSION, SYNTA
 from storage.settings import Settings
 
 T = TypeVar("T")
-Action = Literal["decode", "reduce", "recompress", "restore"]
+Action = Literal["decode", "reduce", "recompress", "restore", "png"]
 # `refused` by its header before a decoder saw it, `failed` by the decoder's own judgement; `busy`: none became free.
 Outcome = Literal["decoded", "refused", "failed", "crashed", "timed out", "busy"]
 
@@ -48,8 +49,8 @@ class DecoderCounters:
         self.frames: Counter[tuple[str, Outcome]] = Counter()
 
     def count(self, syntax: str, outcome: Outcome) -> None:
-        """One frame whose code stream is in `syntax`."""
-        self.frames[SYNTAXES[syntax].family, outcome] += 1
+        """One frame whose code stream is in `syntax`, or a picture of the kind that it names."""
+        self.frames[SYNTAXES[syntax].family if syntax in SYNTAXES else syntax, outcome] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,17 @@ class DecoderPool:
             return Pixels(values.reshape(shape), answer["photometric"])
 
         return await self._run(job, take)
+
+    async def picture(self, png: bytes, image: ImagePixel) -> NDArray[Any]:
+        """The pixels of a PNG file whose header says `image`, without alpha. Raises as `decode` does."""
+        room = image.rows * image.columns * (image.samples + 1) * image.dtype.itemsize
+
+        def take(shared: mmap.mmap, out: int, answer: dict[str, Any]) -> NDArray[Any]:
+            if answer["bytes"] != image.decoded_bytes:
+                raise BadPixels("the picture is not what its header says", attribute="PixelData")
+            return np.frombuffer(shared[out : out + image.decoded_bytes], image.dtype).reshape(image.shape)
+
+        return await self._run(_Job("png", "png", png, room, {}), take)
 
     def _check(self, syntax: str, data: bytes, image: ImagePixel) -> None:
         """Raise BadPixels before a process is kept busy with it."""

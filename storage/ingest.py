@@ -11,10 +11,17 @@ from typing import Literal
 
 import orjson
 
-from dicomweb.errors import ArchiveError, Conflict, IdentityMismatch, ObjectMissing, TooLarge, Unavailable
+from dicomweb.errors import (
+    ArchiveError,
+    Conflict,
+    CorruptObject,
+    IdentityMismatch,
+    ObjectMissing,
+    TooLarge,
+    Unavailable,
+)
 from dicomweb.memo import Memo
 from dicomweb.part10 import Scan, scan
-from dicomweb.structure import ScanLimits
 from dicomweb.uids import OrthancIds
 from storage.access import Access
 from storage.commit import Committer, Retry
@@ -141,7 +148,7 @@ class IngestService:
     async def _store(
         self, access: Access, spooled: Spooled, source: Provenance, expect_study: str | None, *, overwrite: bool
     ) -> Stored:
-        found = await self._scan(spooled)
+        found = await self.scan(spooled)
         if expect_study is not None and found.study_uid != expect_study:
             raise IdentityMismatch(
                 "StudyInstanceUID differs from the study in the request", attribute="StudyInstanceUID"
@@ -149,16 +156,8 @@ class IngestService:
         await self._quota.admit(access.tenant, spooled.size, found.patient_id)
         intents = self._committer(access.tenant).intents
         reserved = intents.reserved(spooled.size)
-        prepared = Prepared.of(
-            found,
-            key=reserved or intents.new_key(),
-            size=spooled.size,
-            sha256=spooled.sha256,
-            source=orjson.dumps(
-                {"kind": source.kind, "remote": source.remote, "aet": source.aet, "principal": access.principal}
-            ).decode(),
-            inline_max=self._settings.metadata_inline_max,
-        )
+        said = {"kind": source.kind, "remote": source.remote, "aet": source.aet, "principal": access.principal}
+        prepared = self._prepared(found, spooled, reserved or intents.new_key(), orjson.dumps(said).decode())
         status = await self._write(access, prepared, spooled, announced=reserved is not None, overwrite=overwrite)
         return Stored(
             "stored" if status == "astray" else status,
@@ -169,6 +168,12 @@ class IngestService:
             prepared.ids,
             found.warnings,
             status == "astray",
+        )
+
+    def _prepared(self, found: Scan, spooled: Spooled, key: str, source: str) -> Prepared:
+        inline_max = self._settings.metadata_inline_max
+        return Prepared.of(
+            found, key=key, size=spooled.size, sha256=spooled.sha256, source=source, inline_max=inline_max
         )
 
     async def _write(
@@ -193,7 +198,8 @@ class IngestService:
         with suppress(ArchiveError):
             await self._slides.describe(access.tenant, prepared.scan, prepared.key, prepared.file_sha256)
 
-    async def _scan(self, spooled: Spooled) -> Scan:
+    async def scan(self, spooled: Spooled) -> Scan:
+        """What a complete upload is. Raises BadDicom, TooLarge."""
         version = spooled.sha256.hex()[:_VERSION_LENGTH]
         buffer = spooled.buffer()
         try:
@@ -228,11 +234,15 @@ class IngestService:
                     side = prepared.scan.metadata.data
                     await self._objects.put(prepared.key + SIDE, [side], len(side))
         except BaseException as error:
-            with suppress(ArchiveError):
-                await self._db.execute("ingest_renounce", [prepared.key], self._grace)
+            await self._renounce(prepared)
             if isinstance(error, TimeoutError):
                 raise Unavailable("the object store did not take the object in time") from error
             raise
+
+    async def _renounce(self, prepared: Prepared) -> None:
+        """Give an object up that was announced; the sweeper finds it where this fails."""
+        with suppress(ArchiveError):
+            await self._db.execute("ingest_renounce", [prepared.key], self._grace)
 
     async def _identical(self, access: Access, prepared: Prepared, spooled: Spooled, stored_key: str) -> Status:
         """The same file is stored already: success, unless its object was lost, which these bytes then repair."""
@@ -289,14 +299,7 @@ class IngestService:
         access.require("dicom.write")
         committer = self._committer(access.tenant)
         try:
-            prepared = Prepared.of(
-                await self._scan(spooled),
-                key=committer.intents.new_key(),
-                size=spooled.size,
-                sha256=spooled.sha256,
-                source="",
-                inline_max=self._settings.metadata_inline_max,
-            )
+            prepared = self._prepared(await self.scan(spooled), spooled, committer.intents.new_key(), "")
             await self._put_beside(committer, prepared, spooled)
         finally:
             spooled.release()
@@ -313,8 +316,40 @@ class IngestService:
         finally:
             # Where the outcome is not known, too: the intent tells whether there is anything to renounce.
             if not done:
-                with suppress(ArchiveError):
-                    await self._db.execute("ingest_renounce", [prepared.key], self._grace)
+                await self._renounce(prepared)
+        return done
+
+    async def restate(self, access: Access, spooled: Spooled, stored: Instance, *, announce: bool) -> bool:
+        """Have the row of an instance say what a scan of its file, which is in the spool, says now; releases the spool.
+
+        `announce`: to the readers of the change feed, as if it had been replaced. False where the instance changed
+        meanwhile. Raises CorruptObject for a file that is not what was stored, and what storing it would raise.
+        """
+        access.require("dicom.write")
+        committer = self._committer(access.tenant)
+        try:
+            prepared = self._prepared(await self.scan(spooled), spooled, stored.key, "")
+            row = await self._db.fetch_row("instance_to_restate", access.tenant, stored.sop, stored.key)
+            if row is None:
+                return False
+            if row["file_sha256"] != spooled.sha256:
+                raise CorruptObject("the object is not what was stored")
+            # Metadata beside an object never change: others take a copy of the object.
+            now = prepared.scan.metadata
+            same = (row["metadata_crc"], row["metadata_length"]) == (now.crc32, now.length)
+            if prepared.metadata_inline == row["side"] or (row["side"] and not same):
+                prepared = replace(prepared, key=committer.intents.new_key())
+                await self._put_beside(committer, prepared, spooled)
+        finally:
+            spooled.release()
+        done = False
+        try:
+            done = await committer.restate(prepared, stored.key, announce=announce)
+            if done:
+                await self._describe(access, prepared)
+        finally:
+            if not done and prepared.key != stored.key:
+                await self._renounce(prepared)
         return done
 
     # -- commits ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import orjson
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.db import Database
-from storage.jobs import Claimed, Handler, JobFailed, Postponed, Progress
+from storage.jobs import STORAGE_FULL, Claimed, Handler, JobFailed, Postponed, Progress
 from storage.objects import ObjectStore
 from storage.owned_objects import OwnedObjects
 from storage.settings import Settings
@@ -144,6 +144,8 @@ class JobRunner:
     async def _again(self, job: Claimed, error: Postponed | Unavailable) -> None:
         if isinstance(error, Postponed):
             await self._release(job, error.after, blameless=True)
+        elif error.reason == "full":  # which time alone does not change
+            await self._end(job, "failure", None, error.message, STORAGE_FULL)
         elif job.attempts >= _ATTEMPTS:
             await self._end(job, "failure", None, error.message, error.slug)
         else:

@@ -23,6 +23,8 @@ _FILE_GRACE: Final = timedelta(hours=1)
 _BATCH: Final = 500
 MAX_PAGE: Final = 1000
 FAILED_SHOWN: Final = 1000
+# How a job ended that found no room for what it made; it can be submitted again.
+STORAGE_FULL: Final = "storage-full"
 STATES: Final = ("pending", "running", "retry", "paused", "success", "failure")
 
 
@@ -42,8 +44,8 @@ class Postponed(Exception):
 class Job:
     """What there is to say of a job.
 
-    `progress`: 0 to 1; `error_kind`: the slug of the error that ended it, "cancelled" or "failed"; `has_file`: it left
-    a file that can be fetched.
+    `progress`: 0 to 1; `error_kind`: the slug of the error that ended it, STORAGE_FULL, "cancelled" or "failed";
+    `has_file`: it left a file that can be fetched.
     """
 
     id: str

@@ -250,8 +250,7 @@ class Prepared:
     @property
     def described(self) -> "Described":
         """What the rows above the instance say, should this be their first one."""
-        scan = self.scan
-        return Described(scan.elements, scan.patient_id, scan.study_uid, scan.series_uid, self.ids)
+        return Described.of_scan(self.scan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +262,12 @@ class Described:
     study_uid: str
     series_uid: str
     ids: OrthancIds
+
+    @classmethod
+    def of_scan(cls, scan: Scan) -> "Described":
+        """Those of a scanned file."""
+        uids = scan.study_uid, scan.series_uid
+        return cls(scan.elements, scan.patient_id, *uids, orthanc_ids(scan.patient_id, *uids, scan.sop_instance_uid))
 
     @classmethod
     def of(cls, metadata: bytes) -> "Described":

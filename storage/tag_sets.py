@@ -8,8 +8,9 @@ from typing import Any, Final
 import orjson
 
 from dicomweb.errors import NotFound, TooLarge
+from dicomweb.native_xml import native_xml
 from dicomweb.orthanc_tags import MAX_TEXT, Format, formatted, parse, text_of
-from dicomweb.tags import Level
+from dicomweb.tags import MODULES, Level
 from storage.access import Access
 from storage.cache import Cache
 from storage.db import Database, Record
@@ -26,41 +27,6 @@ _PIXELS: Final = "7FE00010"
 _END: Final = "FFFFFFFF"
 # Available Transfer Syntax UID: in the stored metadata, but in no file.
 _SYNTAX: Final = "00083002"
-
-
-def _tags(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# The modules that identify a level: Patient, General Study, General Series, SOP Common (PS3.3 C.7.1.1, C.7.2.1,
-# C.7.3.1, C.12.1).
-_MODULES: Final[Mapping[Level, frozenset[str]]] = {
-    Level.PATIENT: _tags(
-        """
-        00081120 00100010 00100020 00100021 00100024 00100030 00100032 00100040 00101001 00101002 00102160 00102201
-        00102202 00102292 00102293 00102294 00102297 00102298 00102299 00104000 00120062 00120063 00120064
-        """
-    ),
-    Level.STUDY: _tags(
-        """
-        00080020 00080030 00080050 00080051 00080090 00080096 00081030 00081032 00081048 00081049 00081060 00081062
-        00081110 0020000D 00200010 00321034 00401012
-        """
-    ),
-    Level.SERIES: _tags(
-        """
-        00080021 00080031 00080060 0008103E 0008103F 00081050 00081052 00081070 00081072 00081111 00081250 00102210
-        00180015 00181030 00185100 0020000E 00200011 00200060 00400244 00400245 00400253 00400254 00400260 00400275
-        00400280
-        """
-    ),
-    Level.INSTANCE: _tags(
-        """
-        00080005 00080012 00080013 00080014 00080016 00080018 0008001A 0008001B 00080110 00080201 0018A001 00200013
-        00280303 0040A390 04000500 04000561 4FFE0001
-        """
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +72,14 @@ class TagService:
             raise NotFound("no such instance")
         return (await stored_metadata(self._objects, row["object_key"], row)).inflate()
 
+    async def native(self, access: Access, resource: Resource) -> bytes:
+        """The same as the Native DICOM Model in XML (PS3.19 A.1). Raises TooLarge."""
+        access.require("dicom.metadata")
+        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, "")
+        elements = await self._elements(row, "no such instance")
+        elements.pop(_SYNTAX, None)
+        return await asyncio.to_thread(native_xml, elements)
+
     async def module(self, access: Access, resource: Resource, level: Level, look: Look) -> dict[str, Any]:
         """The attributes of the module that identifies `level`, of the first instance in a resource."""
         access.require("dicom.metadata")
@@ -114,7 +88,7 @@ class TagService:
         else:
             row = await self._db.fetch_row("orthanc_first_metadata", access.tenant, resource.level, resource.id)
         elements = await self._elements(row, f"no such {resource.level}")
-        wanted = _MODULES[level]
+        wanted = MODULES[level]
         return self._formatted({tag: element for tag, element in elements.items() if tag in wanted}, look)
 
     async def each(self, access: Access, resource: Resource, look: Look) -> AsyncIterator[tuple[str, dict[str, Any]]]:

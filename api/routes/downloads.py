@@ -7,13 +7,14 @@ from urllib.parse import quote
 
 from api.examples import DICOM
 from api.exchange import Exchange
-from api.responses import DICOM_JSON, Header, send_bytes, send_stream
+from api.responses import Header, send_bytes, send_stream
 from api.routes.wado import plan_of, send_files
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, Unavailable
 from dicomweb.folders import safe_name
 from dicomweb.media import DEFLATED_LE
 from dicomweb.media import DICOM_JSON as DICOM_JSON_TYPE
+from dicomweb.native_xml import MEDIA_TYPE as DICOM_XML
 from dicomweb.negotiation import ALL_TARGETS, parse_accept
 from dicomweb.pixels.encode import quality_of
 from dicomweb.tags import Level
@@ -27,10 +28,12 @@ _TARGETS = ALL_TARGETS | {DEFLATED_LE}
 
 
 async def file(http: Exchange) -> None:
-    """The file of an instance, or its attributes as DICOM JSON where only these are accepted."""
-    if (http.header(b"accept") or "").partition(";")[0].strip().lower() == DICOM_JSON_TYPE:
-        resource = Resource.of(Level.INSTANCE, http.path["id"])
-        await send_bytes(http, 200, [DICOM_JSON], await http.archive.tags.document(http.access, resource))
+    """The file of an instance, or its attributes as DICOM JSON or XML where only these are accepted."""
+    wanted = (http.query_value("accept") or http.header(b"accept") or "").partition(";")[0].strip().lower()
+    if wanted in (DICOM_JSON_TYPE, DICOM_XML):
+        resource, tags = Resource.of(Level.INSTANCE, http.path["id"]), http.archive.tags
+        document = await (tags.native if wanted == DICOM_XML else tags.document)(http.access, resource)
+        await send_bytes(http, 200, [(b"content-type", wanted.encode())], document)
         return
     target, quality = _target(http), _quality(http)
     instance = await http.archive.archives.instance(http.access, http.path["id"])
@@ -153,7 +156,16 @@ def _archive_of_several(name: str, *, medium: bool, extended: bool = False) -> O
 
 
 _FILE_ANSWERS = (
-    Answer(200, "The file.", (Content(DICOM, "(the bytes of a DICOM file)"),), ("ETag", "Content-Disposition")),
+    Answer(
+        200,
+        "The file, or what is in it.",
+        (
+            Content(DICOM, "(the bytes of a DICOM file)"),
+            Content(DICOM_JSON_TYPE, {"00100020": {"vr": "LO", "Value": ["P-1"]}}),
+            Content(DICOM_XML, "<NativeDicomModel>...</NativeDicomModel>"),
+        ),
+        ("ETag", "Content-Disposition"),
+    ),
     Answer(206, "The part that Range asks for.", (Content(DICOM, "(bytes)"),), ("ETag",)),
 )
 
@@ -168,7 +180,7 @@ OPERATIONS = (
         "its own. A compression that the pixels do not allow is a 406, which names what is available.",
         file,
         _FILE_ANSWERS,
-        _TRANSCODE,
+        (Parameter("Accept", "header", f"{DICOM} (default), {DICOM_JSON_TYPE} or {DICOM_XML}", DICOM), *_TRANSCODE),
         errors=(BadPixels, BadQuery, NotAcceptable, NotFound, Unavailable),
         orthanc=True,
     ),

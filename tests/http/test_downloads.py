@@ -4,6 +4,7 @@ import hashlib
 import io
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import httpx
 import numpy as np
@@ -223,3 +224,17 @@ def test_file_as_dicom_json(web: httpx.Client) -> None:
     answer = web.get(f"{stored['Path']}/file", headers={"Accept": "application/dicom+json"})
     assert answer.headers["content-type"] == "application/dicom+json"
     assert answer.json()["00100020"] == {"vr": "LO", "Value": ["J-1"]}
+
+
+def test_file_as_xml(web: httpx.Client) -> None:
+    file = ct(PatientName="Doe^Jane")
+    stored = web.post("/instances", content=file).json()
+    answers = [
+        web.get(f"{stored['Path']}/file", headers={"Accept": "application/dicom+xml"}),
+        web.get(f"{stored['Path']}/file?accept=application/dicom%2Bxml"),
+    ]
+    for answer in answers:
+        assert answer.headers["content-type"] == "application/dicom+xml"
+        found = {each.get("keyword"): "".join(each.itertext()) for each in ET.fromstring(answer.content)}
+        assert (found["PatientName"], found["SOPInstanceUID"]) == ("DoeJane", dcmread(io.BytesIO(file)).SOPInstanceUID)
+        assert "AvailableTransferSyntaxUID" not in found

@@ -2,12 +2,14 @@
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import httpx
 import numpy as np
@@ -18,6 +20,7 @@ from pydicom.data import get_testdata_file
 from tests import orthanc as peer
 from tests.files import ct
 from tests.support import ROOT, running_server
+from tests.unit.test_native_xml import flat
 
 FILES = (
     "CT_small.dcm", "MR_small.dcm", "emri_small.dcm", "rtplan.dcm", "SC_rgb_small_odd.dcm", "test-SR.dcm",
@@ -377,3 +380,108 @@ def test_changes(both: Both) -> None:
     assert pages[0]["Done"] is pages[1]["Done"] is True
     both.compare("GET", "/exports")
     both.compare("GET", "/exports?last")
+
+
+def _png(array: Any) -> str:
+    out = BytesIO()
+    Image.fromarray(array).save(out, "png")
+    return "data:image/png;base64," + b64encode(out.getvalue()).decode()
+
+
+PICTURE = _png(np.arange(15, dtype=np.uint8).reshape(3, 5))
+PDF = "data:application/pdf;base64," + b64encode(b"%PDF-1.4").decode()
+# Made anew by each server: UIDs, dates and times, and a PatientID where none is given.
+FRESH = {
+    "0008,0012", "0008,0013", "0008,0018", "0008,0020", "0008,0021", "0008,0022", "0008,0023", "0008,0030", "0008,0031",
+    "0008,0032", "0008,0033", "0020,000d", "0020,000e",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"Tags": {}},
+        {"Tags": {"PatientID": "P", "PatientName": "Doe^J", "0008-1030": "Study", "ImageType": "A\\B"}},
+        {"Tags": {"PatientID": "P"}, "Content": PICTURE},
+        {"Tags": {"PatientID": "P", "Rows": "9"}, "Content": _png(np.zeros((2, 3, 3), np.uint8))},
+        {"Tags": {"PatientID": "P"}, "Content": _png(np.arange(6, dtype=np.uint16).reshape(2, 3))},
+        {"Tags": {"PatientID": "P"}, "Content": PDF},
+        {"Tags": {"PatientID": "P", "OtherPatientIDsSequence": [{"PatientID": "x"}]}, "Content": []},
+        {"Tags": {"PatientComments": "data:text/plain;base64,QUJD"}, "InterpretBinaryTags": False},
+        {"Tags": {"StudyInstanceUID": "2.25.1", "SOPInstanceUID": "2.25.3"}, "Force": True},
+    ],
+)
+def test_create(both: Both, body: Any) -> None:
+    made = []
+    for client in (both.anor, both.orthanc):
+        answer = client.post("/tools/create-dicom", json=body).json()
+        assert answer.keys() == {"ID", "ParentPatient", "ParentSeries", "ParentStudy", "Path", "Status"}
+        made.append((answer["Status"], client.get(f"{answer['Path']}/tags?short").json()))
+    assert made[0][0] == made[1][0]
+    ours, theirs = (tags for _, tags in made)
+    fresh = FRESH | ({"0010,0020"} if "PatientID" not in str(body) else set())
+    assert fresh & ours.keys() == fresh & theirs.keys()
+    found = _in(*({tag: each[tag] for tag in each if tag not in fresh} for each in (ours, theirs)), "")
+    assert [each for each in found if not _is_meant("POST /tools/create-dicom", each[0])] == []
+
+
+def test_create_a_series_and_below_parents(both: Both) -> None:
+    found = []
+    for client in (both.anor, both.orthanc):
+        tags = {"PatientID": "parent", "PatientName": "N", "StudyDescription": "S"}
+        first = client.post("/tools/create-dicom", json={"Tags": tags, "Content": [PICTURE, PICTURE]}).json()
+        series = client.get(first["Path"]).json()
+        more = [series["ExpectedNumberOfInstances"], series["Status"], sorted(first), series["ID"] == first["ID"]]
+        study = series["ParentStudy"]
+        for parent in (study, first["ID"], client.get(f"/studies/{study}").json()["ParentPatient"]):
+            made = client.post("/tools/create-dicom", json={"Tags": {}, "Parent": parent, "Content": PDF}).json()
+            parents = [made["ParentStudy"] == study, made["ParentSeries"] == first["ID"]]
+            simple = client.get(f"{made['Path']}/simplified-tags").json()
+            more.append([parents, simple["PatientName"], simple.get("StudyDescription")])
+        found.append(more)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[], {"Tags": []}, {"Tags": {"PixelData": PICTURE}}, {"Tags": {"StudyInstanceUID": "1.2"}},
+     {"Tags": {"SOPInstanceUID": "1.2"}}, {"Tags": {}, "Parent": "nothing"}, {"Tags": {}, "Content": "AAAA"},
+     {"Tags": {}, "Content": "data:application/pdf;base64,AAAA"}, {"Tags": {}, "Content": 5},
+     {"Tags": {}, "Content": "data:image/png;base64,AAAA"}],
+)  # fmt: skip
+def test_create_refuses(both: Both, body: Any) -> None:
+    both.compare("POST", "/tools/create-dicom", json=body)
+
+
+def test_create_refuses_what_the_parent_says(both: Both) -> None:
+    study = both.paths("CT_small.dcm")["study"].rpartition("/")[2]
+    instance = both.paths("CT_small.dcm")["instance"].rpartition("/")[2]
+    for body in (
+        {"Tags": {"PatientName": "x"}, "Parent": study},
+        {"Tags": {"StudyInstanceUID": "1.2"}, "Parent": study},
+        {"Tags": {}, "Parent": instance},
+    ):
+        both.compare("POST", "/tools/create-dicom", json=body)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_reconstruct(both: Both, name: str) -> None:
+    for path in both.paths(name).values():
+        both.compare("POST", f"{path}/reconstruct")
+        both.compare("GET", path)
+        both.compare("POST", f"{path.rpartition('/')[0]}/nothing/reconstruct")
+    both.compare("POST", "/tools/reconstruct")
+    test_tags(both, name)
+
+
+def test_export(both: Both) -> None:
+    both.compare("POST", f"{both.paths('CT_small.dcm')['instance']}/export", content=b"/tmp/nothing.dcm")
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "rtplan.dcm", "test-SR.dcm"])
+def test_file_as_xml(both: Both, name: str) -> None:
+    answers = both.ask("GET", f"{both.paths(name)['instance']}/file", headers={"Accept": "application/dicom+xml"})
+    assert [each.headers["content-type"] for each in answers] == ["application/dicom+xml"] * 2
+    ours, theirs = (flat(ET.fromstring(each.content)) for each in answers)
+    public = [{at for at in each if int(at.rpartition("/")[2][:4], 16) % 2 == 0} for each in (ours, theirs)]
+    assert public[0] == public[1]

@@ -3,6 +3,7 @@
 from api.routes.orthanc import (
     attached,
     changes,
+    creation,
     find,
     frames,
     jobs,
@@ -10,6 +11,7 @@ from api.routes.orthanc import (
     modification,
     peers,
     queries,
+    reconstruction,
     requests,
     resources,
     servers,
@@ -24,6 +26,7 @@ from api.routing import Operation
 OPERATIONS: tuple[Operation, ...] = (
     *system.OPERATIONS,
     *upload.OPERATIONS,
+    *creation.OPERATIONS,
     *resources.OPERATIONS,
     *find.OPERATIONS,
     *tools.OPERATIONS,
@@ -35,6 +38,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *requests.OPERATIONS,
     *queries.OPERATIONS,
     *modification.OPERATIONS,
+    *reconstruction.OPERATIONS,
     *jobs.OPERATIONS,
     *worklists.OPERATIONS,
     *peers.OPERATIONS,

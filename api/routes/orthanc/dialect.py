@@ -16,18 +16,20 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
 from api.errors import INTERNAL, ORTHANC_TEXT, TABLE, HttpRefusal, row_of
+from api.errors import STORAGE_FULL as FULL
 from api.exchange import Exchange
 from api.responses import JSON, Header, send_bytes
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from api.uploads import whole_body
 from dicomweb.errors import ArchiveError, BadJson, BadRequest, NotFound, PeerFailed, TooLarge, Unavailable
-from storage.jobs import Items, Job
+from storage.jobs import STORAGE_FULL, Items, Job
 
 T = TypeVar("T")
 Format = Literal["Full", "Short", "Human"]
 
 MAX_BODY: Final = 16 << 20
 TEXT: Final[Header] = (b"content-type", b"text/plain")
+_THREAD_FROM: Final = 1 << 20
 _LONG: Final = 256
 _JOBS_WAITING: Final = 10_000
 _DESCRIPTION: Final = "REST API"
@@ -48,13 +50,13 @@ _CLASSES: Final = {cls.slug: cls for cls in TABLE}
 # -- requests
 
 
-async def json_of(http: Exchange) -> Any:
+async def json_of(http: Exchange, limit: int = MAX_BODY) -> Any:
     """The body as JSON, whatever its Content-Type; an empty one is None, and what is no JSON is text."""
-    data = (await whole_body(http, MAX_BODY)).strip()
+    data = (await whole_body(http, limit)).strip()
     if not data:
         return None
     try:
-        return orjson.loads(data)
+        return orjson.loads(data) if len(data) <= _THREAD_FROM else await asyncio.to_thread(orjson.loads, data)
     except orjson.JSONDecodeError:
         if data[:1] in b'{["':
             raise BadJson("the body is not valid JSON") from None
@@ -64,9 +66,9 @@ async def json_of(http: Exchange) -> Any:
         raise BadRequest("the body is neither JSON nor text") from None
 
 
-async def object_of(http: Exchange) -> dict[str, Any]:
+async def object_of(http: Exchange, limit: int = MAX_BODY) -> dict[str, Any]:
     """The body as a JSON object; an empty one is an empty object. Raises BadRequest."""
-    given = await json_of(http)
+    given = await json_of(http, limit)
     if given is None:
         return {}
     if not isinstance(given, dict):
@@ -174,9 +176,20 @@ def _name(tag: BaseTag) -> str:
 async def submit(
     http: Exchange, kind: str, content: Mapping[str, Any], items: Sequence[str], given: Mapping[str, Any]
 ) -> None:
-    """Make a job and answer with its content when it is over, or at once with where to find it.
+    """Make a job and answer with its content when it is over, or at once with where to find it."""
+    job = await finished(http, kind, content, items, given)
+    if job is not None:
+        counted = await http.archive.jobs.items(http.access.with_scope("jobs.read"), [job])
+        await send_json(http, content_of(job, counted.get(job.id)))
 
-    `given`: the request, with Synchronous (the default), Asynchronous, Priority, Permissive and UserData.
+
+async def finished(
+    http: Exchange, kind: str, content: Mapping[str, Any], items: Sequence[str], given: Mapping[str, Any]
+) -> Job | None:
+    """Make a job, and give it when it is over; None where nobody waits: the answer is sent, or the client has gone.
+
+    `given`: the request, with Synchronous (the default), Asynchronous, Priority, Permissive and UserData. Raises the
+    error that ended the job.
     """
     synchronous = field(given, "Synchronous", bool, not field(given, "Asynchronous", bool, False))
     priority = field(given, "Priority", int, 0)
@@ -189,15 +202,11 @@ async def submit(
     assert made is not None
     if not synchronous:
         await send_json(http, {"ID": made, "Path": f"/jobs/{made}"})
-        return
-    access = http.access.with_scope("jobs.read")
-    job = await while_connected(http, http.archive.jobs.wait(access, made))
-    if job is None:
-        return
-    if job.state != "success":
+        return None
+    job = await while_connected(http, http.archive.jobs.wait(http.access.with_scope("jobs.read"), made))
+    if job is not None and job.state != "success":
         raise failure_of(job)
-    counted = await http.archive.jobs.items(access, [job])
-    await send_json(http, content_of(job, counted.get(job.id)))
+    return job
 
 
 async def while_connected(http: Exchange, work: Awaitable[T]) -> T | None:
@@ -219,6 +228,8 @@ async def _disconnected(http: Exchange) -> None:
 def failure_of(job: Job) -> Exception:
     """The error that ended a job."""
     message = job.error or "the job failed"
+    if job.error_kind == STORAGE_FULL:
+        return HttpRefusal(FULL, message)
     cls = _CLASSES.get(job.error_kind or "")
     return HttpRefusal(INTERNAL, message) if cls is None else cls(message)
 
@@ -259,11 +270,10 @@ def content_of(job: Job, items: Items | None) -> dict[str, Any]:
         return {"Description": job.kind, "Result": job.result}
     if job.kind in _DICOMWEB:
         return {**content["said"], **_sent(job, items), **result.get("said", {})}
-    answer: dict[str, Any] = {"Description": _DESCRIPTION, **content["said"]}
+    answer: dict[str, Any] = {"Description": _DESCRIPTION, **content["said"], **result.get("said", {})}
     if job.kind in _COUNTED:
         answer["InstancesCount"] = items.total if items else 0
         answer["FailedInstancesCount"] = items.failed if items else 0
-        answer |= result.get("said", {})
     elif "Query" in answer:
         answer["Details"] = [{"DimseErrorStatus": 0, "ReceivedInstancesIds": result.get("received", [])}]
     return answer
@@ -282,7 +292,8 @@ def _error(job: Job) -> tuple[int, str]:
     if job.error_kind == "cancelled":
         return _CANCELLED
     cls: type[ArchiveError] | None = _CLASSES.get(job.error_kind or "")
-    code = INTERNAL[1].orthanc if cls is None else row_of(cls).orthanc
+    row = FULL[1] if job.error_kind == STORAGE_FULL else INTERNAL[1] if cls is None else row_of(cls)
+    code = row.orthanc
     return code, ORTHANC_TEXT[code]
 
 

@@ -130,6 +130,12 @@ async def refused(http: Exchange) -> None:
     raise Forbidden("the server is started and stopped by its own machine")
 
 
+async def export(http: Exchange) -> None:
+    """Nothing is written to a path of the server: who asks for a file is answered with it."""
+    await whole_body(http, _MAX_BODY)
+    raise Forbidden("no request writes to the file system of the server")
+
+
 async def invalidate(http: Exchange) -> None:
     """Nothing to do: attributes in the index are made from the files when these are stored."""
     await whole_body(http, _MAX_BODY)
@@ -276,6 +282,9 @@ OPERATIONS = (
           EMPTY, EMPTY),
     route("POST", "/tools/shutdown", "system.admin", ("Refuse to stop", "The service is its machine's."), refused,
           EMPTY, EMPTY),
+    route("POST", "/instances/{id}/export", "dicom.read",
+          ("Refuse to write a file", "No request writes to the server's file system; `/file` answers with the file."),
+          export, EMPTY, _text_of("/srv/file.dcm")),
     route("POST", "/tools/invalidate-tags", "system.admin", ("Forget tags that are cached", "There are none."),
           invalidate, {"(nothing)": ""}, EMPTY),
     route("GET", "/tools/dicom-conformance", "system.read", ("Tell what the archive does", "As text."), conformance,
@@ -301,9 +310,11 @@ _NAMES: Final = (
         "bulk-delete",
         "bulk-modify",
         "count-resources",
+        "create-dicom",
         "dicom-echo",
         "find",
         "labels",
         "lookup",
+        "reconstruct",
     ),
 )

@@ -109,7 +109,7 @@ async def _take(http: Exchange, entry: Upload) -> _Result | list[_Result]:
     spooled = await entry.finish()
     try:
         if _begins(spooled) not in SIGNATURES:
-            return await _store(http, spooled)
+            return await store_file(http, spooled)
         with closing(await _opened(http, spooled)) as members:
             return await _store_members(http, members)
     finally:
@@ -168,12 +168,13 @@ async def _store_member(http: Exchange, members: ZipMembers, member: Member) -> 
             await entry.spool.write(head)
             while chunk := await asyncio.to_thread(stream.read, _CHUNK):
                 await entry.spool.write(chunk)
-        return await _store(http, await entry.finish())
+        return await store_file(http, await entry.finish())
     finally:
         entry.drop()
 
 
-async def _store(http: Exchange, spooled: Spooled) -> _Result:
+async def store_file(http: Exchange, spooled: Spooled) -> _Result:
+    """Store one file, and say what became of it. Releases the spool."""
     with readable(spooled) as buffer:
         try:
             stored = await http.archive.ingest.store(http.access, spooled, Provenance("rest", http.peer))
@@ -199,7 +200,7 @@ def _failure(member: Member, reason: str) -> _Result:
     return {"ID": "", "Path": "", "Status": "Failure", "Name": member.name, "Details": reason}
 
 
-_UPLOADED = {
+UPLOADED = {
     "ID": "66c8e41e-ac3a9029-0b85e42a-8195ee0a-92c2e62e",
     "ParentPatient": "f2f0c0b4-5f3b1d2b-7bd0a7a4-95b4b2d2-0b0f1d6e",
     "ParentSeries": "0d0f8b3c-6a1f9d7f-4a4e7a37-7c9c0f0a-8a0e7b55",
@@ -224,7 +225,7 @@ OPERATIONS = (
             Answer(
                 200,
                 "Stored, or stored already; an array for a ZIP file and for a form with several files.",
-                (Content("application/json", _UPLOADED),),
+                (Content("application/json", UPLOADED),),
             ),
         ),
         (Parameter("Content-Encoding", "header", "`gzip` for a compressed body", "gzip"),),

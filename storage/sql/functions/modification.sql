@@ -82,8 +82,10 @@ LANGUAGE sql IMMUTABLE AS $$
         || coalesce((SELECT jsonb_object_agg(k, NULL) FROM jsonb_object_keys(p_new) k WHERE k NOT IN (SELECT k FROM own)), '{}')
 $$;
 
--- restate_series: its instances were overwritten; the row says what one of them says now. s: as for ingest_series.
-CREATE OR REPLACE FUNCTION restate_series(p_tenant integer, s jsonb) RETURNS void
+-- restate_series: its instances were overwritten; the row says what one of them says now. p_quiet: it is only said anew, and nothing has changed
+-- that anybody has to be told. s: as for ingest_series.
+DROP FUNCTION IF EXISTS restate_series(integer, jsonb);
+CREATE OR REPLACE FUNCTION restate_series(p_tenant integer, p_quiet boolean, s jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     v_have record;
@@ -96,22 +98,26 @@ BEGIN
     END IF;
     UPDATE series SET orthanc_id = v_new, modality = s->>'modality', series_number = (s->>'number')::bigint,
         summary = ARRAY(SELECT jsonb_array_elements_text(s->'summary')), attributes = s->'attributes', shared = s->>'shared',
-        shared_id = (s->>'shared_id')::uuid, expected_count = (s->>'expected')::integer, version = nextval('version'), changed_at = now(), stable = false
+        shared_id = (s->>'shared_id')::uuid, expected_count = (s->>'expected')::integer, version = nextval('version'),
+        changed_at = CASE WHEN p_quiet THEN changed_at ELSE now() END, stable = stable AND p_quiet
     WHERE id = v_have.id;
     UPDATE instance SET attributes = rebased(attributes, v_have.shared, members_of(s->>'shared')) WHERE series = v_have.id;
-    UPDATE study SET version = nextval('version'), changed_at = now(), stable = false,
+    UPDATE study SET version = nextval('version'), changed_at = CASE WHEN p_quiet THEN changed_at ELSE now() END, stable = stable AND p_quiet,
         modalities = ARRAY(SELECT DISTINCT modality FROM series WHERE study = v_have.study AND modality <> '' ORDER BY 1)
     WHERE id = v_have.study;
     IF v_have.orthanc_id <> v_new THEN
         PERFORM resource_renamed(p_tenant, 'series', v_have.orthanc_id, v_new);
     END IF;
-    PERFORM patient_unsettled(patient) FROM study WHERE id = v_have.study;
-    INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES (p_tenant, 'ModifiedSeries', 'series', v_new, s->>'uid');
+    IF NOT p_quiet THEN
+        PERFORM patient_unsettled(patient) FROM study WHERE id = v_have.study;
+        INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES (p_tenant, 'ModifiedSeries', 'series', v_new, s->>'uid');
+    END IF;
 END
 $$;
 
 -- restate_study: the same for a study, which may get another patient. s: as for ingest_study.
-CREATE OR REPLACE FUNCTION restate_study(p_tenant integer, p_grace interval, s jsonb) RETURNS void
+DROP FUNCTION IF EXISTS restate_study(integer, interval, jsonb);
+CREATE OR REPLACE FUNCTION restate_study(p_tenant integer, p_grace interval, p_quiet boolean, s jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     v_have record;
@@ -131,13 +137,17 @@ BEGIN
         accession = s->>'accession', study_id = s->>'study_id', patient_id = s->>'patient_id', name_fold = s->>'name_fold',
         referring_fold = s->>'referring_fold', description_fold = s->>'description_fold',
         summary = ARRAY(SELECT jsonb_array_elements_text(s->'summary')), attributes = s->'attributes',
-        grams = ARRAY(SELECT jsonb_array_elements_text(s->'grams')), version = nextval('version'), changed_at = now(), stable = false
+        grams = ARRAY(SELECT jsonb_array_elements_text(s->'grams')), version = nextval('version'),
+        changed_at = CASE WHEN p_quiet THEN changed_at ELSE now() END, stable = stable AND p_quiet
     WHERE id = v_have.id;
-    UPDATE instance i SET flags = i.flags & ~1 FROM series WHERE series.study = v_have.id AND i.series = series.id AND i.flags & 1 = 1;
+    IF NOT p_quiet THEN
+        UPDATE instance i SET flags = i.flags & ~1 FROM series WHERE series.study = v_have.id AND i.series = series.id AND i.flags & 1 = 1;
+    END IF;
     IF v_have.orthanc_id <> v_new THEN
         PERFORM resource_renamed(p_tenant, 'study', v_have.orthanc_id, v_new);
     END IF;
-    UPDATE patient SET name_fold = s->>'name_fold', birth_date = s->>'birth_date', attributes = s->'patient_attributes', changed_at = now(),
+    UPDATE patient SET name_fold = s->>'name_fold', birth_date = s->>'birth_date', attributes = s->'patient_attributes',
+        changed_at = CASE WHEN p_quiet AND v_have.patient = v_patient.patient THEN changed_at ELSE now() END,
         study_count = study_count + (v_have.patient <> v_patient.patient)::integer
     WHERE id = v_patient.patient;
     IF v_have.patient <> v_patient.patient THEN
@@ -153,7 +163,11 @@ BEGIN
             INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES (p_tenant, 'NewPatient', 'patient', v_person, s->>'patient_id');
         END IF;
     END IF;
-    PERFORM patient_unsettled(v_patient.patient);
-    INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES (p_tenant, 'ModifiedStudy', 'study', v_new, s->>'uid');
+    IF NOT p_quiet OR v_have.patient <> v_patient.patient THEN
+        PERFORM patient_unsettled(v_patient.patient);
+    END IF;
+    IF NOT p_quiet THEN
+        INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES (p_tenant, 'ModifiedStudy', 'study', v_new, s->>'uid');
+    END IF;
 END
 $$;

@@ -1,0 +1,49 @@
+"""POST /tools/create-dicom: instances of attributes, pictures and documents."""
+
+import asyncio
+from typing import Final
+
+from api.exchange import Exchange
+from api.routes.orthanc.dialect import object_of, route, send_json
+from api.routes.orthanc.upload import UPLOADED, store_file
+from dicomweb.creation.request import Creation
+
+# Contents are in the body, in base64; what is larger is sent as a file.
+_MAX_BODY: Final = 64 << 20
+
+
+async def create(http: Exchange) -> None:
+    """Make instances and store them; where one cannot be made, none is stored."""
+    creation = await asyncio.to_thread(Creation.parse, await object_of(http, _MAX_BODY))
+    files = await http.archive.creation.files(http.access, creation)
+    try:
+        stored = [await store_file(http, each) for each in files]
+    finally:
+        for each in files:
+            each.release()
+    if not creation.several:
+        await send_json(http, stored[0])
+        return
+    series = stored[0]["ParentSeries"]
+    await send_json(http, {"ID": series, "Path": f"/series/{series}", "Status": stored[0]["Status"]})
+
+
+_PICTURE: Final = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
+_ABOUT: Final = (
+    "Of `Tags`, and of `Content`: a data URI of PNG, JPEG, PDF, STL, OBJ or MTL, or a list of them, which gives a "
+    "series with an instance each and is answered with the series. `Parent` is a patient, study or series, whose "
+    "attributes are taken over; to give others, or UIDs, takes `Force`. A JPEG picture is stored as it is with "
+    "`Encapsulate`. Private attributes are those of `PrivateCreator`. With `InterpretBinaryTags` false, values that "
+    "are data URIs are text."
+)
+_BODY: Final = {
+    "Tags": {"PatientID": "P-1", "PatientName": "Doe^Jane", "Modality": "OT", "SeriesDescription": "Photograph"},
+    "Content": _PICTURE, "Parent": "", "Force": False, "Encapsulate": False, "PrivateCreator": "",
+    "InterpretBinaryTags": True,
+}  # fmt: skip
+
+OPERATIONS = (
+    route("POST", "/tools/create-dicom", "dicom.write", ("Create instances", _ABOUT), create, UPLOADED, _BODY),
+)
