@@ -263,6 +263,7 @@ def _worker(settings: Settings) -> int:
     from dimse_bridge.scu import Requestor
     from dimse_bridge.tasks import handlers as dimse_handlers
     from storage.archive import open_archive
+    from storage.archive_jobs import handlers as archive_handlers
     from storage.modification_jobs import handlers as modification_handlers
     from storage.worker import run_worker as work
     from wsi.tasks import handlers, steps
@@ -279,6 +280,7 @@ def _worker(settings: Settings) -> int:
                 (handlers(archive), 1),
                 (dimse, settings.jobs_at_once),
                 (modification_handlers(archive), settings.jobs_at_once),
+                (archive_handlers(archive), settings.jobs_at_once),
             )
             try:
                 await work(archive, stop, lanes, steps(archive))

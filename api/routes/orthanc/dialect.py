@@ -174,7 +174,7 @@ async def submit(
 
     `given`: the request, with Synchronous (the default), Asynchronous, Priority, Permissive and UserData.
     """
-    synchronous = field(given, "Synchronous", bool, not field(given, "Asynchronous", bool, False))
+    synchronous = is_synchronous(given)
     priority = field(given, "Priority", int, 0)
     if not -1_000_000 <= priority <= 1_000_000:
         raise BadRequest("Priority is a number up to a million", attribute="Priority")
@@ -194,6 +194,11 @@ async def submit(
         raise failure_of(job)
     counted = await http.archive.jobs.items(access, [job])
     await send_json(http, content_of(job, counted.get(job.id)))
+
+
+def is_synchronous(given: Mapping[str, Any]) -> bool:
+    """Whether the members Synchronous (the default) and Asynchronous of a body have the client wait."""
+    return field(given, "Synchronous", bool, not field(given, "Asynchronous", bool, False))
 
 
 async def while_connected(http: Exchange, work: Awaitable[T]) -> T | None:
@@ -250,16 +255,17 @@ def job_json(job: Job, items: Items | None) -> dict[str, Any]:
 
 def content_of(job: Job, items: Items | None) -> dict[str, Any]:
     """What a job is about. Of jobs that Orthanc does not know, what they have made."""
-    content, result = job.content, job.result or {}
+    content = job.content
+    result: dict[str, Any] = job.result or {}
     if "said" not in content:
         return {"Description": job.kind, "Result": job.result}
     answer: dict[str, Any] = {"Description": _DESCRIPTION, **content["said"]}
     if job.kind in _COUNTED:
         answer["InstancesCount"] = items.total if items else 0
         answer["FailedInstancesCount"] = items.failed if items else 0
-        answer |= result.get("said", {})
     elif "Query" in answer:
         answer["Details"] = [{"DimseErrorStatus": 0, "ReceivedInstancesIds": result.get("received", [])}]
+    answer |= result.get("said", {})
     return answer
 
 
