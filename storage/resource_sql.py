@@ -105,8 +105,9 @@ def columns(level: Level, parts: Parts) -> str:
     """The select list for the parts; see `storage.resources` for what becomes of each column."""
     alias = ALIAS[level]
     attached = f"a.tenant = {alias}.tenant AND a.orthanc_id = {alias}.orthanc_id AND a.level = '{level}'"
-    # Of metadata only the archive's own notes are told without being asked for.
-    noted = attached if parts.metadata else f"{attached} AND a.kind < 1024"
+    # Of metadata only the archive's own notes are told without being asked for. That is no condition of a search: a
+    # resource has few, and the index by kind would find those of all resources.
+    noted = "" if parts.metadata else " FILTER (WHERE a.kind < 1024)"
     file = "json_build_array(a.kind, a.object_key, a.object_size, encode(a.md5, 'hex'))"
     instance, series = level is Level.INSTANCE, level is Level.SERIES
     told = parts.brief or parts.metadata
@@ -120,7 +121,10 @@ def columns(level: Level, parts: Parts) -> str:
         (parts.protected and level is Level.PATIENT, "p.protected"),
         ((parts.status or parts.metadata) and series, "s.expected_count, series_status(s) AS status"),
         (told, f"{_UPDATED[level]} AS updated"),
-        (told, f"(SELECT json_object_agg(a.kind, a.value)::text FROM user_metadata a WHERE {noted}) AS noted"),
+        (
+            told,
+            f"(SELECT json_object_agg(a.kind, a.value){noted}::text FROM user_metadata a WHERE {attached}) AS noted",
+        ),
         (told and instance, "i.instance_number"),
         (parts.metadata and level in _FACTS, _FACTS.get(level, "")),
         ((parts.brief or parts.attachments) and instance, "i.object_key, i.object_size"),
