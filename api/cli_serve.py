@@ -263,6 +263,7 @@ def _worker(settings: Settings) -> int:
     from dimse_bridge.scu import Requestor
     from dimse_bridge.tasks import handlers as dimse_handlers
     from storage.archive import open_archive
+    from storage.archive_jobs import handlers as archive_handlers
     from storage.modification_jobs import handlers as modification_handlers
     from storage.reconstruction import handlers as reconstruction_handlers
     from storage.remote_retrieval import handlers as retrieval_handlers
@@ -284,6 +285,7 @@ def _worker(settings: Settings) -> int:
                 (modification_handlers(archive), settings.jobs_at_once),
                 ({**sending_handlers(archive), **retrieval_handlers(archive)}, settings.jobs_at_once),
                 (reconstruction_handlers(archive), 1),
+                (archive_handlers(archive), settings.jobs_at_once),
             )
             try:
                 await work(archive, stop, lanes, steps(archive))

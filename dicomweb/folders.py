@@ -7,7 +7,10 @@ from strangers: nothing in them may become a path, a drive, a device or a contro
 import re
 import unicodedata
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
+
+from dicomweb.zip_stream import EPOCH, Moment
 
 _MAX_NAME: Final = 100
 # What a path, Windows or a shell would understand, and the separator of a person's name components (PS3.5 6.2.1).
@@ -33,6 +36,19 @@ def series_folder(attributes: Mapping[str, Any]) -> str:
 def file_name(modality: str, number: int) -> str:
     """The file of the `number`-th instance of a series: MR000001.dcm."""
     return f"{re.sub('[^A-Za-z0-9]', '', modality)[:16] or 'IM'}{number:06d}.dcm"
+
+
+def file_moment(attributes: Mapping[str, Any]) -> Moment:
+    """When files of a study were last changed, for who unpacks them: date and time of the study, which never change."""
+    date, time = (_text(attributes.get(tag)) for tag in ("00080020", "00080030"))
+    for text, form in ((date + time[:6], "%Y%m%d%H%M%S"), (date, "%Y%m%d")):
+        try:
+            found = datetime.strptime(text, form)  # noqa: DTZ007 - a ZIP file knows no zones either
+        except ValueError:
+            continue
+        if EPOCH[0] <= found.year < EPOCH[0] + 128:
+            return found.year, found.month, found.day, found.hour, found.minute, found.second
+    return EPOCH
 
 
 def safe_name(text: str) -> str:

@@ -7,7 +7,7 @@ Numbers keep the digits that they were stored with: `parse` leaves them as text.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any, Final, Literal
 
@@ -23,6 +23,8 @@ Elements = Mapping[str, Any]
 MAX_TEXT: Final = 256
 _ODD: Final = frozenset("13579BDF")
 _FLOATS: Final = frozenset(("FD", "FL"))
+# Of others a single text is what is shown.
+_CONVERTED: Final = _FLOATS | {"AT", "SQ"}
 _UNKNOWN: Final = "Unknown Tag & Data"
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 
@@ -101,6 +103,8 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
+        if len(value) == 1 and "Alphabetic" in value:  # as names are, but for few
+            return str(value["Alphabetic"]).rstrip("=")
         return "=".join(value.get(group, "") for group in _GROUPS).rstrip("=")
     return str(value)
 
@@ -154,17 +158,27 @@ def _creator(creators: dict[str, str], tag: str, element: Mapping[str, Any]) -> 
     return creators.get(tag[:6], "")
 
 
-def main_tags(elements: Elements, tags: Sequence[str], form: Format, max_text: int = MAX_TEXT) -> dict[str, Any]:
+@lru_cache(maxsize=512)
+def _with_names(tags: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((tag, keyword_of(tag) or spelled_tag(tag)) for tag in tags)
+
+
+def main_tags(elements: Elements, tags: tuple[str, ...], form: Format, max_text: int = MAX_TEXT) -> dict[str, Any]:
     """Those of `tags` that the elements have, but for longer texts."""
     found: dict[str, Any] = {}
-    for tag in tags:
+    for tag, name in _with_names(tags):
         element = elements.get(tag)
         if element is None:
             continue
-        if form == "Human" and element["vr"] != "SQ":
-            text = text_of(element)
+        if form == "Human" and (vr := element["vr"]) != "SQ":
+            values = element.get("Value")
+            text: str | None
+            if values and len(values) == 1 and type(values[0]) is str and vr not in _CONVERTED:
+                text = values[0]
+            else:
+                text = text_of(element)
             if text is not None and len(text) <= max_text:
-                found[keyword_of(tag) or spelled_tag(tag)] = text
+                found[name] = text
             continue
         shown = formatted({tag: element}, form, max_text=max_text).items()
         found |= {name: value for name, value in shown if (value["Value"] if form == "Full" else value) is not None}

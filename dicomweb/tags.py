@@ -17,6 +17,9 @@ class Level(StrEnum):
     SERIES = "series"
     INSTANCE = "instance"
 
+    # That of Enum is a function in Python, and levels are keys of tables that are looked into for every row.
+    __hash__ = str.__hash__
+
 
 def _tags(text: str) -> frozenset[str]:
     return frozenset(text.split())

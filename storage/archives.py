@@ -1,21 +1,13 @@
 """Everything of patients, studies and series as one ZIP file, written while it is read: folders, or a medium."""
 
-import asyncio
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, replace
-from itertools import count
-from typing import Any, Final, Literal
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import orjson
 
-from dicomweb.dicomdir import Directory, Entry, record_fields
-from dicomweb.errors import BadPixels, NotAcceptable, NotFound, TooLarge
-from dicomweb.folders import file_name, patient_folder, series_folder, study_folder
-from dicomweb.meta import read_file_meta
-from dicomweb.pixels.encode import DEFAULT_QUALITY, Quality
-from dicomweb.query import Query
+from dicomweb.errors import NotFound, TooLarge
+from dicomweb.folders import patient_folder, series_folder, study_folder
 from dicomweb.tags import Level
 from dicomweb.uids import parse_orthanc_id
 from storage.access import Access
@@ -24,44 +16,9 @@ from storage.resource import Resource
 from storage.retrieve import Instance, RetrieveService, instance_of
 from storage.search import SearchService
 from storage.transcoding import TranscodeService
-from storage.zip_writer import ZipWriter
+from storage.zipped import Folder, Measured, Packing, ZippedSeries
 
 Kind = Literal["patient", "study", "series"]
-
-# What goes out at once, and from where on a checksum is worth a thread.
-_CHUNK: Final = 64 << 10
-_THREAD_FROM: Final = 256 << 10
-_META: Final = 4 << 10  # the file meta group is within
-_PAGE: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """One series of an archive.
-
-    `path` ends with a slash. `attributes` as DICOM JSON, those of the series and above; `only`: the SOP Instance UIDs
-    that were asked for, where that is not the whole series.
-    """
-
-    study: str
-    series: str
-    modality: str
-    path: str
-    attributes: dict[str, Any]
-    only: frozenset[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """How files are packed: images that can be sent in the transfer syntax `target` are, all else as stored.
-
-    `medium`: with a DICOMDIR and the names that media have (PS3.10 8.2); `extended`: with more in its records.
-    """
-
-    target: str | None = None
-    quality: Quality = DEFAULT_QUALITY
-    medium: bool = False
-    extended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +36,7 @@ class ArchiveService:
         self, db: Database, search: SearchService, retrieve: RetrieveService, transcode: TranscodeService
     ) -> None:
         self._db = db
-        self._search = search
-        self._retrieve = retrieve
-        self._transcode = transcode
+        self._zipped = ZippedSeries(db, search, retrieve, transcode)
 
     async def instance(self, access: Access, identifier: str) -> Instance:
         """The instance with that Orthanc identifier. Raises NotFound."""
@@ -147,91 +102,28 @@ class ArchiveService:
             found.append(Folder(row["study_uid"], row["series_uid"], row["modality"], path, attributes, only))
         return found
 
-    async def zip(self, access: Access, folders: Sequence[Folder], packing: Packing) -> AsyncGenerator[bytes, None]:
+    async def measure(self, access: Access, folders: Sequence[Folder]) -> Measured:
+        """What is known of an archive before it is read."""
+        return await self._zipped.measure(access, folders)
+
+    def zip(self, access: Access, folders: Sequence[Folder], packing: Packing) -> AsyncGenerator[bytes, None]:
         """The ZIP file in chunks."""
-        writer = ZipWriter()
-        directory = Directory(extended=packing.extended) if packing.medium else None
-        images = count()
-        for folder in folders:
-            try:
-                _, instances = await self._retrieve.instances(access, folder.study, folder.series)
-            except NotFound:  # deleted since
-                continue
-            if folder.only is not None:
-                instances = [each for each in instances if each.sop in folder.only]
-            described = {} if directory is None else await self._described(access, folder, packing)
-            numbers = count(1)
-            async with aclosing(self._files(access, instances, packing)) as files:
-                async for file in files:
-                    file_id = ("IMAGES", f"IM{next(images)}")
-                    path = folder.path + file_name(folder.modality, next(numbers))
-                    writer.begin(path if directory is None else "/".join(file_id), file.size)
-                    head = b""
-                    async for chunk in file.chunks:
-                        head += chunk[: _META - len(head)]
-                        await _add(writer, chunk)
-                        if writer.waiting >= _CHUNK:
-                            yield writer.take()
-                    writer.end()
-                    if directory is not None:
-                        # What lies there may be a derived instance, in another transfer syntax than the stored one.
-                        meta = read_file_meta(head)
-                        known = folder.attributes | described.get(file.instance.sop, {})
-                        directory.add(Entry(file_id, meta.sop_class, meta.sop_uid, meta.transfer_syntax, known))
-        if directory is not None:
-            index = directory.encode(f"2.25.{uuid.uuid4().int}")
-            writer.begin("DICOMDIR", len(index))
-            await _add(writer, index)
-            writer.end()
-        writer.close()
-        yield writer.take()
+        access.require("dicom.read")
+        return self._zipped.packed(access, folders, packing)
 
-    async def _described(self, access: Access, folder: Folder, packing: Packing) -> dict[str, dict[str, Any]]:
-        """What the records of a DICOMDIR hold of each instance of a series."""
-        found: dict[str, dict[str, Any]] = {}
-        access = access.with_scope("dicom.search")
-        query = Query(
-            Level.INSTANCE,
-            study=folder.study,
-            series=folder.series,
-            fields=record_fields(packing.extended),
-            limit=_PAGE,
-        )
-        while True:
-            page = await self._search.run(access, query, "")
-            for row in page.rows:
-                attributes = orjson.loads(row)
-                found[attributes["00080018"]["Value"][0]] = attributes
-            if not page.more:
-                return found
-            query = replace(query, offset=query.offset + _PAGE)
+    def plain(
+        self, access: Access, folders: Sequence[Folder], measured: Measured, offset: int, length: int
+    ) -> AsyncGenerator[bytes, None]:
+        """`length` bytes from `offset` on of the ZIP file that holds the files as they are stored, in chunks.
 
-    async def _files(
-        self, access: Access, instances: Sequence[Instance], packing: Packing
-    ) -> AsyncGenerator["_File", None]:
-        """The files in turn; those that leave as stored are read ahead."""
-        if packing.target is None:
-            async with aclosing(self._retrieve.files(instances)) as files:
-                async for instance, body in files:
-                    yield _File(instance, instance.size, _once(body) if isinstance(body, bytes) else body)
-            return
-        for instance in instances:
-            chunks = self._transcode.file(access, instance, packing.target, packing.quality)
-            try:
-                first = await anext(chunks)
-            except (NotAcceptable, BadPixels):
-                yield _File(instance, instance.size, self._retrieve.file(instance))
-            else:
-                yield _File(instance, None, _behind(first, chunks))
+        Raises Unavailable where they are not those that were measured any more.
+        """
+        access.require("dicom.read")
+        return self._zipped.plain(access, folders, measured, offset, offset + length)
 
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """`size` where it is known before the bytes are."""
-
-    instance: Instance
-    size: int | None
-    chunks: AsyncIterator[bytes]
+    async def expire(self) -> None:
+        """Forget what nobody asks for any more. For the background process."""
+        await self._zipped.forget()
 
 
 class _Names:
@@ -252,21 +144,3 @@ class _Names:
             self._taken.add(path.casefold())
             self._of[key] = path
         return self._of[key]
-
-
-async def _add(writer: ZipWriter, chunk: bytes) -> None:
-    if len(chunk) < _THREAD_FROM:
-        writer.add(chunk)
-    else:
-        await asyncio.to_thread(writer.add, chunk)
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data
-
-
-async def _behind(first: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    async with aclosing(chunks):
-        yield first
-        async for chunk in chunks:
-            yield chunk

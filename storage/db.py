@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -194,6 +194,25 @@ class Database:
                 async with connection.transaction(readonly=True):
                     self.statements += 1
                     yield connection.cursor(sql, *args, prefetch=prefetch).__aiter__()
+            except BaseException:
+                await self._connections.drop(connection)
+                raise
+            self._connections.give(connection)
+        except DRIVER_ERRORS as error:
+            raise translated(error) from error
+
+    async def pages(self, sql: str, args: Sequence[object], rows: int) -> AsyncGenerator[list[Record], None]:
+        """A large result in one read-only transaction, `rows` at a time."""
+        try:
+            connection = await self._connections.take()
+            try:
+                async with connection.transaction(readonly=True):
+                    self.statements += 1
+                    cursor = await connection.cursor(sql, *args)
+                    while page := await cursor.fetch(rows):
+                        yield page
+                        if len(page) < rows:
+                            break
             except BaseException:
                 await self._connections.drop(connection)
                 raise

@@ -22,6 +22,7 @@ from dicomweb.errors import (
 )
 from dicomweb.memo import Memo
 from dicomweb.part10 import Scan, scan
+from dicomweb.structure import ScanLimits
 from dicomweb.uids import OrthancIds
 from storage.access import Access
 from storage.commit import Committer, Retry

@@ -88,6 +88,7 @@ class JobFile:
     """A file that a job left: where it lies, `size` bytes, and the job's result, which describes it."""
 
     job: str
+    kind: str
     key: str
     size: int
     result: dict[str, Any]
@@ -213,7 +214,7 @@ class JobService:
             raise NotFound("the job has left no file" if over else "the job is not over")
         if row["result_key"] is None:
             raise Gone("the file that the job left was removed")
-        return JobFile(str(given), row["result_key"], row["result_size"], orjson.loads(row["result"]))
+        return JobFile(str(given), row["kind"], row["result_key"], row["result_size"], orjson.loads(row["result"]))
 
     def read(self, file: JobFile, offset: int, length: int) -> AsyncIterator[bytes]:
         """A part of a file, in bounded chunks."""

@@ -35,5 +35,4 @@ class Resource:
 
 def spelled(digest: bytes) -> str:
     """The Orthanc identifier of a digest."""
-    text = digest.hex()
-    return "-".join((text[:8], text[8:16], text[16:24], text[24:32], text[32:]))
+    return digest.hex("-", 4)

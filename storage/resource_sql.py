@@ -37,9 +37,12 @@ FIRST_PATIENT: Final = (
 )
 _SAME_PATIENT: Final = "(SELECT q.id FROM patient q WHERE q.orthanc_id = p.orthanc_id AND q.tenant = p.tenant)"
 
+# Children of patients and studies come with their number before the identifier: to sort so few here would cost more
+# than to find them. Those of series are in their order.
+NUMBER_SIZE: Final = 8
 _CHILDREN: Final[dict[Level, str]] = {
-    Level.PATIENT: f"ARRAY(SELECT c.orthanc_id FROM study c WHERE c.patient IN {_SAME_PATIENT} ORDER BY c.id)",
-    Level.STUDY: "ARRAY(SELECT c.orthanc_id FROM series c WHERE c.study = t.id ORDER BY c.id)",
+    Level.PATIENT: f"ARRAY(SELECT int8send(c.id) || c.orthanc_id FROM study c WHERE c.patient IN {_SAME_PATIENT})",
+    Level.STUDY: "ARRAY(SELECT int8send(c.id) || c.orthanc_id FROM series c WHERE c.study = t.id)",
     Level.SERIES: "ARRAY(SELECT c.orthanc_id FROM instance c WHERE c.series = s.id"
     " ORDER BY c.instance_number, c.sop_uid)",
     Level.INSTANCE: "NULL",
@@ -102,8 +105,9 @@ def columns(level: Level, parts: Parts) -> str:
     """The select list for the parts; see `storage.resources` for what becomes of each column."""
     alias = ALIAS[level]
     attached = f"a.tenant = {alias}.tenant AND a.orthanc_id = {alias}.orthanc_id AND a.level = '{level}'"
-    # Of metadata only the archive's own notes are told without being asked for.
-    noted = attached if parts.metadata else f"{attached} AND a.kind < 1024"
+    # Of metadata only the archive's own notes are told without being asked for. That is no condition of a search: a
+    # resource has few, and the index by kind would find those of all resources.
+    noted = "" if parts.metadata else " FILTER (WHERE a.kind < 1024)"
     file = "json_build_array(a.kind, a.object_key, a.object_size, encode(a.md5, 'hex'))"
     instance, series = level is Level.INSTANCE, level is Level.SERIES
     told = parts.brief or parts.metadata
@@ -117,7 +121,10 @@ def columns(level: Level, parts: Parts) -> str:
         (parts.protected and level is Level.PATIENT, "p.protected"),
         ((parts.status or parts.metadata) and series, "s.expected_count, series_status(s) AS status"),
         (told, f"{_UPDATED[level]} AS updated"),
-        (told, f"(SELECT json_object_agg(a.kind, a.value)::text FROM user_metadata a WHERE {noted}) AS noted"),
+        (
+            told,
+            f"(SELECT json_object_agg(a.kind, a.value){noted}::text FROM user_metadata a WHERE {attached}) AS noted",
+        ),
         (told and instance, "i.instance_number"),
         (parts.metadata and level in _FACTS, _FACTS.get(level, "")),
         ((parts.brief or parts.attachments) and instance, "i.object_key, i.object_size"),
@@ -154,15 +161,24 @@ def source(level: Level, terms: str) -> str:
     return "".join(text for _, text in tables[: last + 1])
 
 
+@lru_cache(maxsize=256)
+def one(level: Level, parts: Parts) -> str:
+    """The resource $2 of the tenant $1. Patients of several issuers may share an identifier: the first one."""
+    alias, told = ALIAS[level], columns(level, parts)
+    first = f" ORDER BY {ORDER[level]} LIMIT 1" if level is Level.PATIENT else ""
+    return f"SELECT {told} FROM {source(level, told)} WHERE {alias}.orthanc_id = $2 AND {alias}.tenant = $1{first}"
+
+
 def paged(level: Level, parts: Parts, conditions: str, order: str, limit: str) -> str:
     """A page of resources in `order`: only of those in it the columns are made. `limit` may hold OFFSET."""
     alias, key = ALIAS[level], _KEY[level]
     keys = ", ".join(f"{alias}.{each.strip()}" for each in key.split(","))
     page = f"SELECT {keys} FROM {source(level, conditions + order)} WHERE {conditions} ORDER BY {order} {limit}"
-    joined = JOINED[level].replace(f" {alias}", f" {alias} JOIN page USING ({key})", 1)
+    told = columns(level, parts)
+    joined = source(level, told).replace(f" {alias}", f" {alias} JOIN page USING ({key})", 1)
     return (
         f"WITH page AS MATERIALIZED (SELECT q.*, row_number() OVER () AS place FROM ({page}) q) "
-        f"SELECT {columns(level, parts)} FROM {joined} ORDER BY page.place"
+        f"SELECT {told} FROM {joined} ORDER BY page.place"
     )
 
 

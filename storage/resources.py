@@ -1,8 +1,10 @@
 """Resources as Orthanc's REST API shows them: one statement for one, and one for a list."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -22,10 +24,11 @@ from storage.resource_sql import (
     ALIAS,
     FIRST_PATIENT,
     JOINED,
+    NUMBER_SIZE,
     ORDER,
     Parts,
-    columns,
     identifiers,
+    one,
     paged,
 )
 from storage.settings import Settings
@@ -40,12 +43,12 @@ _TITLE: Final[dict[Level, str]] = {
     Level.INSTANCE: "Instance",
 }
 _CHILDREN: Final = {Level.PATIENT: "Studies", Level.STUDY: "Series", Level.SERIES: "Instances"}
-_RANK: Final = tuple(Level)
-_NUMBERED: Final = (Level.SERIES, Level.INSTANCE)
+_PARENT: Final = {Level.STUDY: "ParentPatient", Level.SERIES: "ParentStudy", Level.INSTANCE: "ParentSeries"}
 _ORIGIN: Final = {"rest": "RestApi", "dimse": "DicomProtocol", "stow": "Plugins"}
 _ROWS: Final = 500
 _FURTHEST: Final = 2**40
 _LONGEST: Final = 1 << 16
+_REMEMBERED_TEXT: Final = 4096
 
 Description = dict[str, Any]
 
@@ -57,8 +60,9 @@ def title(level: Level) -> str:
 
 def moment(at: datetime) -> str:
     """A time as answers spell it, in UTC."""
-    at = at.astimezone(UTC)
-    return f"{at.year:04}{at.month:02}{at.day:02}T{at.hour:02}{at.minute:02}{at.second:02}"
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat("T", "seconds")[:19].replace("-", "").replace(":", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +95,8 @@ class ResourceService:
     async def one(self, access: Access, resource: Resource, view: View = View()) -> Description:
         """One resource. Raises NotFound."""
         access.require("dicom.search", "dicom.read")
-        level, alias = resource.level, ALIAS[resource.level]
-        sql = (
-            f"SELECT {columns(level, view.parts)} FROM {JOINED[level]} "  # noqa: S608 - constants and eight-digit tags
-            f"WHERE {alias}.orthanc_id = $2 AND {alias}.tenant = $1 ORDER BY {ORDER[level]} LIMIT 1"
-        )
-        rows = await self._db.fetch_sql(sql, access.tenant, resource.id)
+        level = resource.level
+        rows = await self._db.fetch_sql(one(level, view.parts), access.tenant, resource.id)
         if not rows:
             raise NotFound(f"no such {level}")
         return self.described(level, rows[0], view, {})
@@ -163,15 +163,12 @@ class ResourceService:
         if limit and limit <= _ROWS:
             yield self.rendered(level, await self._db.fetch_sql(sql, *arguments.values), view)
             return
-        batch: list[Any] = []
-        async with self._db.cursor(sql, arguments.values, prefetch=_ROWS) as rows:
-            async for row in rows:
-                batch.append(spelled(row[0]) if view is None else self.described(level, row, view, shared))
-                if len(batch) == _ROWS:
-                    yield batch
-                    batch = []
-        if batch:
-            yield batch
+        async with aclosing(self._db.pages(sql, arguments.values, _ROWS)) as pages:
+            async for rows in pages:
+                if view is None:
+                    yield [spelled(row[0]) for row in rows]
+                else:
+                    yield [self.described(level, row, view, shared) for row in rows]
 
     async def metadata(self, access: Access, resource: Resource) -> dict[int, str]:
         """All metadata of a resource by number: the archive's, and those of clients. Raises NotFound."""
@@ -203,9 +200,9 @@ class ResourceService:
         if parts.main_tags:
             _add_main_tags(found, level, row, view.form, shared)
         if parts.children and level in _CHILDREN:
-            found[_CHILDREN[level]] = [spelled(child) for child in row["children"]]
+            found[_CHILDREN[level]] = _children(level, row["children"])
         if parts.parent and level is not Level.PATIENT:
-            found["Parent" + _TITLE[_RANK[_RANK.index(level) - 1]]] = spelled(row["parent"])
+            found[_PARENT[level]] = spelled(row["parent"])
         if parts.labels:
             found["Labels"] = row["labels"]
         if parts.stable and level is not Level.INSTANCE:
@@ -252,27 +249,45 @@ def _list(level: Level, conditions: str, order: str, limit: str, view: View | No
     return paged(level, view.parts, conditions, order, limit)
 
 
+def _children(level: Level, found: Sequence[bytes]) -> list[str]:
+    """The identifiers of children, in the order in which they came."""
+    if level is Level.SERIES:
+        return [spelled(child) for child in found]
+    return [spelled(child[NUMBER_SIZE:]) for child in sorted(found)]
+
+
 def _add_main_tags(
     found: Description, level: Level, row: Record, form: Format, shared: dict[int, Mapping[str, Any]]
 ) -> None:
+    if level is Level.INSTANCE:
+        found["MainDicomTags"] = main_tags(_of_instance(parse(row["own"]), row, shared), MAIN_TAGS[level], form)
+        return
+    texts = (row["own"], row["orientation"], row["timezone"]) if level is Level.SERIES else (row["own"], None, None)
+    # The same resources are looked at again and again, and to read their attributes takes longest.
+    known = _remembered if len(texts[0]) <= _REMEMBERED_TEXT else _main_tags
+    found |= known(level, form, *texts)
+
+
+def _main_tags(
+    level: Level, form: Format, own: str, orientation: str | None, timezone: str | None
+) -> Mapping[str, Mapping[str, Any]]:
+    """What a description of a patient, study or series says of its attributes. Nobody changes what is in it."""
+    if level is Level.SERIES:
+        more = parse(own)
+        if orientation is not None:
+            more |= parse("{" + orientation + "}")
+        if timezone is not None:
+            more["00080201"] = parse(timezone)
+        return {"MainDicomTags": main_tags(more, MAIN_TAGS[level], form)}
     # No main tag of patients and studies is a number, whose digits would have to be kept.
-    own: Mapping[str, Any] = (parse if level in _NUMBERED else orjson.loads)(row["own"])
+    elements = orjson.loads(own)
+    found = {"MainDicomTags": main_tags(elements, MAIN_TAGS[level], form)}
     if level is Level.STUDY:
-        found["PatientMainDicomTags"] = main_tags(own, MAIN_TAGS[Level.PATIENT], form)
-    elif level is Level.SERIES:
-        own = _of_series(own, row)
-    elif level is Level.INSTANCE:
-        own = _of_instance(own, row, shared)
-    found["MainDicomTags"] = main_tags(own, MAIN_TAGS[level], form)
+        found["PatientMainDicomTags"] = main_tags(elements, MAIN_TAGS[Level.PATIENT], form)
+    return found
 
 
-def _of_series(own: Mapping[str, Any], row: Record) -> Mapping[str, Any]:
-    more = dict(own)
-    if row["orientation"] is not None:
-        more |= parse("{" + row["orientation"] + "}")
-    if row["timezone"] is not None:
-        more["00080201"] = parse(row["timezone"])
-    return more
+_remembered = lru_cache(maxsize=2048)(_main_tags)
 
 
 def _of_instance(own: Mapping[str, Any], row: Record, shared: dict[int, Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -292,7 +307,7 @@ def _add_brief(found: Description, level: Level, row: Record, noted: Mapping[str
         found["IndexInSeries"] = row["instance_number"]
     else:
         found["LastUpdate"] = moment(row["updated"])
-    for name, number in (("ModifiedFrom", MODIFIED_FROM), ("AnonymizedFrom", ANONYMIZED_FROM)):
+    for name, number in (("ModifiedFrom", MODIFIED_FROM), ("AnonymizedFrom", ANONYMIZED_FROM)) if noted else ():
         if str(number) in noted:
             found[name] = noted[str(number)]
 

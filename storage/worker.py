@@ -128,6 +128,7 @@ async def run_worker(
         (_EXPIRE_SECONDS, "expire_modality_worklist", archive.modality_worklist.expire),
         (_EXPIRE_SECONDS, "expire_performed_steps", archive.performed_steps.expire),
         (_EXPIRE_SECONDS, "expire_jobs", archive.jobs.expire),
+        (_EXPIRE_SECONDS, "expire_archives", archive.archives.expire),
         (_EXPIRE_SECONDS, "expire_commitments", archive.asked.expire),
         (_EXPIRE_SECONDS, "expire_transactions", archive.commitment.expire),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),

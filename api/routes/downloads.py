@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 from api.examples import DICOM
 from api.exchange import Exchange
-from api.responses import Header, send_bytes, send_stream
-from api.routes.wado import plan_of, send_files
+from api.responses import CACHE_REVALIDATE, Header, client_has, ranged, send_bytes, send_stream
+from api.routes.wado import IF_NONE_MATCH, plan_of, send_files
 from api.routing import Answer, Content, Operation, Parameter
-from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, Unavailable
+from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, RangeNotSatisfiable, Unavailable
 from dicomweb.folders import safe_name
 from dicomweb.media import DEFLATED_LE
 from dicomweb.media import DICOM_JSON as DICOM_JSON_TYPE
@@ -18,8 +18,9 @@ from dicomweb.native_xml import MEDIA_TYPE as DICOM_XML
 from dicomweb.negotiation import ALL_TARGETS, parse_accept
 from dicomweb.pixels.encode import quality_of
 from dicomweb.tags import Level
-from storage.archives import Kind, Packing
+from storage.archives import Kind
 from storage.resource import Resource
+from storage.zipped import Packing
 
 _ZIP: Header = (b"content-type", b"application/zip")
 _MAX_RESOURCES = 1000  # longer URLs than those of so many are refused before
@@ -44,7 +45,7 @@ async def file(http: Exchange) -> None:
 
 async def archive(http: Exchange, level: Kind, *, medium: bool) -> None:
     """A resource as a ZIP file."""
-    await _send_zip(http, [http.path["id"]], level, medium=medium)
+    await send_zip(http, [http.path["id"]], level, _packing(http, medium=medium))
 
 
 async def archive_of_several(http: Exchange, *, medium: bool, extended: bool = False) -> None:
@@ -54,26 +55,50 @@ async def archive_of_several(http: Exchange, *, medium: bool, extended: bool = F
         raise BadQuery("resources is a list of Orthanc identifiers", attribute="resources")
     if len(wanted) > _MAX_RESOURCES:
         raise BadQuery(f"resources are {_MAX_RESOURCES} at most", attribute="resources")
-    await _send_zip(http, wanted, None, medium=medium, extended=extended)
+    await send_zip(http, wanted, None, _packing(http, medium=medium, extended=extended))
 
 
-async def _send_zip(
-    http: Exchange, resources: Sequence[str], level: Kind | None, *, medium: bool, extended: bool = False
-) -> None:
-    """A ZIP file that is written while it is sent: the first bytes leave before the second file is read."""
+def _packing(http: Exchange, *, medium: bool, extended: bool = False) -> Packing:
     extended = extended or http.query_value("extended") is not None
-    packing = Packing(_target(http), quality_of(_quality(http)), medium, extended)
+    return Packing(_target(http), quality_of(_quality(http)), medium, extended)
+
+
+async def send_zip(
+    http: Exchange, resources: Sequence[str], level: Kind | None, packing: Packing, name: str | None = None
+) -> None:
+    """A ZIP file that is written while it is sent: the first bytes leave before the second file is read.
+
+    Of files as they are stored its length is known, and it is sent from any byte on. `name`: of the download.
+    """
     service = http.archive.archives
     folders = await service.folders(http.access, resources, level)
-    name = f"{resources[0]}.zip" if len(resources) == 1 else "archive.zip"
-    headers = [_ZIP, (b"cache-control", b"no-store"), attachment_header(http, name)]
-    await send_stream(http, 200, headers, None, service.zip(http.access, folders, packing))
+    headers = [_ZIP, attachment_header(http, name or zip_name(resources))]
+    if not packing.plain:
+        headers.append((b"cache-control", b"no-store"))
+        await send_stream(http, 200, headers, None, service.zip(http.access, folders, packing))
+        return
+    measured = await service.measure(http.access, folders)
+    headers += [(b"etag", measured.tag.encode()), CACHE_REVALIDATE]
+    if http.method != "POST" and await client_has(http, headers):
+        return
+    status, offset, length = ranged(http, headers, measured.size)
+    chunks = service.plain(http.access, folders, measured, offset, length)
+    await send_stream(http, status, headers, length, chunks)
+
+
+def zip_name(resources: Sequence[str]) -> str:
+    """What the archive of resources is called unless the client says."""
+    return f"{resources[0]}.zip" if len(resources) == 1 else "archive.zip"
 
 
 def _target(http: Exchange) -> str | None:
-    target = http.query_value("transcode")
+    return target_of(http.query_value("transcode"), "transcode")
+
+
+def target_of(target: str | None, attribute: str) -> str | None:
+    """The UID of a transfer syntax that can be written, None for none. Raises BadQuery."""
     if target and target not in _TARGETS:
-        raise BadQuery("transcode is the UID of a transfer syntax that can be written", attribute="transcode")
+        raise BadQuery(f"{attribute} is the UID of a transfer syntax that can be written", attribute=attribute)
     return target or None
 
 
@@ -103,11 +128,20 @@ _TRANSCODE = (
 )
 
 
-_ZIPPED = (Answer(200, "The ZIP file.", (Content("application/zip", "(the bytes of a ZIP file)"),)),)
-_ERRORS = (BadPixels, BadQuery, NotFound, Unavailable)
+_BYTES = (Content("application/zip", "(the bytes of a ZIP file)"),)
+_ZIPPED = (Answer(200, "The ZIP file.", _BYTES),)
+_RANGED = (
+    Answer(200, "The ZIP file.", _BYTES, ("ETag", "Content-Disposition")),
+    Answer(206, "The part that Range asks for.", _BYTES, ("ETag", "Content-Disposition")),
+    Answer(304, "Not modified."),
+)
+_RANGE = Parameter("Range", "header", "a part of the ZIP file", "bytes=1000000-")
+_IF_RANGE = Parameter("If-Range", "header", "the ETag of what was received before", '"4cb2d1e4a8"')
+_ERRORS = (BadPixels, BadQuery, NotFound, RangeNotSatisfiable, Unavailable)
 _FOLDERS = (
     "One folder for each patient, study and series, streamed while it is read. With `transcode`, images that can be "
-    "written in that transfer syntax are; all others come as stored."
+    "written in that transfer syntax are; all others come as stored. Without, Content-Length and ETag are known, and "
+    "Range is taken, so that a download can go on where it broke off."
 )
 _MEDIUM = (
     "The files as on a medium (PS3.10), with a DICOMDIR at the end. With `extended`, its records hold more than the "
@@ -132,8 +166,8 @@ def _archive(level: Kind, plural: str, *, medium: bool) -> Operation:
         f"Download a {level} as {'a medium' if medium else 'ZIP'}",
         _MEDIUM if medium else _FOLDERS,
         functools.partial(archive, level=level, medium=medium),
-        _ZIPPED,
-        (*_TRANSCODE, _EXTENDED) if medium else _TRANSCODE,
+        _ZIPPED if medium else _RANGED,
+        (*_TRANSCODE, _EXTENDED) if medium else (*_TRANSCODE, _RANGE, _IF_RANGE, IF_NONE_MATCH),
         errors=_ERRORS,
         orthanc=True,
     )
@@ -148,8 +182,8 @@ def _archive_of_several(name: str, *, medium: bool, extended: bool = False) -> O
         f"Download resources as {'an extended medium' if extended else 'a medium' if medium else 'ZIP'}",
         _MEDIUM if medium else _FOLDERS,
         functools.partial(archive_of_several, medium=medium, extended=extended),
-        _ZIPPED,
-        (_RESOURCES, *_TRANSCODE),
+        _ZIPPED if medium else _RANGED,
+        (_RESOURCES, *_TRANSCODE) if medium else (_RESOURCES, *_TRANSCODE, _RANGE, _IF_RANGE, IF_NONE_MATCH),
         errors=_ERRORS,
         orthanc=True,
     )

@@ -7,10 +7,11 @@ import orjson
 
 from api.exchange import Exchange
 from api.responses import CACHE_REVALIDATE, JSON, Header, client_has, ranged, send_bytes, send_stream
+from api.routes.downloads import attachment_header
 from api.routes.wado import IF_NONE_MATCH
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadQuery, Gone, NotFound, RangeNotSatisfiable, Unavailable
-from storage.jobs import MAX_PAGE, Job
+from storage.jobs import MAX_PAGE, Job, JobFile
 
 _NO_STORE: Final[Header] = (b"cache-control", b"no-store")
 _PAGE: Final = 100
@@ -49,18 +50,21 @@ async def cancel(http: Exchange) -> None:
 
 async def result(http: Exchange) -> None:
     """The file that a job left, or a part of it."""
-    service = http.archive.jobs
-    file = await service.file(http.access, http.path["job"])
+    await send_file(http, await http.archive.jobs.file(http.access, http.path["job"]))
+
+
+async def send_file(http: Exchange, file: JobFile) -> None:
+    """A file that a job left, or a part of it."""
     headers: list[Header] = [
         (b"content-type", file.result["media_type"].encode()),
-        (b"content-disposition", b'attachment; filename="%b"' % file.result["file"].encode()),
+        attachment_header(http, file.result["file"]),
         (b"etag", b'"%b"' % file.job.encode()),
         CACHE_REVALIDATE,
     ]
     if await client_has(http, headers):
         return
     status, offset, length = ranged(http, headers, file.size)
-    await send_stream(http, status, headers, length, service.read(file, offset, length))
+    await send_stream(http, status, headers, length, http.archive.jobs.read(file, offset, length))
 
 
 def _base(http: Exchange) -> str:

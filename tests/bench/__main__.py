@@ -23,6 +23,7 @@ from . import (
     manifest,
     peer,
     read,
+    rest,
     slides,
     static,
     transcode,
@@ -208,6 +209,19 @@ def ask(context: typer.Context) -> None:
     _verdict(report)
 
 
+@app.command("rest")
+def ask_as_orthanc(context: typer.Context) -> None:
+    """Orthanc's own REST API: descriptions, tags, search, archives from full archives; deletion."""
+    chosen: Options = context.obj
+    content = chosen.manifest()
+    with _servers(chosen, "filled", keep_peers=True) as servers:
+        for archive in servers:
+            load.fill(archive, content)
+        report = chosen.report(servers)
+        rest.run(report, content, chosen.wants, chosen.work, chosen.seconds)
+    _verdict(report)
+
+
 @app.command("small")
 def nearly_empty(context: typer.Context) -> None:
     """Frames from nearly empty archives, where Orthanc's SQLite is at its best."""
@@ -282,7 +296,7 @@ def everything(context: typer.Context) -> None:
     chosen: Options = context.obj
     chosen.results.unlink(missing_ok=True)
     say(machine(chosen.work))
-    for piece in (store, nearly_empty, get, ask, convert, microscope, cost):
+    for piece in (store, nearly_empty, get, ask_as_orthanc, ask, convert, microscope, cost):
         say(f"\n== {piece.__name__}")
         piece(context)
     judge(context)

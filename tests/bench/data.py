@@ -5,6 +5,7 @@ the few that differ, in tag order, so that 50,000 instances take seconds. Nothin
 """
 
 import datetime as dt
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from pydicom.uid import (
 
 from . import manifest
 
-_KIND = {"ct": 11, "small": 12, "multiframe": 13, "large": 14, "transcode": 15}
+_KIND = {"ct": 11, "small": 12, "multiframe": 13, "large": 14, "transcode": 15, "deleted": 16}
 _FAMILIES = ("ALMEIDA", "BERGSTROEM", "CHAUDHRY", "DIMITROV", "ESPOSITO", "FERNANDEZ", "GUNDERSEN", "HORVATH")
 _GIVEN = ("ADA", "BORIS", "CLARA", "DAVID", "ELENA", "FELIX", "GRETA", "HUGO", "IRIS", "JONAS")
 _FIRST_DAY = dt.date(2019, 3, 1)
@@ -69,6 +70,13 @@ def generate(root: Path, sizes: Sizes = Sizes(), seed: int = 20) -> manifest.Man
     made = manifest.scan(root)
     made.save()
     return made
+
+
+def to_delete(root: Path, studies: int, instances: int) -> tuple[manifest.Study, ...]:
+    """Write studies of two series with so many tiny instances together; whatever was in `root` is removed."""
+    shutil.rmtree(root, ignore_errors=True)
+    _grid(root, "deleted", (studies, 2), np.zeros((instances // 2, 8, 8), dtype=np.uint16))
+    return manifest.grouped(root, sorted(root.glob("**/*.dcm")))
 
 
 def large(path: Path, megabytes: int, number: int) -> str:

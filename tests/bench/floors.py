@@ -52,6 +52,10 @@ SLIDE_FRESH, SLIDE_MANIFEST = "slide tile, first time", "slide manifest, first t
 FIND_PATIENT, FIND_DATE = "C-FIND studies by PatientID", "C-FIND studies by date range"
 FIND_IMAGES = "C-FIND images of a series"
 GET_SERIES, GET_SMALL = "C-GET series of 100 x 525 KB", "C-GET series of tiny instances"
+REST_STUDY, REST_TAGS = "GET /studies/{id}", "GET /instances/{id}/tags"
+REST_FIND = "tools/find, 500 studies described"
+REST_ZIP, REST_ZIP_FIRST = "archive of 500 CT", "archive of 500 CT, first byte"
+REST_DELETE = "delete a study of 2,000 instances"
 SERIES_BYTES = "series of 100 x 525 KB"
 NEARLY_EMPTY = " (nearly empty archive)"
 STATIC = "series, against nginx's static files"
@@ -103,6 +107,10 @@ FLOORS: tuple[Floor, ...] = (
     AtLeast(FRAME_CT + NEARLY_EMPTY, 8, "sqlite", 2),
     AtLeast(FRAME_JPEG + NEARLY_EMPTY, 8, "sqlite", 2),
     AtLeast(SERIES_BYTES, 4, "best", 2),
+    *(AtLeast(test, 1, "best", 5) for test in (REST_STUDY, REST_TAGS, REST_FIND)),
+    AtLeast(REST_ZIP, 1, "best", 2),
+    AtMost(REST_ZIP_FIRST, 1, "p50", 100),
+    AtMost(REST_DELETE, 1, "p50", 1000),
     AtLeast(SLIDE_FRAME, 8, "best", 2.5),
     AtLeast(SLIDE_TILE, 8, "best", 0.3),
     AtMost(SLIDE_TILE, 1, "p50", 1),

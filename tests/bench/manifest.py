@@ -110,7 +110,7 @@ def scan(root: Path) -> Manifest:
     groups = []
     for kind in KINDS:
         paths = [path for folder in FOLDERS[kind] for path in sorted((root / folder).glob("**/*.dcm"))]
-        groups.append(_grouped(root, paths))
+        groups.append(grouped(root, paths))
     manifest = Manifest(root, *groups)
     if not manifest.count():
         raise FileNotFoundError(
@@ -119,7 +119,8 @@ def scan(root: Path) -> Manifest:
     return manifest
 
 
-def _grouped(root: Path, paths: Iterable[Path]) -> tuple[Study, ...]:
+def grouped(root: Path, paths: Iterable[Path]) -> tuple[Study, ...]:
+    """The studies that files below `root` are of."""
     heads: dict[str, tuple[str, str, str]] = {}
     tree: dict[str, dict[str, list[tuple[int, Instance]]]] = {}
     for path in paths:

@@ -1,6 +1,7 @@
 """Orthanc's REST routes, at the root of the server. Errors have Orthanc's own JSON here."""
 
 from api.routes.orthanc import (
+    archives,
     attached,
     changes,
     creation,
@@ -24,6 +25,7 @@ from api.routes.orthanc import (
 from api.routing import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
+    *archives.OPERATIONS,
     *system.OPERATIONS,
     *upload.OPERATIONS,
     *creation.OPERATIONS,

@@ -191,7 +191,7 @@ async def finished(
     `given`: the request, with Synchronous (the default), Asynchronous, Priority, Permissive and UserData. Raises the
     error that ended the job.
     """
-    synchronous = field(given, "Synchronous", bool, not field(given, "Asynchronous", bool, False))
+    synchronous = is_synchronous(given)
     priority = field(given, "Priority", int, 0)
     if not -1_000_000 <= priority <= 1_000_000:
         raise BadRequest("Priority is a number up to a million", attribute="Priority")
@@ -207,6 +207,11 @@ async def finished(
     if job is not None and job.state != "success":
         raise failure_of(job)
     return job
+
+
+def is_synchronous(given: Mapping[str, Any]) -> bool:
+    """Whether the members Synchronous (the default) and Asynchronous of a body have the client wait."""
+    return field(given, "Synchronous", bool, not field(given, "Asynchronous", bool, False))
 
 
 async def while_connected(http: Exchange, work: Awaitable[T]) -> T | None:
@@ -265,7 +270,8 @@ def job_json(job: Job, items: Items | None) -> dict[str, Any]:
 
 def content_of(job: Job, items: Items | None) -> dict[str, Any]:
     """What a job is about. Of jobs that Orthanc does not know, what they have made."""
-    content, result = job.content, job.result or {}
+    content = job.content
+    result: dict[str, Any] = job.result or {}
     if "said" not in content:
         return {"Description": job.kind, "Result": job.result}
     if job.kind in _DICOMWEB:
@@ -276,6 +282,7 @@ def content_of(job: Job, items: Items | None) -> dict[str, Any]:
         answer["FailedInstancesCount"] = items.failed if items else 0
     elif "Query" in answer:
         answer["Details"] = [{"DimseErrorStatus": 0, "ReceivedInstancesIds": result.get("received", [])}]
+    answer |= result.get("said", {})
     return answer
 
 

@@ -7,8 +7,9 @@ from api.exchange import Exchange
 from api.routes import jobs as files
 from api.routes.orthanc.dialect import EMPTY, JOB_ID, NOTHING, flag, job_json, route, send_json, send_text
 from api.routing import Content, Parameter
-from dicomweb.errors import BadRequest, NotFound
-from storage.jobs import MAX_PAGE
+from dicomweb.errors import BadRequest, Gone, NotFound
+from storage.archive_jobs import KINDS
+from storage.jobs import MAX_PAGE, JobFile
 
 # Jobs of which each part is an instance that was sent, or why it was not.
 _TELLS: Final = frozenset(("OrthancPeerStore", "DicomWebStowClient"))
@@ -66,21 +67,24 @@ async def delete(http: Exchange) -> None:
 
 async def output(http: Exchange) -> None:
     """The file that a job left."""
-    _check_key(http)
-    await files.result(http)
+    await files.send_file(http, await _output(http))
 
 
 async def drop_output(http: Exchange) -> None:
     """Remove the file that a job left."""
-    _check_key(http)
-    await http.archive.jobs.file(http.access.with_scope("dicom.read"), http.path["job"])
-    await http.archive.jobs.cancel(http.access, http.path["job"])
+    file = await _output(http)
+    await http.archive.jobs.cancel(http.access, file.job)
     await send_text(http, "")
 
 
-def _check_key(http: Exchange) -> None:
-    if http.path["key"] != "result":
+async def _output(http: Exchange) -> JobFile:
+    try:
+        file = await http.archive.jobs.file(http.access.with_scope("dicom.read"), http.path["job"])
+    except Gone:
+        raise NotFound("the job's output was removed") from None
+    if http.path["key"] not in ({"archive", "result"} if file.kind in KINDS else {"result"}):
         raise NotFound("the job has no such output")
+    return file
 
 
 _JOB: Final = {
@@ -112,7 +116,8 @@ OPERATIONS = (
               NOTHING, NOTHING)
         for name, summary, description in _ACTIONS
     ),
-    route("GET", f"{_ONE}/{{key}}", "dicom.read", ("Retrieve what a job left", "`result` is its file."), output,
-          Content("application/octet-stream", "(a file)")),
+    route("GET", f"{_ONE}/{{key}}", "dicom.read",
+          ("Retrieve what a job left", "`result` is its file, of an archive or medium `archive`, too. Range is taken."),
+          output, Content("application/octet-stream", "(a file)")),
     route("DELETE", f"{_ONE}/{{key}}", "jobs.run", ("Remove what a job left", "The job stays."), drop_output, EMPTY),
 )  # fmt: skip

@@ -58,7 +58,7 @@ ORDER BY created_at DESC, id DESC LIMIT $5
 
 -- name: job_file
 -- Where the file lies that a job left.
-SELECT state, result_key, result_size, result::text FROM job WHERE tenant = $1 AND id = $2
+SELECT kind, state, result_key, result_size, result::text FROM job WHERE tenant = $1 AND id = $2
 
 -- name: job_drop_results
 -- See functions/jobs.sql.
