@@ -1,0 +1,444 @@
+"""`anor import --from-orthanc`: from Debian's Orthanc, and from another Anor, which has what that version lacks."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.routes.orthanc.modalities import parsed
+from dicomweb.tags import Level
+from storage.access import LOCAL
+from storage.archive import Archive, open_archive
+from storage.ingest import Provenance
+from storage.orthanc_import import run_orthanc_import
+from storage.orthanc_listing import listed
+from storage.orthanc_source import Found, OrthancSource, SourceError
+from storage.setting_checks import SettingError
+from tests.files import ct
+from tests.http.sites import Sent
+from tests.orthanc import PROGRAM, Orthanc, running_orthanc
+from tests.support import ROOT, RunningServer, anor, clean_environment, free_port, running_server
+
+NAMES = {"user_metadata": "ward=1024", "user_attachments": "report=1024"}
+# What the archive itself notes of a file, or when: that is of the archive.
+OWN = {"LastUpdate", "IsStable", "FileUuid", "Labels", "IsProtected"}
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Orthanc, list[Sent]]]:
+    """Three studies, one of two series; metadata and attachments of every level, a protected patient, modalities."""
+    modalities = {"ct": ("CT1", 104), "pacs": ("PACS", 11112)}
+    with running_orthanc(tmp_path_factory.mktemp("orthanc"), modalities) as source:
+        sent = [Sent(), Sent(series=2), Sent(images=1)]
+        for each in sent:
+            for content in each.contents():
+                source.upload(content)
+        source.request("PUT", f"/patients/{sent[0].ids[0].patient}/protected", b"1")
+        for path in _paths(sent[1]):
+            source.request("PUT", f"{path}/metadata/1024", f"Räume of {path}".encode())
+            source.request("PUT", f"{path}/metadata/1100", b"x\ny")
+            source.request("PUT", f"{path}/attachments/1024", path.encode() * 1000)
+            source.request("PUT", f"{path}/attachments/4301", b"what a plugin keeps for itself")
+        declared = {"AET": "SHY", "Host": "192.0.2.7", "Port": 105, "AllowStore": False, "UseDicomTls": True,
+                    "LocalAet": "ME", "Timeout": 7, "Manufacturer": "Vitrea"}  # fmt: skip
+        source.request("PUT", "/modalities/shy", json.dumps(declared).encode())
+        yield source, sent
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with running_server(tmp_path_factory.mktemp("target"), workers=1, **NAMES) as server:
+        yield server
+
+
+def _paths(sent: Sent) -> list[str]:
+    ids = sent.ids[0]
+    return [f"/patients/{ids.patient}", f"/studies/{ids.study}", f"/series/{ids.series}", f"/instances/{ids.instance}"]
+
+
+def _import(target: RunningServer, url: str, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    given = NAMES | {"data": str(target.data)} | variables
+    return anor("import", "--from-orthanc", url, "--quiet", *more, **given)
+
+
+def _counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """The table of the summary."""
+    found = re.findall(r"^(\w[\w ,]*?) {2,}([\d,]+)\s*$", done.stdout, re.MULTILINE)
+    return {name: int(number.replace(",", "")) for name, number in found}
+
+
+def _same(ours: Any, theirs: Any) -> None:
+    assert {k: v for k, v in ours.items() if k not in OWN} == {k: v for k, v in theirs.items() if k not in OWN}
+
+
+def test_everything_of_an_orthanc(orthanc: tuple[Orthanc, list[Sent]], target: RunningServer) -> None:
+    source, sent = orthanc
+    done = _import(target, source.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _counts(done) == {
+        "stored": 10, "failed": 0, "metadata": 8, "attachments": 4, "protected patients": 1, "modalities": 3,
+    }  # fmt: skip
+    with httpx.Client(base_url=target.url, timeout=60) as web:
+        for level in ("patients", "studies", "series", "instances"):
+            theirs = source.request("GET", f"/{level}?expand")
+            ours = {each["ID"]: each for each in web.get(f"/{level}?expand").json()}
+            assert ours.keys() == {each["ID"] for each in theirs}
+            for each in theirs:
+                path = f"/{level}/{each['ID']}"
+                _compare(web, source, path)
+                _same_tags(web, source, path, level)
+        for each in sent:
+            for ids, content in zip(each.ids, each.contents(), strict=True):
+                assert web.get(f"/instances/{ids.instance}/file").content == content
+        theirs = source.request("GET", "/modalities?expand")
+        ours = web.get("/modalities?expand").json()
+        assert ours.keys() == theirs.keys() == {"ct", "pacs", "shy"}
+        for name, declared in theirs.items():
+            assert {key: ours[name][key] for key in declared} == declared
+    again = _import(target, source.url, "--verify")
+    assert (again.returncode, _counts(again)) == (0, {"stored": 0, "there already, compared": 10, "failed": 0})
+
+
+def _compare(web: httpx.Client, source: Orthanc, path: str) -> None:
+    """Metadata, attachments and protection of one resource."""
+    mine, theirs = web.get(f"{path}/metadata?expand").json(), source.request("GET", f"{path}/metadata?expand")
+    named = {"ward" if name == "1024" else name: value for name, value in theirs.items()}
+    assert {n: v for n, v in mine.items() if n == "ward" or n.isdecimal()} == {
+        n: v for n, v in named.items() if n == "ward" or n.isdecimal()
+    }
+    if path.startswith("/instances"):
+        for name in ("TransferSyntax", "SopClassUid", "IndexInSeries"):
+            assert mine[name] == theirs[name]
+    for name, number in source.request("GET", f"{path}/attachments?full").items():
+        if number != 4301:
+            data = web.get(f"{path}/attachments/{number}/data").content
+            assert data == source.request("GET", f"{path}/attachments/{name}/data")
+    assert web.get(f"{path}/attachments/4301/data").status_code == 404
+    if path.startswith("/patients"):
+        assert web.get(f"{path}/protected").content == source.request("GET", f"{path}/protected")
+
+
+def _same_tags(web: httpx.Client, source: Orthanc, path: str, level: str) -> None:
+    _same(_sorted(web.get(path).json()), _sorted(source.request("GET", path)))
+    if level == "instances":
+        assert web.get(f"{path}/tags").json() == source.request("GET", f"{path}/tags")
+
+
+def _sorted(described: dict[str, Any]) -> dict[str, Any]:
+    """With lists of children in one order, and numbers as Orthanc 1.10 writes them."""
+    tags = described["MainDicomTags"]
+    numbers = {
+        name: "\\".join(str(float(each)) for each in tags[name].split("\\"))
+        for name in ("ImageOrientationPatient", "ImagePositionPatient")
+        if name in tags
+    }
+    return {
+        **{name: sorted(value) if isinstance(value, list) else value for name, value in described.items()},
+        "MainDicomTags": tags | numbers,
+    }
+
+
+def test_what_has_no_name_here_is_told(orthanc: tuple[Orthanc, list[Sent]], tmp_path: Path) -> None:
+    """1024 is `report` here, so that another name of the source cannot take that number."""
+    names = {"user_metadata": "ward=1024", "user_attachments": "report=1024"}
+    with running_server(
+        tmp_path / "source", workers=1, user_metadata="a=1024,b=1025", user_attachments="c=1024"
+    ) as one:
+        identifier = httpx.post(f"{one.url}/instances", content=ct()).json()["ID"]
+        for path, body in (("metadata/a", "1"), ("metadata/b", "2"), ("attachments/c", "3")):
+            httpx.put(f"{one.url}/instances/{identifier}/{path}", content=body).raise_for_status()
+        done = anor("import", "--from-orthanc", one.url, "-q", data=str(tmp_path / "target"), **names)
+    assert done.returncode == 1
+    assert _counts(done)["failed beside instances"] == 2 + ("a has no number" in done.stdout)
+    assert "user_metadata" in done.stdout
+    assert "the number 1024 of c is that of report here" in done.stdout
+
+
+# -- another Anor as the source: labels, and one request for a page
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with running_server(tmp_path_factory.mktemp("other"), workers=2, **NAMES) as server:
+        yield server
+
+
+@pytest.fixture
+async def archive(database_url: str, settings: Any) -> AsyncIterator[Archive]:
+    opened = await open_archive(settings(**NAMES))
+    yield opened
+    await opened.close()
+
+
+def _send(server: RunningServer, count: int) -> list[Sent]:
+    sent = [Sent(images=1) for _ in range(count)]
+    for each in sent:
+        httpx.post(f"{server.url}/instances", content=each.contents()[0]).raise_for_status()
+    return sent
+
+
+def _put(server: RunningServer, path: str, content: str = "") -> None:
+    httpx.put(f"{server.url}{path}", content=content).raise_for_status()
+
+
+def _delete(server: RunningServer, identifiers: Iterable[str]) -> None:
+    httpx.post(f"{server.url}/tools/bulk-delete", json={"Resources": list(identifiers)}).raise_for_status()
+
+
+async def _run(archive: Archive, server: RunningServer, **more: Any) -> Any:
+    async with OrthancSource(archive.settings, server.url, parallel=4) as source:
+        return await run_orthanc_import(archive, source, parsed, jobs=4, **more)
+
+
+async def test_labels_and_what_changed_since(archive: Archive, other: RunningServer) -> None:
+    (sent,) = _send(other, 1)
+    for path in _paths(sent):
+        _put(other, f"{path}/labels/seen")
+        _put(other, f"{path}/metadata/ward", "7")
+        _put(other, f"{path}/attachments/report", path)
+    _put(other, f"/patients/{sent.ids[0].patient}/protected", "1")
+    seen: list[Any] = []
+    report = await _run(archive, other, page=3, progress=seen.append)
+    assert report.exit_code == 0
+    assert report.extras["labels"] == report.extras["metadata"] == report.extras["attachments"] == 4
+    assert report.extras["protected"] == 1
+    assert (seen[-1].done, seen[-1].found) == (report.instances["stored"],) * 2
+    again = await _run(archive, other, page=3)
+    assert (again.exit_code, again.extras, again.bytes) == (0, {}, 0)
+    assert set(again.instances) == {"identical"}
+    _put(other, f"{_paths(sent)[1]}/metadata/ward", "8")
+    _put(other, f"{_paths(sent)[2]}/attachments/report", "new")
+    third = await _run(archive, other)
+    assert third.extras == {"metadata": 1, "attachments": 1}
+    assert await _ward(archive, sent) == "8"
+
+
+async def _ward(archive: Archive, sent: Sent) -> str:
+    rows = await archive.db.fetch_sql(
+        "SELECT value FROM user_metadata WHERE level = 'study' AND orthanc_id = $1",
+        bytes.fromhex(sent.ids[0].study.replace("-", "")),
+    )
+    return str(rows[0]["value"])
+
+
+class Changing(OrthancSource):
+    """A source to which something happens after every page of instances."""
+
+    happens: Any = None
+
+    async def page(self, level: Level, since: int, limit: int) -> list[Found]:
+        found = await super().page(level, since, limit)
+        if level is Level.INSTANCE and self.happens is not None:
+            await asyncio.to_thread(self.happens, found)
+        return found
+
+
+@pytest.mark.parametrize("deleted", [1, 7, 30])
+async def test_a_list_that_shrinks_while_it_is_read(archive: Archive, other: RunningServer, deleted: int) -> None:
+    """What is deleted moves the rest to the front, by more than the pages overlap."""
+    sent = _send(other, 60)
+    everything = {each.ids[0].instance for each in sent}
+    gone: set[str] = set()
+
+    def happens(page: list[Found]) -> None:
+        victims = [each.id for each in page if each.id in everything - gone][:deleted]
+        if len(gone) + len(victims) <= 40 and victims:
+            gone.update(victims)
+            _delete(other, victims)
+
+    async with Changing(archive.settings, other.url, parallel=4) as source:
+        source.happens = happens
+        found = {each.id async for page in listed(source, Level.INSTANCE, 10) for each in page}
+    assert gone
+    assert found >= everything - gone
+    _delete(other, everything)
+
+
+async def test_what_comes_and_goes_meanwhile(archive: Archive, other: RunningServer) -> None:
+    early, late = _send(other, 12), []
+
+    def happens(page: list[Found]) -> None:
+        if not late:
+            late.extend(_send(other, 3))
+            _put(other, f"{_paths(early[0])[3]}/metadata/ward", "late")
+            _delete(other, [early[1].ids[0].patient])
+
+    async with Changing(archive.settings, other.url, parallel=4) as source:
+        source.happens = happens
+        report = await run_orthanc_import(archive, source, parsed, jobs=2, page=4)
+    assert report.exit_code == 0, report.failures
+    rows = await archive.db.fetch_sql("SELECT sop_uid FROM instance")
+    here = {row["sop_uid"] for row in rows}
+    assert {each.first.SOPInstanceUID for each in [early[0], *early[2:], *late]} <= here
+    assert report.instances["stored"] == len(here)
+
+
+async def test_verify(archive: Archive, other: RunningServer) -> None:
+    """A file that differs here, and one whose object is damaged here."""
+    sent = _send(other, 3)
+    sent[0].first.PatientComments = "not what the source has"
+    changed = archive.new_spool()
+    await changed.write(sent[0].contents()[0])
+    await archive.ingest.store(LOCAL, await changed.finish(), Provenance("import"))
+    assert (await _run(archive, other)).exit_code == 0
+    (row,) = await archive.db.fetch_sql(
+        "SELECT object_key FROM instance WHERE sop_uid = $1", str(sent[1].first.SOPInstanceUID)
+    )
+    _damage(archive.settings.data, row["object_key"])
+    report = await _run(archive, other, verify=True)
+    assert (report.exit_code, report.instances["failed"]) == (1, 2)
+    reasons = {failure.path: failure.reason for failure in report.failures}
+    assert "other bytes" in reasons[f"/instances/{sent[0].ids[0].instance}"]
+    assert "damaged" in reasons[f"/instances/{sent[1].ids[0].instance}"]
+
+
+def _damage(data: Path, key: str) -> None:
+    (file,) = [path for path in data.rglob("*") if path.is_file() and path.name in key]
+    file.chmod(0o600)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+# -- what goes wrong
+
+
+def test_killed_in_the_middle(other: RunningServer, tmp_path: Path) -> None:
+    sent = _send(other, 150)
+    with running_server(tmp_path / "target", workers=1, **NAMES) as target:
+        command = [sys.executable, "-m", "api.cli", "import", "--from-orthanc", other.url, "-q", "-j", "1"]
+        variables = {f"ANOR_{name.upper()}": value for name, value in NAMES.items()}
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=clean_environment(PYTHONPATH=str(ROOT), ANOR_DATA=str(target.data), **variables),
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while (count := httpx.get(f"{target.url}/statistics").json()["CountInstances"]) < 20:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        stored = httpx.get(f"{target.url}/statistics").json()["CountInstances"]
+        total = httpx.get(f"{other.url}/statistics").json()["CountInstances"]
+        assert count <= stored < total
+        done = _import(target, other.url)
+        assert done.returncode == 0, done.stdout
+        assert _counts(done)["there already"] == stored
+        assert _counts(done)["stored"] == total - stored
+        for each in sent:
+            content = httpx.get(f"{target.url}/instances/{each.ids[0].instance}/file").content
+            assert content == each.contents()[0]
+    checked = anor("fsck", data=str(target.data))
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_credentials(tmp_path: Path, target: RunningServer) -> None:
+    port = free_port()
+    settings = {
+        "StorageDirectory": str(tmp_path), "IndexDirectory": str(tmp_path), "Plugins": [], "HttpPort": port,
+        "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": True,
+        "RegisteredUsers": {"anna": "s3cret"},
+    }  # fmt: skip
+    with _plain_orthanc(tmp_path, settings):
+        url = f"http://127.0.0.1:{port}"
+        sent = Sent(images=1)
+        _await(lambda: httpx.post(f"{url}/instances", content=sent.contents()[0], auth=("anna", "s3cret")))
+        refused = _import(target, url, orthanc_user="anna", orthanc_password="wrong")
+        assert refused.returncode == 1
+        assert "refuses /system (401)" in refused.stderr
+        done = _import(target, url, orthanc_user="anna", orthanc_password="s3cret")
+        assert done.returncode == 0, done.stderr
+        assert _counts(done)["stored"] == 1
+        toml = tmp_path / "anor.toml"
+        toml.write_text('orthanc_user = "anna"\northanc_password = "s3cret"\n')
+        toml.chmod(0o600)
+        assert _counts(_import(target, url, "--config", str(toml)))["there already"] == 1
+
+
+def test_tls(tmp_path: Path, target: RunningServer) -> None:
+    port, pem = free_port(), tmp_path / "server.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "ca.pem"]
+    subprocess.run([*make, *names], check=True, capture_output=True)
+    pem.write_bytes((tmp_path / "key.pem").read_bytes() + (tmp_path / "ca.pem").read_bytes())
+    settings = {
+        "StorageDirectory": str(tmp_path), "IndexDirectory": str(tmp_path), "Plugins": [], "HttpPort": port,
+        "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
+        "SslEnabled": True, "SslCertificate": str(pem),
+    }  # fmt: skip
+    with _plain_orthanc(tmp_path, settings):
+        url = f"https://127.0.0.1:{port}"
+        _await(lambda: httpx.get(f"{url}/system", verify=False))
+        refused = _import(target, url)
+        assert refused.returncode == 1
+        assert "the certificate is not trusted" in refused.stderr
+        done = _import(target, url, orthanc_ca_file=str(tmp_path / "ca.pem"))
+        assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def _plain_orthanc(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    assert PROGRAM is not None
+    process = subprocess.Popen([PROGRAM, folder / "orthanc.json"], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _await(ask: Any) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            ask().raise_for_status()
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("http://orthanc.example:8042", "in the clear"),
+        ("https://anna:pw@orthanc.example", "do not belong in the URL"),
+        ("orthanc.example", "root of an Orthanc"),
+        ("https://orthanc.example/?x=1", "root of an Orthanc"),
+    ],
+)
+def test_urls_that_are_refused(settings: Any, url: str, wanted: str) -> None:
+    with pytest.raises(SettingError, match=wanted):
+        OrthancSource(settings(database_url="postgresql:///none"), url, parallel=1)
+
+
+def test_command_lines_that_are_refused(tmp_path: Path) -> None:
+    for arguments in (["import"], ["import", "x", "--from-orthanc", "http://127.0.0.1:1"], ["import", "x", "--verify"]):
+        done = anor(*arguments, data=str(tmp_path))
+        assert done.returncode == 2
+        assert "--from-orthanc" in done.stderr
+    done = anor("import", "--from-orthanc", f"http://127.0.0.1:{free_port()}", data=str(tmp_path))
+    assert (done.returncode, "no connection to the source" in done.stderr) == (1, True)
+    assert anor("import", "--from-orthanc", "http://h", data=str(tmp_path), orthanc_user="x").returncode == 2
+
+
+async def test_who_is_no_orthanc(archive: Archive, other: RunningServer) -> None:
+    with pytest.raises(SourceError):
+        async with OrthancSource(archive.settings, f"{other.url}/dicom-web/", parallel=1):
+            pass
