@@ -325,9 +325,16 @@ def _checked_root(settings: Settings, url: str) -> str:
         raise SettingError("--from-orthanc: the root of an Orthanc is wanted, such as https://orthanc.example:8042")
     if parts.username is not None or parts.password is not None:
         raise SettingError("--from-orthanc: credentials do not belong in the URL: set orthanc_user, orthanc_password")
-    if parts.scheme == "http" and not settings.insecure and not is_loopback(parts.hostname):
+    if parts.scheme == "http" and not settings.insecure and not _is_here(parts.hostname):
         raise SettingError("--from-orthanc: http:// sends images and credentials in the clear: https://, or --insecure")
     return url.rstrip("/")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return is_loopback(host)
+    except SettingError:  # a name without an address
+        return False
 
 
 def _credentials(settings: Settings) -> dict[str, str]:

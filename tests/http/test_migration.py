@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from storage.orthanc_source import Found, OrthancSource, SourceError
 from storage.setting_checks import SettingError
 from tests.files import ct
 from tests.http.sites import Sent
-from tests.orthanc import PROGRAM, Orthanc, running_orthanc
+from tests.orthanc import Orthanc, running_orthanc
 from tests.support import ROOT, RunningServer, anor, clean_environment, free_port, running_server
 
 NAMES = {"user_metadata": "ward=1024", "user_attachments": "report=1024"}
@@ -183,8 +186,11 @@ async def archive(database_url: str, settings: Any) -> AsyncIterator[Archive]:
 
 def _send(server: RunningServer, count: int) -> list[Sent]:
     sent = [Sent(images=1) for _ in range(count)]
-    for each in sent:
-        httpx.post(f"{server.url}/instances", content=each.contents()[0]).raise_for_status()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number, each in enumerate(sent):
+            archive.writestr(str(number), each.contents()[0])
+    httpx.post(f"{server.url}/instances", content=packed.getvalue(), timeout=60).raise_for_status()
     return sent
 
 
@@ -315,7 +321,7 @@ def _damage(data: Path, key: str) -> None:
 
 
 def test_killed_in_the_middle(other: RunningServer, tmp_path: Path) -> None:
-    sent = _send(other, 150)
+    sent = _send(other, 80)
     with running_server(tmp_path / "target", workers=1, **NAMES) as target:
         command = [sys.executable, "-m", "api.cli", "import", "--from-orthanc", other.url, "-q", "-j", "1"]
         variables = {f"ANOR_{name.upper()}": value for name, value in NAMES.items()}
@@ -347,77 +353,55 @@ def test_killed_in_the_middle(other: RunningServer, tmp_path: Path) -> None:
 
 
 def test_credentials(tmp_path: Path, target: RunningServer) -> None:
-    port = free_port()
-    settings = {
-        "StorageDirectory": str(tmp_path), "IndexDirectory": str(tmp_path), "Plugins": [], "HttpPort": port,
-        "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": True,
-        "RegisteredUsers": {"anna": "s3cret"},
-    }  # fmt: skip
-    with _plain_orthanc(tmp_path, settings):
-        url = f"http://127.0.0.1:{port}"
-        sent = Sent(images=1)
-        _await(lambda: httpx.post(f"{url}/instances", content=sent.contents()[0], auth=("anna", "s3cret")))
-        refused = _import(target, url, orthanc_user="anna", orthanc_password="wrong")
+    with running_orthanc(tmp_path / "orthanc", {}, users={"anna": "s3cret"}) as source:
+        content = Sent(images=1).contents()[0]
+        httpx.post(f"{source.url}/instances", content=content, auth=("anna", "s3cret")).raise_for_status()
+        refused = _import(target, source.url, orthanc_user="anna", orthanc_password="wrong")
         assert refused.returncode == 1
         assert "refuses /system (401)" in refused.stderr
-        done = _import(target, url, orthanc_user="anna", orthanc_password="s3cret")
+        done = _import(target, source.url, orthanc_user="anna", orthanc_password="s3cret")
         assert done.returncode == 0, done.stderr
         assert _counts(done)["stored"] == 1
         toml = tmp_path / "anor.toml"
         toml.write_text('orthanc_user = "anna"\northanc_password = "s3cret"\n')
         toml.chmod(0o600)
-        assert _counts(_import(target, url, "--config", str(toml)))["there already"] == 1
+        assert _counts(_import(target, source.url, "--config", str(toml)))["there already"] == 1
 
 
-def test_tls(tmp_path: Path, target: RunningServer) -> None:
-    port, pem = free_port(), tmp_path / "server.pem"
+async def test_tls(tmp_path: Path, target: RunningServer, other: RunningServer) -> None:
+    """Through a tunnel, as behind a proxy: Debian's Orthanc ends when TLS is asked of it."""
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "ca.pem"]
-    subprocess.run([*make, *names], check=True, capture_output=True)
-    pem.write_bytes((tmp_path / "key.pem").read_bytes() + (tmp_path / "ca.pem").read_bytes())
-    settings = {
-        "StorageDirectory": str(tmp_path), "IndexDirectory": str(tmp_path), "Plugins": [], "HttpPort": port,
-        "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
-        "SslEnabled": True, "SslCertificate": str(pem),
-    }  # fmt: skip
-    with _plain_orthanc(tmp_path, settings):
-        url = f"https://127.0.0.1:{port}"
-        _await(lambda: httpx.get(f"{url}/system", verify=False))
-        refused = _import(target, url)
+    place = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "ca.pem"]
+    await asyncio.to_thread(subprocess.run, [*make, *place], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind = await asyncio.open_connection("127.0.0.1", other.port)
+        await asyncio.gather(_pump(reader, behind[1]), _pump(behind[0], writer), return_exceptions=True)
+
+    async with await asyncio.start_server(tunnel, "127.0.0.1", 0, ssl=context) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        refused = await asyncio.to_thread(_import, target, url)
         assert refused.returncode == 1
         assert "the certificate is not trusted" in refused.stderr
-        done = _import(target, url, orthanc_ca_file=str(tmp_path / "ca.pem"))
+        done = await asyncio.to_thread(_import, target, url, orthanc_ca_file=str(tmp_path / "ca.pem"))
         assert done.returncode == 0, done.stderr
 
 
-@contextlib.contextmanager
-def _plain_orthanc(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    assert PROGRAM is not None
-    process = subprocess.Popen([PROGRAM, folder / "orthanc.json"], stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _await(ask: Any) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            ask().raise_for_status()
-        except httpx.TransportError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        else:
-            return
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 @pytest.mark.parametrize(
     ("url", "wanted"),
     [
-        ("http://orthanc.example:8042", "in the clear"),
+        ("http://192.0.2.1:8042", "in the clear"),
+        ("http://nobody.invalid:8042", "in the clear"),
         ("https://anna:pw@orthanc.example", "do not belong in the URL"),
         ("orthanc.example", "root of an Orthanc"),
         ("https://orthanc.example/?x=1", "root of an Orthanc"),
