@@ -148,7 +148,7 @@ class OrthancSource:
         """A part of the list of all resources of a level, in the source's order."""
         query = f"since={since}&limit={limit}&expand"
         if self._extended:
-            query += "&response-content=MainDicomTags;Metadata;Labels;Attachments;IsProtected"
+            query += "&response-content=MainDicomTags;Metadata;Labels;Attachments"
         answer = await self.json(f"/{PLURAL[level]}?{query}")
         return [_found(level, each, extended=self._extended) for each in _items(answer)]
 
