@@ -15,8 +15,9 @@ from storage.archive import open_archive
 from storage.embedded import EmbeddedError, database
 from storage.importer import ImportProgress
 from storage.migrate import MigrationError, migrate, require_current
+from storage.orthanc_connection import SourceError
 from storage.orthanc_import import MigrationReport, run_orthanc_import
-from storage.orthanc_source import OrthancSource, SourceError
+from storage.orthanc_source import OrthancSource
 from storage.setting_checks import SettingError
 from storage.settings import Settings
 

@@ -17,9 +17,10 @@ from storage.db import Record
 from storage.importer import Failure, ImportProgress
 from storage.ingest import Provenance
 from storage.modalities import Modality
+from storage.orthanc_connection import SourceDown, SourceError, SourceGone, SourceRefuses
 from storage.orthanc_extras import Extra, Extras
 from storage.orthanc_listing import PAGE, changed, listed
-from storage.orthanc_source import Found, OrthancSource, SourceDown, SourceError, SourceGone, SourceRefuses
+from storage.orthanc_source import Found, OrthancSource
 from storage.resource import spelled
 from storage.spool import Spooled
 

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from dicomweb.tags import Level
-from storage.orthanc_source import Found, OrthancSource, SourceGone
+from storage.orthanc_connection import SourceGone
+from storage.orthanc_source import Found, OrthancSource
 
 PAGE: Final = 1000
 _OVERLAP: Final = 10  # a tenth of a page

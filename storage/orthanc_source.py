@@ -1,32 +1,23 @@
-"""Another archive that speaks Orthanc's REST API, as a migration reads it. No redirect is followed."""
+"""Another archive that speaks Orthanc's REST API, as a migration reads it."""
 
-import asyncio
-import base64
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
-import httpx
 import orjson
 
 from dicomweb.orthanc_kinds import ATTACHMENTS, DICOM_FILE, FIRST_USER, METADATA
 from dicomweb.tags import Level
 from dicomweb.uids import is_orthanc_id
+from storage.orthanc_connection import Connection, SourceError, SourceGone
 from storage.resource import PLURAL
-from storage.setting_checks import SettingError, is_loopback
+from storage.resources import title
 from storage.settings import Settings
 
-_CONNECT_S: Final = 10.0
-_SILENCE_S: Final = 60.0
-_SLOWEST: Final = 8 << 10  # bytes per second of a request that is given time
-_MAX_ANSWER: Final = 64 << 20
-_MAX_TOKEN: Final = 16 << 10
-_TRIES: Final = 4
 _SIZE_UNKNOWN: Final = 1 << 30
+_REMEMBERED: Final = 100_000  # series
 _UID_OF: Final = {
     Level.PATIENT: "PatientID",
     Level.STUDY: "StudyInstanceUID",
@@ -35,26 +26,6 @@ _UID_OF: Final = {
 }
 # What Orthanc's plugins keep for themselves among the numbers of clients: it is of no use to anybody else.
 _CACHES: Final = frozenset({"4200", "4201", "4202", "4301"})
-
-
-class SourceError(Exception):
-    """The source cannot answer a request; `why` says what is wrong."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-class SourceDown(SourceError):
-    """It gave no answer; the same request may succeed later."""
-
-
-class SourceGone(SourceError):
-    """There is no such resource any more."""
-
-
-class SourceRefuses(SourceError):
-    """It does not let us read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +76,10 @@ class OrthancSource:
 
     def __init__(self, settings: Settings, url: str, *, parallel: int) -> None:
         """Reads certificate and token files. Raises SettingError for what cannot be used."""
-        headers = _credentials(settings)
-        self._root = _checked_root(settings, url)
-        self._http = httpx.AsyncClient(
-            verify=_tls(settings),
-            timeout=httpx.Timeout(_SILENCE_S, connect=_CONNECT_S, pool=None),
-            limits=httpx.Limits(max_connections=parallel + 2, keepalive_expiry=30.0),
-            follow_redirects=False,
-            headers={"user-agent": "anor-import", "accept-encoding": "identity", **headers},
-        )
+        self._http = Connection(settings, url, parallel=parallel)
         self.host = urlsplit(url).hostname or ""
         self._extended = False
+        self._bare: dict[str, bool] = {}
         self.metadata_numbers: Mapping[str, int] = {}
 
     async def __aenter__(self) -> Self:
@@ -123,12 +87,12 @@ class OrthancSource:
         try:
             await self._greet()
         except BaseException:
-            await self._http.aclose()
+            await self._http.close()
             raise
         return self
 
     async def _greet(self) -> None:
-        said = await self.json("/system")
+        said = await self._http.json("/system")
         if not isinstance(said, dict) or not {"ApiVersion", "Version", "DicomAet"} <= said.keys():
             raise SourceError("no Orthanc answers there")
         self._extended = bool((said.get("Capabilities") or {}).get("HasExtendedFind"))
@@ -136,34 +100,61 @@ class OrthancSource:
         self.metadata_numbers = {str(name): int(number) for name, number in numbers.items()}
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     # -- what there is
 
     async def count(self) -> int:
         """How many instances it says that it has."""
-        return int((await self.json("/statistics"))["CountInstances"])
+        return _whole(await self._http.json("/statistics"), "CountInstances")
 
     async def page(self, level: Level, since: int, limit: int) -> list[Found]:
         """A part of the list of all resources of a level, in the source's order."""
         query = f"since={since}&limit={limit}&expand"
         if self._extended:
             query += "&response-content=MainDicomTags;Metadata;Labels;Attachments"
-        answer = await self.json(f"/{PLURAL[level]}?{query}")
-        return [_found(level, each, extended=self._extended) for each in _items(answer)]
+        answer = await self._http.json(f"/{PLURAL[level]}?{query}")
+        found = [_found(level, each, extended=self._extended) for each in _items(answer)]
+        return found if self._extended or not found else await self._described(level, answer, found)
+
+    async def _described(self, level: Level, answer: list[Mapping[str, Any]], found: list[Found]) -> list[Found]:
+        """A page of an Orthanc before 1.12.5, with what can be learned of many resources by one request."""
+        asked = {"Resources": [each.id for each in found], "Level": title(level), "Metadata": True}
+        try:
+            told = await self._http.json("/tools/bulk-content", orjson.dumps(asked))
+        except SourceGone:  # before 1.9.4: each is asked
+            told = []
+        metadata = {each["ID"]: _of_clients(each["Metadata"]) for each in _items(told) if "Metadata" in each}
+        described = [replace(each, metadata=metadata.get(each.id)) for each in found]
+        if level is not Level.INSTANCE:
+            return described
+        bare = [await self._is_bare(str(each.get("ParentSeries", ""))) for each in answer]
+        return [replace(each, attached=()) if nothing else each for each, nothing in zip(described, bare, strict=True)]
+
+    async def _is_bare(self, series: str) -> bool:
+        """Whether a series holds the files of its instances and nothing else, by their sizes together."""
+        if series not in self._bare:
+            while len(self._bare) >= _REMEMBERED:
+                del self._bare[next(iter(self._bare))]
+            try:
+                sizes = await self._http.json(f"/series/{series}/statistics")
+            except SourceGone:
+                sizes = {}
+            self._bare[series] = "DiskSize" in sizes and sizes["DiskSize"] == sizes.get("DicomDiskSize")
+        return self._bare[series]
 
     async def resource(self, level: Level, identifier: str) -> Found:
         """One of them. Raises SourceGone."""
-        return _found(level, await self.json(f"/{PLURAL[level]}/{identifier}"), extended=False)
+        return _found(level, await self._http.json(f"/{PLURAL[level]}/{identifier}"), extended=False)
 
     async def complete(self, found: Found) -> Found:
         """The same resource with everything that clients added to it. Raises SourceGone."""
         if found.metadata is None:
-            found = replace(found, metadata=_of_clients(await self.json(f"{found.path}/metadata?expand")))
+            found = replace(found, metadata=_of_clients(await self._http.json(f"{found.path}/metadata?expand")))
         if found.attached is None or any(each.name.isdecimal() for each in found.attached):
             # Names as they are known there; numbers since Orthanc 1.10.
             known = {each.number: each for each in found.attached or ()}
-            told = await self.json(f"{found.path}/attachments?full")
+            told = await self._http.json(f"{found.path}/attachments?full")
             named = told if isinstance(told, dict) else {name: _number(name) for name in told}
             found = replace(
                 found,
@@ -174,35 +165,35 @@ class OrthancSource:
                 ),
             )
         if found.level is Level.PATIENT and found.protected is None:
-            found = replace(found, protected=(await self.text(f"{found.path}/protected")) == "1")
+            found = replace(found, protected=(await self._http.text(f"{found.path}/protected")) == "1")
         return found
 
     async def md5(self, found: Found, name: str) -> str:
         """The MD5 of an attachment in hexadecimal digits; "" where the source keeps none."""
         try:
-            return (await self.text(f"{found.path}/attachments/{quote(name, safe='')}/md5")).strip().lower()
+            return (await self._http.text(f"{found.path}/attachments/{quote(name, safe='')}/md5")).strip().lower()
         except SourceGone:
             return ""
 
     async def modalities(self) -> Mapping[str, Any]:
         """The declared modalities by name."""
-        answer = await self.json("/modalities?expand")
+        answer = await self._http.json("/modalities?expand")
         return answer if isinstance(answer, dict) else {}
 
     async def last_change(self) -> int:
         """Where the change feed ends now."""
-        return int((await self.json("/changes?last")).get("Last", 0))
+        return _whole(await self._http.json("/changes?last"), "Last")
 
     async def changes(self, since: int, limit: int) -> ChangesPage:
         """What happened after the number `since`."""
-        answer = await self.json(f"/changes?since={since}&limit={limit}")
-        levels = {level.value: level for level in Level}
+        answer = await self._http.json(f"/changes?since={since}&limit={limit}")
+        last, levels = _whole(answer, "Last"), {level.value: level for level in Level}
         found = [
             (levels[str(each.get("ResourceType", "")).lower()], str(each.get("ID", "")))
             for each in _items(answer.get("Changes"))
             if str(each.get("ResourceType", "")).lower() in levels and is_orthanc_id(str(each.get("ID", "")))
         ]
-        return ChangesPage(tuple(dict.fromkeys(found)), int(answer.get("Last", since)), bool(answer.get("Done", True)))
+        return ChangesPage(tuple(dict.fromkeys(found)), last, bool(answer.get("Done", True)))
 
     # -- requests
 
@@ -210,60 +201,8 @@ class OrthancSource:
     async def content(self, found: Found, below: str = "file") -> AsyncIterator[AsyncIterator[bytes]]:
         """The bytes of an instance, or of what lies below a resource. Raises SourceError, also within the block."""
         size = found.size if found.size is not None and below == "file" else _SIZE_UNKNOWN
-        async with self._request(f"{found.path}/{below}", 2 * _SILENCE_S + size / _SLOWEST) as response:
-            yield response.aiter_raw()
-
-    async def json(self, path: str) -> Any:
-        """An answer in JSON. Tries again where there is none. Raises SourceError."""
-        data = await self._complete(path)
-        try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError:
-            raise SourceError(f"the source's answer to {path.partition('?')[0]} is not JSON") from None
-
-    async def text(self, path: str) -> str:
-        """An answer in plain text."""
-        return (await self._complete(path)).decode("utf-8", "replace")
-
-    async def _complete(self, path: str) -> bytes:
-        for attempt in range(_TRIES):
-            try:
-                async with self._request(path, 4 * _SILENCE_S) as response:
-                    body = bytearray()
-                    async for chunk in response.aiter_raw():
-                        body += chunk
-                        if len(body) > _MAX_ANSWER:
-                            raise SourceError(f"the source's answer to {path} has more than {_MAX_ANSWER} bytes")
-                    return bytes(body)
-            except SourceDown:
-                if attempt == _TRIES - 1:
-                    raise
-                await asyncio.sleep(0.25 * 4**attempt)
-        raise AssertionError("unreachable")
-
-    @asynccontextmanager
-    async def _request(self, path: str, patience: float) -> AsyncIterator[httpx.Response]:
-        try:
-            async with asyncio.timeout(patience), self._http.stream("GET", self._root + path) as response:
-                _check(response.status_code, path.partition("?")[0])
-                yield response
-        except (httpx.TimeoutException, TimeoutError) as error:
-            raise SourceDown("the source was silent for too long") from error
-        except httpx.ConnectError as error:
-            raise SourceDown(f"no connection to the source ({_cause(error)})") from error
-        except httpx.HTTPError as error:
-            raise SourceDown(f"the connection to the source broke ({type(error).__name__})") from error
-
-
-def _check(status: int, path: str) -> None:
-    if status == 404:
-        raise SourceGone(f"the source has no {path}")
-    if status in (401, 403):
-        raise SourceRefuses(f"the source refuses {path} ({status}): set orthanc_user and orthanc_password")
-    if status in (429, 500, 502, 503, 504):
-        raise SourceDown(f"the source answers {status} to {path}")
-    if status != 200:
-        raise SourceError(f"the source answers {status} to {path}")
+        async with self._http.stream(f"{found.path}/{below}", size) as chunks:
+            yield chunks
 
 
 def _items(answer: Any) -> list[Mapping[str, Any]]:
@@ -272,7 +211,21 @@ def _items(answer: Any) -> list[Mapping[str, Any]]:
     return answer
 
 
-def _found(level: Level, told: Mapping[str, Any], *, extended: bool) -> Found:
+def _whole(answer: Any, name: str) -> int:
+    try:
+        return int(answer[name])
+    except (KeyError, TypeError, ValueError):
+        raise SourceError(f"the source's answer has no number {name}") from None
+
+
+def _found(level: Level, told: Any, *, extended: bool) -> Found:
+    try:
+        return _parsed(level, told, extended=extended)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise SourceError(f"the source describes a {level} in another way than Orthanc") from None
+
+
+def _parsed(level: Level, told: Mapping[str, Any], *, extended: bool) -> Found:
     identifier = str(told.get("ID", ""))
     if not is_orthanc_id(identifier):
         raise SourceError("the source describes a resource without an identifier")
@@ -317,63 +270,3 @@ def _is_attachment_of_client(name: str, number: int | None) -> bool:
 
 def _number(name: str) -> int | None:
     return int(name) if name.isascii() and name.isdecimal() else None
-
-
-def _checked_root(settings: Settings, url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise SettingError("--from-orthanc: the root of an Orthanc is wanted, such as https://orthanc.example:8042")
-    if parts.username is not None or parts.password is not None:
-        raise SettingError("--from-orthanc: credentials do not belong in the URL: set orthanc_user, orthanc_password")
-    if parts.scheme == "http" and not settings.insecure and not _is_here(parts.hostname):
-        raise SettingError("--from-orthanc: http:// sends images and credentials in the clear: https://, or --insecure")
-    return url.rstrip("/")
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return is_loopback(host)
-    except SettingError:  # a name without an address
-        return False
-
-
-def _credentials(settings: Settings) -> dict[str, str]:
-    if (settings.orthanc_user is None) != (settings.orthanc_password is None):
-        raise SettingError("orthanc_user and orthanc_password belong together: set both or neither")
-    if settings.orthanc_token_file is not None:
-        if settings.orthanc_user is not None:
-            raise SettingError("orthanc_token_file and orthanc_user exclude each other")
-        return {"authorization": f"Bearer {_token(settings.orthanc_token_file)}"}
-    if settings.orthanc_user is None:
-        return {}
-    pair = f"{settings.orthanc_user}:{settings.orthanc_password}".encode()
-    return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
-
-
-def _token(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            token = file.read(_MAX_TOKEN).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        raise SettingError(f"orthanc_token_file: {error}") from error
-    if not token or not token.isprintable():
-        raise SettingError("orthanc_token_file: no token is in it")
-    return token
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.orthanc_ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingError(f"orthanc_ca_file: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def _cause(error: BaseException) -> str:
-    """What the operating system or TLS said, of the error at the bottom."""
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {error.verify_message}"
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__

@@ -24,9 +24,10 @@ from dicomweb.tags import Level
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.ingest import Provenance
+from storage.orthanc_connection import SourceError
 from storage.orthanc_import import run_orthanc_import
 from storage.orthanc_listing import listed
-from storage.orthanc_source import Found, OrthancSource, SourceError
+from storage.orthanc_source import Found, OrthancSource
 from storage.setting_checks import SettingError
 from tests.files import ct
 from tests.http.sites import Sent
@@ -426,3 +427,67 @@ async def test_who_is_no_orthanc(archive: Archive, other: RunningServer) -> None
     with pytest.raises(SourceError):
         async with OrthancSource(archive.settings, f"{other.url}/dicom-web/", parallel=1):
             pass
+
+
+SYSTEM = {"ApiVersion": 24, "Version": "1.12.5", "DicomAet": "O", "Capabilities": {"HasExtendedFind": True}}
+
+
+@contextlib.asynccontextmanager
+async def scripted(answers: dict[str, tuple[int, bytes]]) -> AsyncIterator[str]:
+    """A server that answers by the beginning of the path; its URL."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        path = head.split()[1].decode()
+        status, body = next((each for name, each in answers.items() if path.startswith(name)), (404, b""))
+        length = len(body) + (100 if path.endswith("/file") else 0)  # a file is cut off
+        writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "wanted"),
+    [
+        (200, b"<html>", "is not JSON"),
+        (200, b'{"a": 1}', "list is not one of resources"),
+        (200, b'[{"ID": "x"}]', "without an identifier"),
+        (200, b'[{"ID": "%s", "Attachments": 7}]' % b"-".join([b"0" * 8] * 5), "in another way"),
+        (302, b"", "answers 302"),
+        (401, b"", "refuses"),
+    ],
+)
+async def test_a_source_that_answers_nonsense(archive: Archive, status: int, body: bytes, wanted: str) -> None:
+    """It ends the migration with what was wrong, never with a traceback."""
+    answers = {
+        "/system": (200, json.dumps(SYSTEM).encode()), "/modalities": (200, b"{}"),
+        "/changes": (200, b'{"Changes": [], "Last": 0, "Done": true}'), "/statistics": (200, b'{"CountInstances": 1}'),
+        "/instances": (status, body),
+    }  # fmt: skip
+    async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
+        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+    assert (report.exit_code, wanted in report.stopped) == (1, True), report.stopped
+
+
+async def test_a_file_that_is_cut_off(archive: Archive) -> None:
+    """It is tried again, and not stored; the others have their turn."""
+    sent = Sent(images=1)
+    told = {"ID": sent.ids[0].instance, "MainDicomTags": {"SOPInstanceUID": sent.first.SOPInstanceUID}, "Labels": [],
+            "Metadata": {}, "Attachments": []}  # fmt: skip
+    answers = {
+        "/system": (200, json.dumps(SYSTEM).encode()), "/modalities": (200, b'{"bad": {"AET": 7}}'),
+        "/changes": (200, b'{"Changes": [], "Last": 0, "Done": true}'), "/statistics": (200, b'{"CountInstances": 1}'),
+        f"/instances/{sent.ids[0].instance}/file": (200, sent.contents()[0]),
+        "/instances": (200, json.dumps([told]).encode()), "/series": (200, b"[]"), "/studies": (200, b"[]"),
+        "/patients": (200, b"[]"),
+    }  # fmt: skip
+    async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
+        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+    assert (report.exit_code, report.instances, report.problems) == (1, {"failed": 1}, 1)
+    reasons = {failure.path: failure.reason for failure in report.failures}
+    assert "broke" in reasons[f"/instances/{sent.ids[0].instance}"]
+    assert "Host is missing" in reasons["/modalities/bad"]
+    assert await archive.db.fetch_sql("SELECT FROM instance") == []
