@@ -153,20 +153,18 @@ def _sorted(described: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_what_has_no_name_here_is_told(orthanc: tuple[Orthanc, list[Sent]], tmp_path: Path) -> None:
-    """1024 is `report` here, so that another name of the source cannot take that number."""
-    names = {"user_metadata": "ward=1024", "user_attachments": "report=1024"}
-    with running_server(
-        tmp_path / "source", workers=1, user_metadata="a=1024,b=1025", user_attachments="c=1024"
-    ) as one:
-        identifier = httpx.post(f"{one.url}/instances", content=ct()).json()["ID"]
+def test_what_has_no_name_here_is_told(tmp_path: Path) -> None:
+    """A number that has another name here is not taken; one that has none here is."""
+    theirs = {"user_metadata": "a=1024,b=1025", "user_attachments": "c=1024"}
+    with running_server(tmp_path / "source", workers=1, **theirs) as source:
+        identifier = httpx.post(f"{source.url}/instances", content=ct()).json()["ID"]
         for path, body in (("metadata/a", "1"), ("metadata/b", "2"), ("attachments/c", "3")):
-            httpx.put(f"{one.url}/instances/{identifier}/{path}", content=body).raise_for_status()
-        done = anor("import", "--from-orthanc", one.url, "-q", data=str(tmp_path / "target"), **names)
+            _put(source, f"/instances/{identifier}/{path}", body)
+        done = anor("import", "--from-orthanc", source.url, "-q", data=str(tmp_path / "target"), **NAMES)
     assert done.returncode == 1
-    assert _counts(done)["failed beside instances"] == 2 + ("a has no number" in done.stdout)
-    assert "user_metadata" in done.stdout
-    assert "the number 1024 of c is that of report here" in done.stdout
+    assert _counts(done) == {"stored": 1, "failed": 0, "metadata": 1, "failed beside instances": 2}
+    assert "the number 1024 of a is that of ward here: see the setting user_metadata" in done.stdout
+    assert "the number 1024 of c is that of report here: see the setting user_attachments" in done.stdout
 
 
 # -- another Anor as the source: labels, and one request for a page
