@@ -19,6 +19,7 @@ from api.cli_options import (
     Objects,
     StatusPort,
     Workers,
+    fail,
     settings_from,
 )
 
@@ -169,19 +170,34 @@ def migrate(data: Data = None, database_url: DatabaseUrl = None, config: ConfigF
 
 @app.command("import")
 def import_(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, folders and ZIP files.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Files, folders and ZIP files.", show_default=False)
+    ] = None,
+    from_orthanc: Annotated[
+        str | None, typer.Option("--from-orthanc", metavar="URL", help="Copy all that the Orthanc there has.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare what is here already with that Orthanc, too.")
+    ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Files that are read at once.")] = 8,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     data: Data = None,
     database_url: DatabaseUrl = None,
     objects: Objects = None,
+    insecure: Insecure = None,
     config: ConfigFile = None,
 ) -> None:
     """Store all DICOM files below the paths. Run it again after an interruption: nothing is stored twice."""
+    settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects, insecure=insecure)
+    if bool(paths) == (from_orthanc is not None) or (verify and from_orthanc is None):
+        fail("import takes paths, or --from-orthanc (and --verify with it)", 2)
+    if from_orthanc is not None:
+        from api.cli_migration import run_migration
+
+        raise SystemExit(run_migration(settings, from_orthanc, jobs=jobs, verify=verify, quiet=quiet))
     from api.cli_import import run_import_command
 
-    settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
-    raise SystemExit(run_import_command(settings, paths, jobs=jobs, quiet=quiet))
+    raise SystemExit(run_import_command(settings, paths or [], jobs=jobs, quiet=quiet))
 
 
 @app.command()

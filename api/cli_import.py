@@ -23,7 +23,7 @@ from api.cli_options import fail
 from dicomweb.errors import ArchiveError
 from storage.archive import open_archive
 from storage.embedded import EmbeddedError, database
-from storage.importer import ImportProgress, ImportReport, run_import
+from storage.importer import Failure, ImportProgress, ImportReport, run_import
 from storage.migrate import MigrationError, migrate, require_current
 from storage.settings import Settings
 
@@ -57,7 +57,7 @@ async def _import(settings: Settings, url: str, paths: Sequence[Path], *, jobs: 
     try:
         if quiet:
             return await run_import(archive, paths, jobs=jobs)
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("importing", total=None, text="", files=0)
 
             def show(at: ImportProgress) -> None:
@@ -69,7 +69,8 @@ async def _import(settings: Settings, url: str, paths: Sequence[Path], *, jobs: 
         await archive.close()
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
+    """A bar on standard error, with a text beside it."""
     return Progress(
         SpinnerColumn(),
         BarColumn(),
@@ -99,8 +100,13 @@ def _print(report: ImportReport) -> None:
     console.print(counts)
     rate = (report.stored + report.replaced + report.identical + report.kept) / max(report.seconds, 1e-9)
     console.print(f"{report.bytes / 1e6:,.1f} MB in {report.seconds:.1f} s, {rate:,.0f} instances/s")
+    print_failures(console, report.failures, report.stopped)
+
+
+def print_failures(console: Console, failures: Sequence[Failure], stopped: str) -> None:
+    """What failed, by its reason, and why an import ended before its end."""
     reasons: dict[str, list[str]] = {}
-    for failure in report.failures:
+    for failure in failures:
         reasons.setdefault(failure.reason, []).append(failure.path)
     for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
         console.print(f"[red]{len(names)} failed:[/red] {escape(reason)}")
@@ -108,5 +114,5 @@ def _print(report: ImportReport) -> None:
             console.print(f"  {escape(name)}", soft_wrap=True)
         if len(names) > _SHOWN:
             console.print(f"  and {len(names) - _SHOWN} more")
-    if report.stopped:
-        console.print(f"[red]stopped:[/red] {escape(report.stopped)}")
+    if stopped:
+        console.print(f"[red]stopped:[/red] {escape(stopped)}")

@@ -45,9 +45,14 @@ def _orthanc_id(*parts: str) -> str:
     return "-".join(digest[i : i + 8] for i in range(0, 40, 8))
 
 
+def is_orthanc_id(text: str) -> bool:
+    """Whether `text` is an Orthanc identifier."""
+    return _ORTHANC_ID.fullmatch(text) is not None
+
+
 def parse_orthanc_id(text: str) -> bytes:
     """The digest that an Orthanc identifier spells; NotFound when it spells none: there is no such resource."""
-    if not _ORTHANC_ID.fullmatch(text):
+    if not is_orthanc_id(text):
         raise NotFound("no resource has such an identifier")
     return bytes.fromhex(text.replace("-", ""))
 

@@ -1,6 +1,7 @@
 """Settings of the Orthanc-style REST API; `settings_model.Settings` has them all."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from storage.settings_about import about
@@ -55,4 +56,17 @@ class RestSettings(OutgoingSettings):
             "Beyond these limits: `recycle` deletes the patients that changed longest ago and are not protected,"
             " `reject` takes no more files.",
         ),
+    )
+    orthanc_user: str | None = field(
+        default=None, metadata=about("Migration", "User name for the Orthanc that is imported from (HTTP Basic).")
+    )
+    orthanc_password: str | None = field(
+        default=None, metadata=about("Migration", "Password of that user.", secret=True)
+    )
+    orthanc_token_file: Path | None = field(
+        default=None, metadata=about("Migration", "File with a bearer token for that Orthanc, instead of a user.")
+    )
+    orthanc_ca_file: Path | None = field(
+        default=None,
+        metadata=about("Migration", "Authorities that sign that Orthanc's certificate (default: the system's)."),
     )

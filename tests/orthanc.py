@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,9 +66,17 @@ class Orthanc:
 
 @contextlib.contextmanager
 def running_orthanc(
-    base: Path, modalities: Mapping[str, tuple[str, int]], aet: str = "ORTHANC", plugins: Sequence[Path] = ()
+    base: Path,
+    modalities: Mapping[str, tuple[str, int]],
+    aet: str = "ORTHANC",
+    *,
+    plugins: Sequence[Path] = (),
+    users: Mapping[str, str] | None = None,
 ) -> Iterator[Orthanc]:
-    """Orthanc for the time of a `with` block; `modalities` by name: AE title and port on this machine."""
+    """Orthanc for the time of a `with` block.
+
+    `modalities` by name: AE title and port on this machine. `users`: passwords of those who may use it; unset: anybody.
+    """
     assert PROGRAM is not None
     base.mkdir(parents=True, exist_ok=True)
     source, shim = base / "loopback.c", base / "loopback.so"
@@ -83,7 +92,8 @@ def running_orthanc(
         "DicomPort": dimse,
         "DicomAet": aet,
         "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
+        "AuthenticationEnabled": users is not None,
+        "RegisteredUsers": dict(users or {}),
         "DicomAlwaysAllowStore": True,
         "DicomCheckModalityHost": False,
         "DicomModalities": {name: [title, "127.0.0.1", port] for name, (title, port) in modalities.items()},
@@ -117,6 +127,10 @@ def _await(orthanc: Orthanc, process: subprocess.Popen[bytes], log: Path) -> Non
             raise AssertionError(f"Orthanc did not start:\n{log.read_text()[-2000:]}")
         try:
             orthanc.request("GET", "/system")
+        except urllib.error.HTTPError as error:
+            if error.code == 401:
+                return
+            raise
         except OSError:
             time.sleep(0.05)
         else:

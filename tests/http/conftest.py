@@ -6,6 +6,7 @@ import httpx
 import pytest
 from dicomweb_client.api import DICOMwebClient
 
+from tests.orthanc import Orthanc, running_orthanc
 from tests.support import RunningServer, running_server
 
 
@@ -40,3 +41,21 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="package")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server as scripts of Orthanc's users find it: with names for metadata and attachments."""
+    names = {"user_metadata": "Reviewer=1024", "user_attachments": "report=1024"}
+    with running_server(tmp_path_factory.mktemp("site"), **names) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def partner(site: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """Debian's Orthanc, the modality `partner` of the site, of which it knows the address."""
+    known = {"anor": ("ANOR", site.dimse_port)}
+    with running_orthanc(tmp_path_factory.mktemp("partner"), known, "PARTNER") as running:
+        body = {"AET": "PARTNER", "Host": "127.0.0.1", "Port": running.dimse_port}
+        httpx.put(f"{site.url}/modalities/partner", json=body).raise_for_status()
+        yield running

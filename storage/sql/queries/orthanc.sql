@@ -171,3 +171,7 @@ SELECT i.sop_uid, s.series_uid, t.study_uid, i.sop_class, i.object_key, i.object
        i.meta_size, i.flags, i.bits_allocated, i.frame_table IS NOT NULL AS has_frames, i.orthanc_id, i.rows, i.columns
 FROM series s JOIN study t ON t.id = s.study JOIN instance i ON i.series = s.id
 WHERE s.orthanc_id = $2 AND s.tenant = $1
+
+-- name: instances_known
+-- Those of the SOP Instance UIDs $2 that are stored, and where.
+SELECT sop_uid, orthanc_id, file_sha256, object_key, object_offset, object_size FROM instance WHERE tenant = $1 AND sop_uid = ANY ($2::text[])
