@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 
+from storage.outbound import cause_of
 from storage.setting_checks import SettingError, is_loopback
 from storage.settings import Settings
 
@@ -100,7 +101,7 @@ class Connection:
         except (httpx.TimeoutException, TimeoutError) as error:
             raise SourceDown("the source was silent for too long") from error
         except httpx.ConnectError as error:
-            raise SourceDown(f"no connection to the source ({_cause(error)})") from error
+            raise SourceDown(f"no connection to the source ({cause_of(error)})") from error
         except httpx.HTTPError as error:
             raise SourceDown(f"the connection to the source broke ({type(error).__name__})") from error
 
@@ -171,12 +172,3 @@ def _tls(settings: Settings) -> ssl.SSLContext:
         raise SettingError(f"orthanc_ca_file: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
-
-
-def _cause(error: BaseException) -> str:
-    """What the operating system or TLS said, of the error at the bottom."""
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {error.verify_message}"
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__
