@@ -203,7 +203,8 @@ class Association:
     async def _admitted(self, request: negotiation.Request) -> admission.Admitted:
         if not self._peers.establish(self):
             raise admission.Refused(negotiation.LIMIT_EXCEEDED, "too many associations")
-        return await admission.admit(self._application, request, self.peer)
+        assert self._connection is not None
+        return await admission.admit(self._application, request, self.peer, self._connection.certificate)
 
     # -- requests of the peer ----------------------------------------------------------------------------------------
 
