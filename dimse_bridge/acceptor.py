@@ -5,6 +5,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from dimse_bridge.admission import Application
@@ -61,6 +62,10 @@ class Acceptor:
         self._watching.cancel()
         for connection in list(self._connections):
             connection.abort()
+        with suppress(TimeoutError):  # the loop closes their sockets in its next turns
+            async with asyncio.timeout(_TICK):
+                while self._connections:
+                    await asyncio.sleep(0)
 
     # -- connections -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, _config, build_role, evt
-from pynetdicom.dimse_primitives import C_FIND, C_GET, C_STORE, N_ACTION, N_EVENT_REPORT
+from pynetdicom.dimse_primitives import C_FIND, C_GET, N_ACTION, N_EVENT_REPORT
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicomweb import errors
@@ -70,7 +70,7 @@ async def test_pending_answers_come_as_they_are_given_and_a_cancel_is_seen():
 
 
 def get(data: bytes, uids: list[str], outcomes: list[object]):
-    """A C-GET that sends instances of CT, whose data sets come in crumbs."""
+    """A C-GET that sends instances of CT; the data set of the first one comes whole, those of others in crumbs."""
 
     async def crumbs() -> AsyncIterator[bytes]:
         for at in range(0, len(data), 777):
@@ -79,12 +79,9 @@ def get(data: bytes, uids: list[str], outcomes: list[object]):
     async def serve(exchange):
         association = exchange.association
         context = next((c.id for c in association.contexts.values() if c.abstract_syntax == CT), 99)
-        for uid in uids:
-            request = C_STORE()
-            request.AffectedSOPClassUID, request.AffectedSOPInstanceUID, request.Priority = CT, uid, 0
+        for number, uid in enumerate(uids):
             try:
-                answer = await association.ask(context, request, crumbs())
-                outcomes.append(answer.Status)
+                outcomes.append(await association.store(context, CT, uid, 0, crumbs() if number else data))
             except AskFailed as failure:
                 outcomes.append(str(failure))
         await exchange.respond(
@@ -195,10 +192,8 @@ async def test_a_service_ends_with_its_association(end):
 
     async def find(exchange):
         try:
-            request = C_STORE()
-            request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CT, "1.2.3"
             with pytest.raises(AskFailed):
-                await exchange.association.ask(1, request)
+                await exchange.association.store(1, CT, "1.2.3", 0, b"")
             await exchange.respond(0xFF00, identifier=b"x")
             await asyncio.sleep(60)
         except asyncio.CancelledError:
