@@ -5,7 +5,6 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Final
 
 from dimse_bridge.admission import Application
@@ -62,10 +61,7 @@ class Acceptor:
         self._watching.cancel()
         for connection in list(self._connections):
             connection.abort()
-        with suppress(TimeoutError):  # the loop closes their sockets in its next turns
-            async with asyncio.timeout(_TICK):
-                while self._connections:
-                    await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the loop closes their sockets in its next turn
 
     # -- connections -------------------------------------------------------------------------------------------------
 

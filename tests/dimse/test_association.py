@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
@@ -348,6 +349,47 @@ async def test_contexts_roles_and_extended_negotiation():
     assert struct.pack(">H", len(CT)) + CT.encode() + b"\2\0\2\0\0" in body
     assert STUDY_ROOT_FIND.encode() + b"\1" not in body  # its context was not accepted
     assert VERIFICATION.encode() + b"\1" not in body
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "asked", "agreed"),
+    [
+        # PS3.4 table C.5-2: relational queries, combined date and time, fuzzy names, time zones, conversion of
+        # multi-frame images, empty values, multiple values.
+        (STUDY_ROOT_FIND, "01010101010101", "01010100000101"),
+        (STUDY_ROOT_FIND, "00000000000000", "00000000000000"),
+        (STUDY_ROOT_FIND, "01", "01"),
+        (STUDY_ROOT_FIND, "0100", "0100"),
+        (STUDY_ROOT_FIND, "00010001", "00010000"),
+        (STUDY_ROOT_FIND, "0101010101010101", "01010100000101"),  # a byte that the standard does not know
+        # Table C.5-4: relational retrieval, conversion.
+        (STUDY_ROOT_GET, "01", "01"),
+        (STUDY_ROOT_GET, "0101", "0100"),
+        (STUDY_ROOT_GET, "0000", "0000"),
+        # Table B.3-2 (storage): level 2, reserved, digital signatures kept, reserved, nothing coerced.
+        (CT, "020001000100", "0200020000"),
+        (CT, "00", "02"),
+        (VERIFICATION, "01", None),
+    ],
+)
+async def test_every_byte_of_extended_negotiation(sop_class, asked, agreed):
+    def ask(port):
+        with Wire(port) as peer:
+            said = struct.pack(">H", len(sop_class)) + sop_class.encode()
+            item = said + bytes.fromhex(asked)
+            extra = struct.pack(">BBH", 0x56, 0, len(item)) + item
+            peer.send(wire.associate_rq({1: (sop_class, [EXPLICIT_LE])}, extra=extra))
+            kind, body = peer.receive()
+            assert kind == 2
+            found = re.search(rb"\x56\x00(..)" + re.escape(said), body, re.DOTALL)
+            if found is None:
+                return None
+            end = found.start() + 4 + int.from_bytes(found[1], "big")
+            return body[found.end() : end].hex()
+
+    services = {(C_FIND, STUDY_ROOT_FIND): Entry(lambda _: None, "find"), **get(b"", [], [])}
+    async with acceptor(services) as port:
+        assert await blocking(lambda: ask(port)) == agreed
 
 
 async def test_a_peer_that_does_not_read_is_cut_off():
