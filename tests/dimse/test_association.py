@@ -149,6 +149,34 @@ async def test_without_a_role_nothing_can_be_sent():
     assert outcomes == ["no presentation context was accepted for this request"]
 
 
+async def test_a_peer_that_does_not_answer_a_request_of_ours_is_cut_off():
+    ended = asyncio.Event()
+
+    async def serve(exchange):
+        [context] = [each.id for each in exchange.association.contexts.values() if each.as_scu]
+        try:
+            await exchange.association.store(context, CT, "1.2.3", 0, b"x")
+        finally:
+            ended.set()
+
+    def ask(port):
+        with Wire(port) as peer:
+            role = struct.pack(">BBHH", 0x54, 0, 4 + len(CT), len(CT)) + CT.encode() + b"\0\1"
+            contexts = {1: (STUDY_ROOT_GET, [EXPLICIT_LE]), 3: (CT, [EXPLICIT_LE])}
+            peer.send(wire.associate_rq(contexts, extra=role))
+            assert peer.receive()[0] == 2
+            peer.message(1, wire.find_rq(STUDY_ROOT_GET).replace(wire.us(0x20), wire.us(0x10), 1), b"x")
+            begin = time.monotonic()
+            assert peer.receive()[0] == 4  # the C-STORE
+            assert peer.closed_within(5)
+            return time.monotonic() - begin
+
+    limits = dataclasses.replace(Limits(), ask_timeout=0.5)
+    async with acceptor({(C_GET, STUDY_ROOT_GET): Entry(serve, "get")}, limits=limits) as port:
+        assert 0.4 < await blocking(lambda: ask(port)) < 3
+        await asyncio.wait_for(ended.wait(), 5)
+
+
 async def test_an_event_report_and_its_response():
     outcome: list[object] = []
 
