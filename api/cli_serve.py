@@ -261,6 +261,7 @@ def _worker(settings: Settings) -> int:
 
     from dimse_bridge.commitment import handlers as commitment_handlers
     from dimse_bridge.scu import Requestor
+    from dimse_bridge.step_notifications import handlers as notification_handlers
     from dimse_bridge.tasks import handlers as dimse_handlers
     from storage.archive import open_archive
     from storage.archive_jobs import handlers as archive_handlers
@@ -278,7 +279,11 @@ def _worker(settings: Settings) -> int:
         archive = await open_archive(settings)
         try:
             requestor = Requestor(archive)
-            dimse = {**dimse_handlers(requestor), **commitment_handlers(requestor)}
+            dimse = {
+                **dimse_handlers(requestor),
+                **commitment_handlers(requestor),
+                **notification_handlers(requestor),
+            }
             lanes = (
                 (handlers(archive), 1),
                 (dimse, settings.jobs_at_once),

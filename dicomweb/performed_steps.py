@@ -45,7 +45,8 @@ _CHECKED: Final = (
 # Column N-SET: not allowed.
 _FIXED: Final = frozenset(
     f"""{REQUESTS} {_PATIENT_NAME} {_PATIENT_ID} 00100021 00100024 00101002 00100030 00100040 00081120 00380010 00380014
-    {_STEP} {_STATION} 00400242 00400243 {_START_DATE} {_START_TIME} {_MODALITY} 00200010""".split()
+    00380060 00380062 00380064 {_STEP} {_STATION} 00400242 00400243 {_START_DATE} {_START_TIME} {_MODALITY}
+    00200010""".split()
 )
 _OURS: Final = frozenset({CHARACTER_SET, SOP_CLASS, SOP_INSTANCE})
 # What the final state needs. A step that was discontinued before its first image has no series to tell of: the table

@@ -68,7 +68,8 @@ class Query:
 
     `study` and `series` come from the resource. `matches` holds no universal ones: those are in `fields`.
     `fields` are the attributes to return besides the level's own set, no lower level's among them; every attribute that
-    is matched is one of them. `warnings` are texts for Warning headers.
+    is matched is one of them. `labels`: only what belongs to studies that have all of them. `warnings` are texts for
+    Warning headers.
     """
 
     level: Level
@@ -82,6 +83,7 @@ class Query:
     offset: int = 0
     warnings: tuple[str, ...] = ()
     case: Case = "standard"
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

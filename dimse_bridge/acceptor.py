@@ -61,6 +61,7 @@ class Acceptor:
         self._watching.cancel()
         for connection in list(self._connections):
             connection.abort()
+        await asyncio.sleep(0)  # the loop closes their sockets in its next turn
 
     # -- connections -------------------------------------------------------------------------------------------------
 

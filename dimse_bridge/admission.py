@@ -37,7 +37,8 @@ class Application:
     supported: Supported
     services: Mapping[tuple[type[DIMSEPrimitive], str], Entry]
     begin_store: Begin
-    welcome: Callable[[str, str, str], Awaitable[Welcome | None]]  # of called and calling AE title and address
+    # Of called and calling AE title, address, and certificate (its SHA-256 in hexadecimal, "" for none).
+    welcome: Callable[[str, str, str, str], Awaitable[Welcome | None]]
     verifiers: Mapping[int, Verifier] = field(default_factory=dict)  # of user identities, by their type
     require_user: bool = False
 
@@ -60,8 +61,8 @@ class Refused(Exception):
         self.rejection = rejection
 
 
-async def admit(application: Application, request: negotiation.Request, peer: str) -> Admitted:
-    """Decide on an association request from address `peer`. Raises Refused."""
+async def admit(application: Application, request: negotiation.Request, peer: str, certificate: str) -> Admitted:
+    """Decide on an association request from address `peer`, which has shown `certificate`. Raises Refused."""
     if not request.protocol_version & 1:
         raise Refused(negotiation.PROTOCOL_VERSION_UNKNOWN, "another protocol version")
     if request.application_context != negotiation.APPLICATION_CONTEXT:
@@ -69,7 +70,7 @@ async def admit(application: Application, request: negotiation.Request, peer: st
     if 0 < request.max_pdu < SMALLEST_SENT:
         raise Refused(negotiation.NO_REASON, "takes PDUs of a few bytes only")
     try:
-        welcome = await application.welcome(request.called_aet, request.calling_aet, peer)
+        welcome = await application.welcome(request.called_aet, request.calling_aet, peer, certificate)
         if welcome is None:
             raise Refused(negotiation.CALLED_TITLE_UNKNOWN, "the called AE title is not ours")
         if not welcome.allow:
@@ -80,7 +81,8 @@ async def admit(application: Application, request: negotiation.Request, peer: st
     # Who it is, is its own claim, unless a user says more.
     principal = f"dimse:{user + ':' if user else ''}{request.calling_aet}@{peer}"
     scopes = frozenset[str]().union(*(_SCOPES.get(permission, ()) for permission in welcome.allow))
-    return Admitted(Access(welcome.tenant, principal, scopes), welcome.allow, welcome.modality, user is not None)
+    access = Access(welcome.tenant, principal, scopes, welcome.labels)
+    return Admitted(access, welcome.allow, welcome.modality, user is not None)
 
 
 async def _user(application: Application, identity: negotiation.Identity | None) -> str | None:

@@ -5,8 +5,9 @@ C-STORE is stored by the reading task itself: while the spool writes or the arch
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from pynetdicom.dimse_primitives import N_EVENT_REPORT, DIMSEPrimitive
@@ -14,14 +15,14 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT, DIMSEPrimitive
 from dicomweb.errors import ArchiveError, TooLarge, Unavailable
 from dimse_bridge import admission, negotiation, status
 from dimse_bridge.admission import Application
-from dimse_bridge.command import Command, Field, Tag, primitive_of, request_of, response_to
+from dimse_bridge.command import Command, Field, Tag, primitive_of, request_of, response_to, store_request
 from dimse_bridge.connection import Connection, Gone
 from dimse_bridge.exchange import PENDING, Exchange
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_crash, log_event
 from dimse_bridge.messages import SMALLEST_SENT, Assembler, Fragmenter, Message, StoreBegins, StoreData, pdus
 from dimse_bridge.peers import Peers
-from dimse_bridge.service import AskFailed, Context, Entry
+from dimse_bridge.service import AskFailed, Context, DataSet, Entry
 from dimse_bridge.store import Incoming, Refused, Target
 from dimse_bridge.upper_layer import RELEASE_RP, AssociateRequest, Event, Fragment, ReleaseRequest, State, UpperLayer
 from dimse_bridge.upper_layer import abort as abort_pdu
@@ -62,6 +63,7 @@ class Association:
         self._asking = asyncio.Lock()
         self._asked: tuple[int, asyncio.Future[Command]] | None = None
         self._message_id = 0
+        self._answer_due: float | None = None
         self._begun = self._quiet_since = self._loop.time()
         self._pdu, self._pdu_deadline = 0, 0.0
         self.task: asyncio.Task[None] | None = None  # that runs all this
@@ -136,6 +138,8 @@ class Association:
             return None
         if connection.unsent_since is not None and now - connection.unsent_since > limits.send_timeout:
             return "does not read"
+        if self._answer_due is not None and now > self._answer_due:
+            return "no response to a request of ours"
         if connection.waiting_since is None:  # it is our turn
             return None
         silent = now - connection.waiting_since
@@ -203,7 +207,8 @@ class Association:
     async def _admitted(self, request: negotiation.Request) -> admission.Admitted:
         if not self._peers.establish(self):
             raise admission.Refused(negotiation.LIMIT_EXCEEDED, "too many associations")
-        return await admission.admit(self._application, request, self.peer)
+        assert self._connection is not None
+        return await admission.admit(self._application, request, self.peer, self._connection.certificate)
 
     # -- requests of the peer ----------------------------------------------------------------------------------------
 
@@ -266,12 +271,12 @@ class Association:
             if code not in PENDING:
                 exchange.answered = True
                 self._exchange, self._quiet_since = None, self._loop.time()
-            self._send(exchange.context.id, command, identifier)
+            self._send(exchange.context.id, command, identifier or None)
         await self._drain()
 
-    def _send(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
+    def _send(self, context_id: int, command: bytes, data_set: bytes | None = None) -> None:
         parts = [*pdus(context_id, command, self._max_sent, is_command=True)]
-        if data_set:
+        if data_set is not None:
             parts += pdus(context_id, data_set, self._max_sent, is_command=False)
         self._write(*parts)
 
@@ -336,13 +341,26 @@ class Association:
 
     # -- requests of ours --------------------------------------------------------------------------------------------
 
-    async def ask(
-        self, context_id: int, request: DIMSEPrimitive, data: AsyncIterator[bytes] | None = None
-    ) -> DIMSEPrimitive:
-        """See service.Association. A data set that breaks off ends the association: there is no way to take it back."""
+    async def ask(self, context_id: int, request: DIMSEPrimitive, data: DataSet | None = None) -> DIMSEPrimitive:
+        """See service.Association."""
+        encoded = partial(request_of, request, has_data_set=data is not None)
+        return primitive_of(await self._asked_for(context_id, encoded, data, as_scp=True))
+
+    async def store(self, context_id: int, sop_class: str, sop_instance: str, priority: int, data: DataSet) -> int:
+        """See service.Association."""
+        encoded = partial(store_request, sop_class=sop_class, sop_instance=sop_instance, priority=priority)
+        response = await self._asked_for(context_id, encoded, data, as_scp=False)
+        return response.number(Tag.STATUS)
+
+    async def _asked_for(
+        self, context_id: int, encoded: Callable[[int], bytes], data: DataSet | None, *, as_scp: bool
+    ) -> Command:
+        """The response to a request, of which `encoded` makes the command set with its message ID.
+
+        A data set that breaks off ends the association: there is no way to take it back.
+        """
         context = self.contexts.get(context_id)
-        store = type(request).__name__ == "C_STORE"
-        if context is None or not (context.as_scu if store else context.as_scp):
+        if context is None or not (context.as_scp if as_scp else context.as_scu):
             raise AskFailed("no presentation context was accepted for this request")
         async with self._asking:
             self._message_id = self._message_id % 0xFFFF + 1
@@ -350,34 +368,35 @@ class Association:
             self._asked = (self._message_id, answer)
             try:
                 # However long it is: a peer that does not read is noticed by the watch.
-                await self._ask(context_id, request, data)
-                async with asyncio.timeout(self._limits.ask_timeout):
-                    return primitive_of(await answer)
+                await self._ask(context_id, encoded(self._message_id), data)
+                self._answer_due = self._loop.time() + self._limits.ask_timeout
+                return await answer
             except Gone as exc:
                 raise AskFailed("the association has ended") from exc
-            except TimeoutError as exc:
-                self.end("no response to a request of ours")
-                raise AskFailed("the peer did not answer in time") from exc
             finally:
-                self._asked, self._quiet_since = None, self._loop.time()
+                self._asked, self._quiet_since, self._answer_due = None, self._loop.time(), None
 
-    async def _ask(self, context_id: int, request: DIMSEPrimitive, data: AsyncIterator[bytes] | None) -> None:
-        command = request_of(request, self._message_id, has_data_set=data is not None)
+    async def _ask(self, context_id: int, command: bytes, data: DataSet | None) -> None:
         async with self._sending:
-            self._send(context_id, command)
-            if data is not None:
-                fragmenter = Fragmenter(context_id, self._max_sent)
-                try:
-                    async for piece in data:
-                        self._write(*fragmenter.feed(piece))
-                        await self._drain()
-                except Gone:
-                    raise
-                except BaseException:
-                    self.end("a data set of ours broke off")
-                    raise
-                self._write(*fragmenter.finish())
+            if data is None or isinstance(data, bytes):  # in one piece: the kernel is asked once
+                self._send(context_id, command, data)
+            else:
+                await self._ask_in_pieces(context_id, command, data)
             await self._drain()
+
+    async def _ask_in_pieces(self, context_id: int, command: bytes, data: AsyncIterator[bytes]) -> None:
+        fragmenter = Fragmenter(context_id, self._max_sent)
+        self._send(context_id, command)
+        try:
+            async for piece in data:
+                self._write(*fragmenter.feed(piece))
+                await self._drain()
+        except Gone:
+            raise
+        except BaseException:
+            self.end("a data set of ours broke off")
+            raise
+        self._write(*fragmenter.finish())
 
 
 def log_failure(event: str, error: BaseException, result: status.Status, peer: str) -> None:

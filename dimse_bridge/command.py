@@ -217,6 +217,17 @@ def request_of(primitive: DIMSEPrimitive, message_id: int, *, has_data_set: bool
     return encode(_FIELDS[type(primitive)], encoded(named), has_data_set=has_data_set)
 
 
+def store_request(message_id: int, sop_class: str, sop_instance: str, priority: int) -> bytes:
+    """A C-STORE-RQ of ours (PS3.7 9.3.1.1)."""
+    values: dict[int, bytes] = {
+        Tag.AFFECTED_CLASS: _encoded(sop_class, "UI"),
+        Tag.MESSAGE_ID: _encoded(message_id, "US"),
+        Tag.PRIORITY: _encoded(priority, "US"),
+        Tag.AFFECTED_INSTANCE: _encoded(sop_instance, "UI"),
+    }
+    return encode(Field.C_STORE, values, has_data_set=True)
+
+
 def response_to(request: Command, status: int, elements: Mapping[str, Any], *, has_data_set: bool) -> bytes:
     """The response to `request` with its UIDs and message ID; `elements` come by their keyword."""
     values = {

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -26,12 +26,13 @@ from dicomweb.uids import is_uid
 from dimse_bridge import status
 from dimse_bridge.contexts import COMMITMENT
 from dimse_bridge.logs import log_event
+from dimse_bridge.postponement import not_taken
 from dimse_bridge.requestor import Proposal
 from dimse_bridge.scu import COMMITMENT_INSTANCE, MESSAGES, Requestor
 from dimse_bridge.service import AskFailed, Entry, Exchange
 from storage.access import SCOPES, Access
 from storage.commitment import COMMITTED, KIND, MAX_INSTANCES, Answer, Reference, summary
-from storage.jobs import Claimed, Done, Handler, JobFailed, Postponed, Progress
+from storage.jobs import Claimed, Done, Handler, Progress
 
 _REQUEST: Final = 1  # Action Type ID (PS3.4 table J.3-1)
 _ALL_COMMITTED, _SOME_FAILED = 1, 2  # Event Type IDs (PS3.4 table J.3-3)
@@ -43,9 +44,6 @@ _MOMENT: Final = 1.0
 _ANSWER_SECONDS: Final = 30.0
 # When the worker would answer should this process die meanwhile.
 _AFTER: Final = timedelta(seconds=45)
-# A report that is not taken is tried again after half the time that it has waited, at least and at most these.
-_SOONEST, _LATEST = timedelta(seconds=15), timedelta(hours=1)
-_GIVEN_UP: Final = timedelta(days=1)
 
 
 def requested(encoded: bytes, transfer_syntax: str) -> tuple[str, list[Reference]]:
@@ -151,11 +149,7 @@ async def run_report(requestor: Requestor, job: Claimed, _folder: Path, _progres
     try:
         return Done(summary(await _reported(requestor, job)))
     except (PeerFailed, Unavailable) as error:
-        waited = datetime.now(UTC) - job.created_at
-        log_event("report-failed", reason=error.message)
-        if waited > _GIVEN_UP:
-            raise JobFailed(f"the report was not taken within a day: {error.message}") from error
-        raise Postponed(min(max(waited / 2, _SOONEST), _LATEST)) from error
+        raise not_taken(job, error) from error
 
 
 async def _reported(requestor: Requestor, job: Claimed) -> list[Answer]:

@@ -1,6 +1,7 @@
 """One TCP or TLS connection on the event loop: what came and was not taken yet, and back-pressure both ways."""
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, cast
@@ -37,6 +38,13 @@ class Connection(asyncio.Protocol):
     def made(self) -> bool:
         """Whether there is a transport, which then closes the socket."""
         return self._transport is not None
+
+    @property
+    def certificate(self) -> str:
+        """The SHA-256 of the certificate that the peer has shown (DER), in hexadecimal; "" where there is none."""
+        found = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        shown = found.getpeercert(binary_form=True) if found is not None else None
+        return hashlib.sha256(shown).hexdigest() if shown else ""
 
     # -- called by the transport -----------------------------------------------------------------------------------
 

@@ -227,7 +227,7 @@ class Link:
         asked = (dataset, number, UID(sop_class), UID(sop_instance), message)
         self._checked(self._asking(lambda: self._assoc.send_n_action(*asked)[0]))
 
-    def report(self, dataset: Dataset, number: int, sop_class: str, sop_instance: str) -> None:
+    def report(self, dataset: Dataset | None, number: int, sop_class: str, sop_instance: str) -> None:
         """N-EVENT-REPORT. Raises PeerFailed."""
         message = next(self._numbers)
         said = (dataset, number, UID(sop_class), UID(sop_instance), message)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from pynetdicom.dimse_primitives import C_GET, C_STORE
+from pynetdicom.dimse_primitives import C_GET
 
 from dicomweb.errors import ArchiveError, BadQuery, IdentityMismatch, NotAcceptable, Unavailable
 from dicomweb.identifier import Identifier, IdentifierWriter, read_identifier
@@ -135,11 +135,11 @@ class Prepared(NamedTuple):
     instance: Instance
     code: int
     context_id: int = 0
-    data: AsyncGenerator[bytes, None] | None = None
+    data: bytes | AsyncGenerator[bytes, None] | None = None
 
     async def close(self) -> None:
         """Nobody reads the data any more."""
-        if self.data is not None:
+        if isinstance(self.data, AsyncGenerator):
             await self.data.aclose()
 
 
@@ -218,20 +218,20 @@ async def get(exchange: Exchange) -> None:
             if exchange.cancelled:
                 await each.close()
                 break
-            code = each.code if each.data is None else await _sent(exchange, each, each.data)
-            await operations.add(each.instance.sop, code)
+            await operations.add(each.instance.sop, await _sent(exchange, each))
     await operations.end()
 
 
-async def _sent(exchange: Exchange, prepared: Prepared, data: AsyncGenerator[bytes, None]) -> int:
-    request, asked = C_STORE(), exchange.request
-    request.AffectedSOPClassUID = prepared.instance.sop_class
-    request.AffectedSOPInstanceUID = prepared.instance.sop
-    request.Priority = asked.Priority if isinstance(asked, C_GET) else 0
-    async with aclosing(data):
-        answer = await exchange.association.ask(prepared.context_id, request, data)
-    assert answer.Status is not None
-    return answer.Status
+async def _sent(exchange: Exchange, prepared: Prepared) -> int:
+    """The status of a sub-operation."""
+    instance, asked, data = prepared.instance, exchange.request, prepared.data
+    if data is None:
+        return prepared.code
+    priority = asked.Priority if isinstance(asked, C_GET) else 0
+    try:
+        return await exchange.association.store(prepared.context_id, instance.sop_class, instance.sop, priority, data)
+    finally:
+        await prepared.close()
 
 
 ENTRIES: Final = {(C_GET, sop_class): Entry(get, "get") for sop_class in models.GET}

@@ -36,6 +36,10 @@ class Modality(Protocol):
         """Its application entity title."""
 
 
+# An encoded data set, or its pieces as they come, of any size.
+DataSet: TypeAlias = bytes | AsyncIterator[bytes]
+
+
 class AskFailed(Exception):
     """A request of ours got no response: no fitting context, the peer is gone or too slow, or sent something else."""
 
@@ -75,13 +79,17 @@ class Association(Protocol):
     def archive(self) -> Archive:
         """The archive that is served."""
 
-    async def ask(
-        self, context_id: int, request: DIMSEPrimitive, data: AsyncIterator[bytes] | None = None
-    ) -> DIMSEPrimitive:
-        """Send a request of ours (C-STORE of a C-GET, N-EVENT-REPORT) and return the response.
+    async def ask(self, context_id: int, request: DIMSEPrimitive, data: DataSet | None = None) -> DIMSEPrimitive:
+        """Send a request of ours (N-EVENT-REPORT) and return the response.
 
-        `data` is the encoded data set, streamed in pieces of any size; without it the request has none. The message ID
-        is set here. Raises AskFailed when there will be no response.
+        `data` is the encoded data set; without it the request has none. The message ID is set here. Raises AskFailed
+        when there will be no response.
+        """
+
+    async def store(self, context_id: int, sop_class: str, sop_instance: str, priority: int, data: DataSet) -> int:
+        """Send a C-STORE of ours (of a C-GET) and return the status of the response. Raises as `ask`.
+
+        It is `ask` without a primitive: to make and to check those takes more time than all the rest of a small one.
         """
 
 

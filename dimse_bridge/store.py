@@ -129,7 +129,7 @@ class SpoolIncoming:
 
 def into_archive(association: Association, target: Target) -> SpoolIncoming:
     """A data set on its way into the archive that the association serves. Raises what is wrong with the request."""
-    source = Provenance(kind="dimse", remote=association.peer, aet=association.calling_aet)
+    source = Provenance("dimse", association.peer, association.calling_aet, association.called_aet)
     store = association.archive.ingest.store
     return SpoolIncoming(
         association,

@@ -61,7 +61,8 @@ def as_content(modality: Modality) -> dict[str, Any]:
 
 def _modality(job: Claimed) -> Modality:
     said = job.content["modality"]
-    return Modality(**said | {"allow": frozenset(said["allow"])})
+    lists = {"allow": frozenset(said["allow"]), "certificates": tuple(said.get("certificates", ()))}
+    return Modality(**said | lists)
 
 
 def _access(job: Claimed) -> Access:

@@ -30,11 +30,15 @@ SCOPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rights of one caller: the tenant whose rows exist for them, a name for provenance, and scopes."""
+    """The rights of one caller: the tenant whose rows exist for them, a name for provenance, and scopes.
+
+    `labels`: of the studies that exist for them, each of which has all of these; what they store gets them.
+    """
 
     tenant: int
     principal: str
     scopes: frozenset[str]
+    labels: tuple[str, ...] = ()
 
     def require(self, *scopes: str) -> None:
         """Raise Forbidden unless the caller holds one of `scopes`."""

@@ -2,15 +2,20 @@
 
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
+from typing import Final
 
 from dicomweb.errors import BadPixels, NotAcceptable
 from dicomweb.media import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, NATIVE
 from dicomweb.meta import read_file_meta
 from dicomweb.pixels.syntaxes import SYNTAXES, can_decode
 from storage.access import Access
+from storage.objects import STREAM_CHUNK
 from storage.retrieve import PIXEL_DATA, Instance, RetrieveService
 from storage.rewriting import as_native
 from storage.transcoding import TranscodeService
+
+# Deflated bytes may be odd in a file, not in a message (PS3.5 A.5, PS3.8 annex E.2).
+_PADDING: Final = b"\0"
 
 
 class DataSetService:
@@ -22,12 +27,15 @@ class DataSetService:
 
     async def open(
         self, access: Access, instance: Instance, accepted: Collection[str]
-    ) -> tuple[str, AsyncGenerator[bytes, None]]:
-        """One of the transfer syntaxes `accepted`, and the data set in it; its first piece has been read.
+    ) -> tuple[str, bytes | AsyncGenerator[bytes, None]]:
+        """One of the transfer syntaxes `accepted`, and the data set in it: whole where it is small, or in pieces.
 
-        As stored where that is accepted, else without loss; never as another instance. Raises NotAcceptable where it
-        cannot be sent in any of them, BadPixels, and what reading it raises.
+        As stored where that is accepted, else without loss; never as another instance. The first piece has been read.
+        Raises NotAcceptable where it cannot be sent in any of them, BadPixels, and what reading it raises.
         """
+        stored, size = instance.transfer_syntax, instance.size - instance.meta_size
+        if stored in accepted and size <= STREAM_CHUNK:
+            return stored, _even(await self._retrieve.part(instance, (instance.meta_size, size)))
         failed: NotAcceptable | BadPixels = NotAcceptable("no transfer syntax was accepted that this can be sent in")
         for target in targets(instance, accepted):
             pieces = self._pieces(access, instance, target)
@@ -42,8 +50,8 @@ class DataSetService:
             size = instance.size - instance.meta_size
             async for chunk in self._retrieve.stream(instance, (instance.meta_size, size)):
                 yield chunk
-            if size % 2:  # deflated bytes may be odd in a file, not in a message (PS3.5 A.5, PS3.8 annex E.2)
-                yield b"\0"
+            if size % 2:
+                yield _PADDING
             return
         async with aclosing(await self._file(access, instance, target)) as file:
             first = await anext(file)
@@ -62,6 +70,10 @@ class DataSetService:
         # Without pixels a compressed syntax is Explicit VR Little Endian (PS3.5 A.4).
         plain = IMPLICIT_LE if target == IMPLICIT_LE else EXPLICIT_LE
         return self._transcode.file(access, instance, plain) if native else as_native(self._retrieve, instance, plain)
+
+
+def _even(data: bytes) -> bytes:
+    return data + _PADDING if len(data) % 2 else data
 
 
 def targets(instance: Instance, accepted: Collection[str]) -> list[str]:

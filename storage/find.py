@@ -40,6 +40,7 @@ _FACTS: Final[Mapping[tuple[Level, int], str]] = {
     (Level.INSTANCE, METADATA["SopClassUid"]): "i.sop_class",
     (Level.INSTANCE, METADATA["RemoteAET"]): "i.source::json->>'aet'",
     (Level.INSTANCE, METADATA["RemoteIP"]): "i.source::json->>'remote'",
+    (Level.INSTANCE, METADATA["CalledAET"]): "i.source::json->>'called'",
 }
 
 

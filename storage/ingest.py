@@ -54,11 +54,17 @@ _SLOWEST_PUT = 2_000_000  # bytes per second, beside what the lease gives to eac
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How an instance came: protocol, and the peer's address and AE title where there are any."""
+    """How an instance came: protocol, the peer's address and AE title where there are any, and the title it called."""
 
     kind: Literal["stow", "rest", "dimse", "import"]
     remote: str = ""
     aet: str = ""
+    called: str = ""
+
+    def text(self, principal: str) -> str:
+        """As it is kept with the instance that `principal` stored."""
+        said = {"kind": self.kind, "remote": self.remote, "aet": self.aet, "principal": principal}
+        return orjson.dumps(said | {"called": self.called} if self.called else said).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +163,11 @@ class IngestService:
         await self._quota.admit(access.tenant, spooled.size, found.patient_id)
         intents = self._committer(access.tenant).intents
         reserved = intents.reserved(spooled.size)
-        said = {"kind": source.kind, "remote": source.remote, "aet": source.aet, "principal": access.principal}
-        prepared = self._prepared(found, spooled, reserved or intents.new_key(), orjson.dumps(said).decode())
+        key = reserved or intents.new_key()
+        prepared = self._prepared(found, spooled, key, source.text(access.principal))
         status = await self._write(access, prepared, spooled, announced=reserved is not None, overwrite=overwrite)
+        if access.labels:  # before it is acknowledged: whoever hears nothing sends again, and labels again
+            await self._db.execute("study_label", access.tenant, found.study_uid, access.labels)
         return Stored(
             "stored" if status == "astray" else status,
             found.sop_class_uid,

@@ -12,23 +12,32 @@ from typing import Any, Final
 from dicomweb.errors import BadRequest, NotFound, TooLarge
 from storage.access import DEFAULT_TENANT, Access
 from storage.db import Database
+from storage.labels import checked_label
 from storage.permissions import PERMISSIONS
 from storage.setting_checks import check_text
 from storage.settings import Settings
 
 RETRIEVE_METHODS: Final = ("C-MOVE", "C-GET", "SystemDefault")
 MAX_MODALITIES: Final = 10_000
+MAX_TITLES: Final = 1000
 MAX_TIMEOUT: Final = 86_400.0
+_LABELS: Final = 16
 # Seconds that an answer about a caller holds, and how many are kept: negotiation asks for every association.
 _FRESH: Final = 1.0
 _KEPT: Final = 1024
 _NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,64}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_CERTIFICATES: Final = 16
 _HOST: Final = re.compile(r"[A-Za-z0-9._:\[\]%-]{0,255}")
 
 
 @dataclass(frozen=True, slots=True)
 class Modality:
-    """A declared application entity. `timeout` in seconds, None: the setting's; `local_aet` None: ours."""
+    """A declared application entity. `timeout` in seconds, None: the setting's; `local_aet` None: ours.
+
+    `certificates`: SHA-256 of those (DER) of which it has to show one when it calls, in hexadecimal; none: any or none.
+    `notify_mpps`: it is told what becomes of performed procedure steps.
+    """
 
     name: str
     aet: str
@@ -41,6 +50,8 @@ class Modality:
     tls: bool = False
     transcoding: bool = True
     retrieve_method: str = "SystemDefault"
+    certificates: tuple[str, ...] = ()
+    notify_mpps: bool = False
 
     def checked(self) -> "Modality":
         """Itself. Raises BadRequest where a value is none that an application entity can have."""
@@ -53,6 +64,8 @@ class Modality:
             ("Manufacturer", len(self.manufacturer) <= 64, "at most 64 characters"),
             ("Timeout", self.timeout is None or 0 < self.timeout <= MAX_TIMEOUT, "seconds, up to a day"),
             ("RetrieveMethod", self.retrieve_method in RETRIEVE_METHODS, f"one of {', '.join(RETRIEVE_METHODS)}"),
+            ("Certificates", len(self.certificates) <= _CERTIFICATES, f"at most {_CERTIFICATES} digests"),
+            ("Certificates", all(map(_DIGEST.fullmatch, self.certificates)), "SHA-256 digests in hexadecimal"),
             ("Allow", self.allow <= PERMISSIONS, f"some of {', '.join(sorted(PERMISSIONS))}"),
         ):
             if not right:
@@ -70,15 +83,31 @@ class Welcome:
     allow: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class LocalTitle:
+    """An AE title of ours beside that of the settings; `labels` of the studies that are seen and stored by it."""
+
+    aet: str
+    labels: tuple[str, ...] = ()
+
+    def checked(self) -> "LocalTitle":
+        """Itself, its labels sorted. Raises BadRequest."""
+        if check_text("aet", self.aet):
+            raise BadRequest("AET is an AE title: 1 to 16 printable ASCII characters", attribute="AET")
+        if len(self.labels) > _LABELS:
+            raise BadRequest(f"a title has at most {_LABELS} labels", attribute="Labels")
+        return LocalTitle(self.aet, tuple(sorted(set(map(checked_label, self.labels)))))
+
+
 class ModalityService:
-    """The declared application entities of each tenant."""
+    """The declared application entities of each tenant, and our own titles."""
 
     def __init__(self, settings: Settings, db: Database) -> None:
         self._db = db
         self._aet = settings.aet
         self._check_host = settings.dimse_check_host
         self._open = frozenset(item.strip() for item in settings.dimse_open.split(",") if item.strip())
-        self._welcomes: dict[tuple[str, str, str], tuple[float, asyncio.Task[Welcome | None]]] = {}
+        self._welcomes: dict[tuple[str, str, str, str], tuple[float, asyncio.Task[Welcome | None]]] = {}
 
     async def list(self, access: Access) -> Sequence[Modality]:
         """All of them by name."""
@@ -114,12 +143,37 @@ class ModalityService:
         access.require("dimse.read")
         return next((each for each in await self._with_aet(access.tenant, aet) if each.host and each.port), None)
 
-    async def welcome(self, called_aet: str, calling_aet: str, address: str) -> Welcome | None:
+    async def titles(self, access: Access) -> Sequence[LocalTitle]:
+        """Our own titles beside that of the settings."""
+        access.require("dimse.read")
+        rows = await self._db.fetch("local_title_list", access.tenant)
+        return [LocalTitle(row["aet"], tuple(row["labels"])) for row in rows]
+
+    async def put_title(self, access: Access, title: LocalTitle) -> None:
+        """Take an AE title, or change it. Raises BadRequest, also where another tenant has it, and TooLarge."""
+        access.require("dimse.admin")
+        given = title.checked()
+        done = await self._db.fetch_value("local_title_put", access.tenant, given.aet, given.labels, MAX_TITLES)
+        if done is None:
+            if await self._db.fetch_row("modality_local_aet", given.aet) is not None:
+                raise BadRequest("the AE title belongs to another tenant", attribute="AET")
+            raise TooLarge(f"there are {MAX_TITLES} titles already")
+        self._welcomes.clear()
+
+    async def delete_title(self, access: Access, aet: str) -> None:
+        """Give an AE title up. Raises NotFound."""
+        access.require("dimse.admin")
+        if await self._db.fetch_value("local_title_delete", access.tenant, _text(aet)) is None:
+            raise NotFound("no such AE title")
+        self._welcomes.clear()
+
+    async def welcome(self, called_aet: str, calling_aet: str, address: str, certificate: str = "") -> Welcome | None:
         """What an application entity at `address` may do; None where the title that it calls is not ours.
 
-        An answer holds for a second, and calls that come together share one. Raises Unavailable.
+        `certificate`: the SHA-256 of the one that it has shown, in hexadecimal. An answer holds for a second, and calls
+        that come together share one. Raises Unavailable.
         """
-        key, now = (called_aet.strip(), calling_aet.strip(), address), monotonic()
+        key, now = (called_aet.strip(), calling_aet.strip(), address, certificate), monotonic()
         known = self._welcomes.get(key)
         if known is None or known[0] < now:
             while len(self._welcomes) >= _KEPT:
@@ -129,21 +183,24 @@ class ModalityService:
             task.add_done_callback(lambda done: self._forget_failure(key, done))
         return await asyncio.shield(known[1])
 
-    def _forget_failure(self, key: tuple[str, str, str], done: "asyncio.Task[Welcome | None]") -> None:
+    def _forget_failure(self, key: tuple[str, str, str, str], done: "asyncio.Task[Welcome | None]") -> None:
         failed = done.cancelled() or done.exception() is not None
         if failed and self._welcomes.get(key, (0.0, None))[1] is done:
             del self._welcomes[key]
 
-    async def _welcome(self, called: str, calling: str, address: str) -> Welcome | None:
+    async def _welcome(self, called: str, calling: str, address: str, certificate: str) -> Welcome | None:
         row = await self._db.fetch_row("modality_local_aet", _text(called))
         if row is None and called != self._aet:
             return None
         tenant, labels = (DEFAULT_TENANT, ()) if row is None else (row["tenant"], tuple(row["labels"]))
-        found = await self._with_aet(tenant, calling)
+        declared = found = await self._with_aet(tenant, calling)
         if self._check_host:
             found = [each for each in found if not each.host or await is_at(each.host, address)]
         elif len(found) > 1:  # several hosts share the title
             found = [each for each in found if await is_at(each.host, address)] or found
+        found = [each for each in found if not each.certificates or certificate in each.certificates]
+        if not found and any(each.certificates for each in declared):
+            return Welcome(tenant, labels, None, frozenset())  # the title is another's, which can prove it
         if not found:
             return Welcome(tenant, labels, None, self._open)
         return Welcome(tenant, labels, found[0], found[0].allow)
@@ -186,4 +243,4 @@ def _text(value: str) -> str:
 
 
 def _modality(row: Any) -> Modality:
-    return Modality(**dict(row) | {"allow": frozenset(row["allow"])})
+    return Modality(**dict(row) | {"allow": frozenset(row["allow"]), "certificates": tuple(row["certificates"])})

@@ -13,7 +13,7 @@ import orjson
 
 from dicomweb import performed_steps
 from dicomweb.errors import NotFound, Unavailable, WorkitemConflict
-from dicomweb.performed_steps import STATUS, Request
+from dicomweb.performed_steps import COMPLETED, DISCONTINUED, IN_PROGRESS, STATUS, Request
 from dicomweb.query import Query
 from dicomweb.uids import is_uid
 from dicomweb.ups_model import SOP_INSTANCE, Dataset, text
@@ -24,6 +24,9 @@ from storage.db import Database
 from storage.search import SearchResult
 from storage.settings import Settings
 
+NOTIFICATION = "MppsNotification"  # the kind of the jobs that tell declared application entities
+# Event Type IDs by the status that a step got; "": it has changed, and is in the same (PS3.4 table F.9.2-1).
+EVENTS = {IN_PROGRESS: 1, COMPLETED: 2, DISCONTINUED: 3, "": 4}
 _TRIES = 30
 _BATCH, _BATCHES = 500, 40
 
@@ -51,7 +54,7 @@ class PerformedStepService:
         attributes = performed_steps.create(dataset, uid)
         requests = _columns(performed_steps.requests_of(attributes))
         stored = orjson.dumps(attributes).decode()
-        done = await self._db.fetch_row("performed_create", access.tenant, uid, stored, *requests)
+        done = await self._db.fetch_row("performed_create", access.tenant, uid, stored, *requests, EVENTS[IN_PROGRESS])
         assert done is not None
         if not done["created"]:
             message = "a performed procedure step with this UID exists"
@@ -82,7 +85,7 @@ class PerformedStepService:
             follows = performed_steps.scheduled_status(text(before, STATUS), text(after, STATUS))
             requests = _columns(performed_steps.requests_of(after))
             compared = (access.tenant, uid, row["version"], orjson.dumps(after).decode())
-            done = await self._db.fetch_row("performed_change", *compared, follows, *requests)
+            done = await self._db.fetch_row("performed_change", *compared, follows, *requests, EVENTS[follows])
             assert done is not None
             if done["changed"]:
                 return

@@ -116,12 +116,25 @@ def where(query: Query, tenant: int, arguments: Arguments) -> str:
     if query.level in (Level.SERIES, Level.INSTANCE) and by_study:
         # The planner cannot know that a study's rows share its tenant: with both, it starts from the unique index.
         terms.append(f"t.tenant = {arguments(tenant, 'integer')}")
+    terms += [_labelled(query.level, label, tenant, arguments) for label in query.labels]
     below = [match for match in query.matches if is_below(query.level, match.path)]
     terms += [_holds(query.level, match, tenant, arguments) for match in below]
     query = replace(query, matches=tuple(match for match in query.matches if match not in below))
     columns = PATIENT_COLUMNS if query.level is Level.PATIENT else COLUMNS
     terms += conditions(query, columns, lambda tag: element(tag, query.level), arguments)
     return " AND ".join(f"({term})" for term in terms)
+
+
+def _labelled(level: Level, label: str, tenant: int, arguments: Arguments) -> str:
+    """Whether the study of a row has a label; of a patient, one of the studies."""
+    own, named = arguments(tenant, "integer"), arguments(label)
+    labelled = f"l.tenant = {own} AND l.level = 'study' AND l.label = {named}"
+    if level is Level.PATIENT:
+        return (
+            f"EXISTS (SELECT FROM study t JOIN label l ON l.orthanc_id = t.orthanc_id"
+            f" WHERE t.patient = p.id AND {labelled})"
+        )
+    return f"t.orthanc_id IN (SELECT l.orthanc_id FROM label l WHERE {labelled})"  # noqa: S608
 
 
 def _holds(level: Level, match: Match, tenant: int, arguments: Arguments) -> str:

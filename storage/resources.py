@@ -324,6 +324,8 @@ def _facts_of_file(row: Record) -> dict[str, str]:
         "SopClassUid": row["sop_class"],
         "TransferSyntax": row["transfer_syntax"],
     }
+    if "called" in source:
+        found["CalledAET"] = source["called"]
     if row["instance_number"] is not None:
         found["IndexInSeries"] = str(row["instance_number"])
     pixels = BulkTable.from_bytes(row["bulk_table"]).lookup("7FE00010")

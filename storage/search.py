@@ -217,7 +217,7 @@ class SearchService:
         Raises BadQuery for a value that cannot be matched, Unavailable when the database is down.
         """
         access.require("dicom.search")
-        statement = compile_query(query, access.tenant, base_url)
+        statement = compile_query(replace(query, labels=access.labels), access.tenant, base_url)
         records = await self._db.fetch_sql(statement.sql, *statement.arguments)
         more = len(records) > query.limit
         del records[query.limit :]
@@ -236,7 +236,7 @@ class SearchService:
         left, place = query.limit, ()
         more = True
         while more and left > 0:
-            page = replace(query, limit=min(size, left), offset=0)
+            page = replace(query, limit=min(size, left), offset=0, labels=access.labels)
             statement = compile_query(page, access.tenant, "", place)
             records = await self._db.fetch_sql(statement.sql, *statement.arguments)
             more = len(records) > page.limit

@@ -64,7 +64,7 @@ class SelectionService:
         access.require("dicom.read")
         level = Level.INSTANCE if keys.instances else Level.SERIES
         arguments = Arguments()
-        conditions = where(_query(level, keys), access.tenant, arguments)
+        conditions = where(_query(level, keys, access), access.tenant, arguments)
         # Only parameters and constants of storage go into the text.
         text = f"FROM {FROM[level]} WHERE {conditions} ORDER BY {_ORDER}"
         if level is Level.SERIES:
@@ -83,7 +83,7 @@ class SelectionService:
         """SOP class and transfer syntax of what `select` finds, each pair once. Raises Unavailable."""
         access.require("dicom.read")
         arguments = Arguments()
-        conditions = where(_query(Level.INSTANCE, keys), access.tenant, arguments)
+        conditions = where(_query(Level.INSTANCE, keys, access), access.tenant, arguments)
         rows = await self._db.fetch_sql(
             f"SELECT DISTINCT i.sop_class, i.transfer_syntax FROM {FROM[Level.INSTANCE]} WHERE {conditions}",  # noqa: S608
             *arguments.values,
@@ -91,11 +91,11 @@ class SelectionService:
         return [(row["sop_class"], row["transfer_syntax"]) for row in rows]
 
 
-def _query(level: Level, keys: UniqueKeys) -> Query:
+def _query(level: Level, keys: UniqueKeys, access: Access) -> Query:
     named = (keys.patients, keys.studies, keys.series, keys.instances)
     matches = tuple(
         Match((tag,), "LO" if tag == _KEYS[0] else "UI", "list", values)
         for tag, values in zip(_KEYS, named, strict=True)
         if values
     )
-    return Query(level=level, matches=matches)
+    return Query(level=level, matches=matches, labels=access.labels)

@@ -42,7 +42,7 @@ async def test_declare_change_forget(archive: Archive) -> None:
     [
         {"name": ""}, {"name": "a/b"}, {"aet": "SEVENTEEN LETTERS"}, {"aet": ""}, {"local_aet": ""}, {"port": 70000},
         {"host": "a b"}, {"timeout": 0.0}, {"timeout": float("nan")}, {"retrieve_method": "FTP"},
-        {"allow": frozenset({"fly"})},
+        {"allow": frozenset({"fly"})}, {"certificates": ("AB",)}, {"certificates": ("0" * 64,) * 17},
     ],
 )  # fmt: skip
 async def test_what_no_modality_is(archive: Archive, wrong: dict[str, object]) -> None:
@@ -126,3 +126,25 @@ async def test_a_storm_of_callers_costs_no_statements(archive: Archive) -> None:
     for number in range(1200):
         await archive.modalities.welcome("ANOR", f"N{number}", "127.0.0.1")
     assert len(archive.modalities._welcomes) == 1024
+
+
+async def test_a_title_is_of_those_who_show_its_certificate(archive: Archive) -> None:
+    one, two = "1" * 64, "2" * 64
+    for name, host, certificates in (("a", "127.0.0.1", (one,)), ("b", "192.0.2.1", (two,)), ("c", "192.0.2.2", ())):
+        await archive.modalities.put(LOCAL, replace(CT, name=name, host=host, certificates=certificates))
+
+    async def known(address: str, certificate: str) -> str:
+        found = await archive.modalities.welcome("ANOR", "CT1", address, certificate)
+        assert found is not None
+        assert found.modality is not None or not found.allow
+        return found.modality.name if found.modality is not None else ""
+
+    assert [await known("127.0.0.1", each) for each in (one, two, "")] == ["a", "", ""]
+    assert [await known("192.0.2.1", each) for each in (one, two, "")] == ["", "b", ""]
+    assert [await known("192.0.2.2", each) for each in (one, "")] == ["c", "c"]
+    assert [await known("192.0.2.9", each) for each in (one, two, "")] == [
+        "",
+        "",
+        "",
+    ]  # of another host: not as undeclared
+    assert (await archive.modalities.get(LOCAL, "a")).certificates == (one,)

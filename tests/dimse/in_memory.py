@@ -1,15 +1,16 @@
 """An association without a network: what a service is given, and what it answered."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pynetdicom.dimse_primitives import DIMSEPrimitive
+from pydicom.uid import UID
+from pynetdicom.dimse_primitives import C_STORE, DIMSEPrimitive
 from pynetdicom.dsutils import decode
 
-from dimse_bridge.service import Context
+from dimse_bridge.service import Context, DataSet
 from storage.access import LOCAL, Access
 from storage.archive import Archive
 from storage.ingest import Provenance
@@ -31,12 +32,21 @@ class Association:
     modality: Modality | None = None
     extended: Mapping[str, bytes] = field(default_factory=dict)
 
-    async def ask(
-        self, context_id: int, request: DIMSEPrimitive, data: AsyncIterator[bytes] | None = None
-    ) -> DIMSEPrimitive:
+    async def ask(self, context_id: int, request: DIMSEPrimitive, data: DataSet | None = None) -> DIMSEPrimitive:
         assert self.answer is not None
-        pieces = [] if data is None else [piece async for piece in data]
-        return await self.answer(self.contexts[context_id], request, b"".join(pieces))
+        return await self.answer(self.contexts[context_id], request, b"" if data is None else await whole(data))
+
+    async def store(self, context_id: int, sop_class: str, sop_instance: str, priority: int, data: DataSet) -> int:
+        request = C_STORE()
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = UID(sop_class), UID(sop_instance)
+        request.Priority = priority
+        answer = await self.ask(context_id, request, data)
+        assert answer.Status is not None
+        return answer.Status
+
+
+async def whole(data: DataSet) -> bytes:
+    return data if isinstance(data, bytes) else b"".join([piece async for piece in data])
 
 
 @dataclass

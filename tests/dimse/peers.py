@@ -44,12 +44,12 @@ def encoded(dataset: Dataset) -> bytes:
 
 @contextmanager
 def association(
-    port: int, *abstract: str, syntaxes: list[str] | None = None, calling: str = "PEER"
+    port: int, *abstract: str, syntaxes: list[str] | None = None, calling: str = "PEER", called: str = "ANOR"
 ) -> Iterator[Association]:
     ae = AE(ae_title=calling)
     for uid in abstract:
         ae.add_requested_context(uid, syntaxes or [EXPLICIT_LE, IMPLICIT_LE])
-    made = ae.associate("127.0.0.1", port, ae_title="ANOR")
+    made = ae.associate("127.0.0.1", port, ae_title=called)
     assert made.is_established
     try:
         yield made
@@ -57,17 +57,22 @@ def association(
         made.release()
 
 
-def store(port: int, *datasets: Dataset) -> None:
+def store(port: int, *datasets: Dataset, called: str = "ANOR") -> None:
     """C-STORE of each; with our own sender, as pynetdicom's has no TCP_NODELAY and waits 40 ms for each answer."""
     with wire.Wire(port) as peer:
-        assert peer.associate(CT) == 2
+        assert peer.associate(CT, called=called) == 2
         for dataset in datasets:
             peer.message(1, wire.store_rq(CT, dataset.SOPInstanceUID), encoded(dataset))
             assert peer.status() == 0
 
 
 def find(
-    port: int, level: str, model: str = STUDY_ROOT_FIND, syntaxes: list[str] | None = None, **keys: Any
+    port: int,
+    level: str,
+    model: str = STUDY_ROOT_FIND,
+    syntaxes: list[str] | None = None,
+    called: str = "ANOR",
+    **keys: Any,
 ) -> tuple[int, list[Dataset], list[int]]:
     """The final status, the matches, and the status of each pending answer."""
     identifier = Dataset()
@@ -76,7 +81,7 @@ def find(
     for name, value in keys.items():
         setattr(identifier, name, value)
     matches, pending, final = [], [], -1
-    with association(port, model, syntaxes=syntaxes) as peer:
+    with association(port, model, syntaxes=syntaxes, called=called) as peer:
         for status, answer in peer.send_c_find(identifier, model):
             if status.Status in (0xFF00, 0xFF01):
                 pending.append(status.Status)

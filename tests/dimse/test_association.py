@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, _config, build_role, evt
-from pynetdicom.dimse_primitives import C_FIND, C_GET, C_STORE, N_ACTION, N_EVENT_REPORT
+from pynetdicom.dimse_primitives import C_FIND, C_GET, N_ACTION, N_EVENT_REPORT
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicomweb import errors
@@ -70,7 +71,7 @@ async def test_pending_answers_come_as_they_are_given_and_a_cancel_is_seen():
 
 
 def get(data: bytes, uids: list[str], outcomes: list[object]):
-    """A C-GET that sends instances of CT, whose data sets come in crumbs."""
+    """A C-GET that sends instances of CT; the data set of the first one comes whole, those of others in crumbs."""
 
     async def crumbs() -> AsyncIterator[bytes]:
         for at in range(0, len(data), 777):
@@ -79,12 +80,9 @@ def get(data: bytes, uids: list[str], outcomes: list[object]):
     async def serve(exchange):
         association = exchange.association
         context = next((c.id for c in association.contexts.values() if c.abstract_syntax == CT), 99)
-        for uid in uids:
-            request = C_STORE()
-            request.AffectedSOPClassUID, request.AffectedSOPInstanceUID, request.Priority = CT, uid, 0
+        for number, uid in enumerate(uids):
             try:
-                answer = await association.ask(context, request, crumbs())
-                outcomes.append(answer.Status)
+                outcomes.append(await association.store(context, CT, uid, 0, crumbs() if number else data))
             except AskFailed as failure:
                 outcomes.append(str(failure))
         await exchange.respond(
@@ -151,6 +149,34 @@ async def test_without_a_role_nothing_can_be_sent():
     assert outcomes == ["no presentation context was accepted for this request"]
 
 
+async def test_a_peer_that_does_not_answer_a_request_of_ours_is_cut_off():
+    ended = asyncio.Event()
+
+    async def serve(exchange):
+        [context] = [each.id for each in exchange.association.contexts.values() if each.as_scu]
+        try:
+            await exchange.association.store(context, CT, "1.2.3", 0, b"x")
+        finally:
+            ended.set()
+
+    def ask(port):
+        with Wire(port) as peer:
+            role = struct.pack(">BBHH", 0x54, 0, 4 + len(CT), len(CT)) + CT.encode() + b"\0\1"
+            contexts = {1: (STUDY_ROOT_GET, [EXPLICIT_LE]), 3: (CT, [EXPLICIT_LE])}
+            peer.send(wire.associate_rq(contexts, extra=role))
+            assert peer.receive()[0] == 2
+            peer.message(1, wire.find_rq(STUDY_ROOT_GET).replace(wire.us(0x20), wire.us(0x10), 1), b"x")
+            begin = time.monotonic()
+            assert peer.receive()[0] == 4  # the C-STORE
+            assert peer.closed_within(5)
+            return time.monotonic() - begin
+
+    limits = dataclasses.replace(Limits(), ask_timeout=0.5)
+    async with acceptor({(C_GET, STUDY_ROOT_GET): Entry(serve, "get")}, limits=limits) as port:
+        assert 0.4 < await blocking(lambda: ask(port)) < 3
+        await asyncio.wait_for(ended.wait(), 5)
+
+
 async def test_an_event_report_and_its_response():
     outcome: list[object] = []
 
@@ -195,10 +221,8 @@ async def test_a_service_ends_with_its_association(end):
 
     async def find(exchange):
         try:
-            request = C_STORE()
-            request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CT, "1.2.3"
             with pytest.raises(AskFailed):
-                await exchange.association.ask(1, request)
+                await exchange.association.store(1, CT, "1.2.3", 0, b"")
             await exchange.respond(0xFF00, identifier=b"x")
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -353,6 +377,47 @@ async def test_contexts_roles_and_extended_negotiation():
     assert struct.pack(">H", len(CT)) + CT.encode() + b"\2\0\2\0\0" in body
     assert STUDY_ROOT_FIND.encode() + b"\1" not in body  # its context was not accepted
     assert VERIFICATION.encode() + b"\1" not in body
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "asked", "agreed"),
+    [
+        # PS3.4 table C.5-2: relational queries, combined date and time, fuzzy names, time zones, conversion of
+        # multi-frame images, empty values, multiple values.
+        (STUDY_ROOT_FIND, "01010101010101", "01010100000101"),
+        (STUDY_ROOT_FIND, "00000000000000", "00000000000000"),
+        (STUDY_ROOT_FIND, "01", "01"),
+        (STUDY_ROOT_FIND, "0100", "0100"),
+        (STUDY_ROOT_FIND, "00010001", "00010000"),
+        (STUDY_ROOT_FIND, "0101010101010101", "01010100000101"),  # a byte that the standard does not know
+        # Table C.5-4: relational retrieval, conversion.
+        (STUDY_ROOT_GET, "01", "01"),
+        (STUDY_ROOT_GET, "0101", "0100"),
+        (STUDY_ROOT_GET, "0000", "0000"),
+        # Table B.3-2 (storage): level 2, reserved, digital signatures kept, reserved, nothing coerced.
+        (CT, "020001000100", "0200020000"),
+        (CT, "00", "02"),
+        (VERIFICATION, "01", None),
+    ],
+)
+async def test_every_byte_of_extended_negotiation(sop_class, asked, agreed):
+    def ask(port):
+        with Wire(port) as peer:
+            said = struct.pack(">H", len(sop_class)) + sop_class.encode()
+            item = said + bytes.fromhex(asked)
+            extra = struct.pack(">BBH", 0x56, 0, len(item)) + item
+            peer.send(wire.associate_rq({1: (sop_class, [EXPLICIT_LE])}, extra=extra))
+            kind, body = peer.receive()
+            assert kind == 2
+            found = re.search(rb"\x56\x00(..)" + re.escape(said), body, re.DOTALL)
+            if found is None:
+                return None
+            end = found.start() + 4 + int.from_bytes(found[1], "big")
+            return body[found.end() : end].hex()
+
+    services = {(C_FIND, STUDY_ROOT_FIND): Entry(lambda _: None, "find"), **get(b"", [], [])}
+    async with acceptor(services) as port:
+        assert await blocking(lambda: ask(port)) == agreed
 
 
 async def test_a_peer_that_does_not_read_is_cut_off():

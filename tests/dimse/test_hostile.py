@@ -1,5 +1,7 @@
 """Peers that stop, drip, lie and flood: each is bounded, and the others keep working."""
 
+import contextlib
+import socket
 import struct
 import time
 
@@ -206,6 +208,68 @@ def test_many_associations_leave_nothing_behind(bridge):
         assert time.monotonic() < deadline, (before, descriptors(bridge), threads(bridge))
         time.sleep(0.1)
     assert rss(bridge) - before[0] < 16 << 20
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_10_000_associations_one_after_another(bridge):
+    """Released, aborted, reset, rejected, or left in the middle of a data set: nothing grows by any of them."""
+
+    def once(number: int) -> None:
+        with Wire(bridge.port) as peer:
+            if number % 5 == 4:
+                assert peer.associate(CT, called="NOBODY") == 3
+                return
+            assert peer.associate(CT, VERIFICATION) == 2
+            match number % 5:
+                case 0:
+                    peer.message(3, wire.echo_rq())
+                    assert peer.status() == 0
+                    peer.send(wire.pdu(5, bytes(4)))
+                    assert peer.receive()[0] == 6
+                case 1:
+                    peer.send(wire.pdu(7, bytes(4)))
+                case 2:
+                    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                case 3:
+                    peer.message(1, STORE)
+                    peer.data(1, 0, bytes(20_000))
+
+    def settled() -> tuple[int, int]:
+        deadline = time.monotonic() + 15
+        found = descriptors(bridge), threads(bridge)
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            before, found = found, (descriptors(bridge), threads(bridge))
+            if found == before:
+                break
+        return found
+
+    for number in range(1_000):
+        once(number)
+    before, memory = settled(), rss(bridge)
+    for number in range(10_000):
+        once(number)
+    after = settled()
+    assert all(a <= b + 4 for a, b in zip(after, before, strict=True)), (before, after)
+    assert rss(bridge) - memory < 16 << 20
+    assert bridge.echoes()
+
+
+def test_a_flood_in_one_request_is_answered_or_closed_at_once(bridge):
+    """128 contexts with 255 encodings each are 850 KB; a user identity may have 65,535 bytes in a field."""
+    syntaxes = [f"1.2.840.10008.1.2.4.{n}" for n in range(1000, 1255)]
+    flood = wire.associate_rq(dict.fromkeys(range(1, 256, 2), (CT, syntaxes)))
+    fields = struct.pack(">H", 65_000) + b"u" * 65_000 + struct.pack(">H", 0)
+    identity = struct.pack(">BBH", 0x58, 0, len(fields) + 2) + b"\2\0" + fields
+    for request, answers in ((flood, {0, 7}), (wire.associate_rq({1: (CT, syntaxes[:1])}, extra=identity), {2, 7})):
+        with Wire(bridge.port) as peer:
+            begin = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                peer.send(request)
+            assert peer.receive()[0] in answers
+            assert time.monotonic() - begin < 1
+    assert bridge.echoes()
 
 
 def test_a_store_that_is_aborted_half_way_leaves_no_spool_file(bridge, dimse_settings):

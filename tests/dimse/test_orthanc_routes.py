@@ -21,7 +21,9 @@ from tests.support import RunningServer, free_port, running_server
 
 STUDY = "1.3.6.1.4.1.5962.1.2.1.20040119072730.12322"
 # What newer versions of Orthanc say than Debian's, or we beside it.
-MORE = {"AllowStorageCommitment", "AllowMpps", "RetrieveMethod", "TargetAet", "Details"}
+MORE = {
+    "AllowStorageCommitment", "AllowMpps", "Certificates", "NotifyMpps", "RetrieveMethod", "TargetAet", "Details",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,25 @@ def test_declarations(both: tuple[httpx.Client, httpx.Client]) -> None:
         assert ours["HttpStatus"]
         if theirs:
             same(ours, theirs, ignore={"Details"})
+
+
+def test_certificates_and_titles(web: httpx.Client) -> None:
+    digest = "AB:" * 31 + "CD"
+    body = {"AET": "X", "Host": "", "Port": 0, "Certificates": [digest], "NotifyMpps": True}
+    assert web.put("/modalities/x", json=body).status_code == 200
+    said = web.get("/modalities/x/configuration").json()
+    assert (said["Certificates"], said["NotifyMpps"]) == (["ab" * 31 + "cd"], True)
+    for wrong in (["AB"], [1], "AB"):
+        assert web.put("/modalities/x", json=body | {"Certificates": wrong}).status_code == 400
+    web.delete("/modalities/x")
+
+    assert web.put("/local-aets/RESEARCH", json={"Labels": ["trial", "a"]}).status_code == 200
+    assert web.put("/local-aets/PLAIN").status_code == 200
+    assert web.get("/local-aets").json() == {"PLAIN": {"Labels": []}, "RESEARCH": {"Labels": ["a", "trial"]}}
+    assert web.put("/local-aets/PLAIN", json={"Labels": ["no label"]}).status_code == 400
+    for aet in ("PLAIN", "RESEARCH"):
+        assert web.delete(f"/local-aets/{aet}").status_code == 200
+    assert web.delete("/local-aets/PLAIN").status_code == 404
 
 
 def test_echo(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:

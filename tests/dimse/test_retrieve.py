@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -309,13 +310,29 @@ async def test_what_is_compressed_comes_so_or_in_what_the_peer_takes(
         assert came.pixel_array.shape == original.pixel_array.shape
 
 
-@pytest.mark.parametrize("kept", [EXPLICIT_LE, "1.2.840.10008.1.2"])
-async def test_100_mb_are_got_within_bounded_memory(
-    bridge: Bridge, archive: Archive, workstation: Modality, dcmtk: dict[str, str], tmp_path: Path, kept: str
+@pytest.mark.parametrize(
+    ("kept", "megabytes"),
+    [
+        (EXPLICIT_LE, 100),
+        ("1.2.840.10008.1.2", 100),
+        pytest.param(EXPLICIT_LE, 400, marks=[pytest.mark.full, pytest.mark.timeout(300)]),
+    ],
+)
+async def test_large_objects_are_got_within_bounded_memory(
+    bridge: Bridge,
+    archive: Archive,
+    workstation: Modality,
+    dcmtk: dict[str, str],
+    tmp_path: Path,
+    kept: str,
+    megabytes: int,
 ) -> None:
-    large = dataset(Rows=1024, Columns=1024, NumberOfFrames=50, PixelData=bytes(100 << 20))
+    large = dataset(Rows=1024, Columns=1024, NumberOfFrames=megabytes // 2, PixelData=b"\0\0")
+    head = encoded(large, kept)[:-6]  # without the length and the value of Pixel Data, which is the last element
     spool = archive.new_spool()
-    await spool.write(encoded(large, kept))
+    await spool.write(head + struct.pack("<I", megabytes << 20))
+    for _ in range(megabytes):
+        await spool.write(bytes(1 << 20))
     await archive.ingest.store(LOCAL, await spool.finish(), Provenance("rest"))
     keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={large.StudyInstanceUID}")
     call = ("-aet", workstation.aet, "-aec", "ANOR", "127.0.0.1", bridge.port)

@@ -8,8 +8,11 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from pynetdicom import AE, _config
 
+from dicomweb.orthanc_kinds import METADATA
+from dicomweb.tags import Level
 from dimse_bridge.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from storage.access import LOCAL
+from storage.find import Wanted
 from tests.dimse import wire
 from tests.dimse.wire import CT, EXPLICIT_LE, Wire
 from tests.files import uid_like
@@ -270,6 +273,11 @@ async def test_provenance_says_who_sent_it(bridge, archive, raw_sending):
     file.save_as(target)
     assert send(bridge, target, EXPLICIT_LE, calling="CT_ROOM_1").Status == 0
     rows = await archive.db.fetch_sql("SELECT source::text AS source FROM instance WHERE sop_uid = $1", uid)
-    assert '"CT_ROOM_1"' in rows[0]["source"]
-    assert '"127.0.0.1"' in rows[0]["source"]
     assert LOCAL.principal not in rows[0]["source"]
+    [instance] = await archive.resources.lookup(LOCAL, uid)
+    metadata = await archive.resources.metadata(LOCAL, instance)
+    expected = {"Origin": "DicomProtocol", "RemoteAET": "CT_ROOM_1", "RemoteIP": "127.0.0.1", "CalledAET": "ANOR"}
+    assert {name: metadata[METADATA[name]] for name in expected} == expected
+    for called, count in (("ANOR", 1), ("OTHER", 0)):
+        said = {METADATA["CalledAET"]: called, METADATA["RemoteAET"]: "CT_ROOM_1"}
+        assert await archive.find.count(LOCAL, Wanted(Level.INSTANCE, {"00080018": uid}, said)) == count

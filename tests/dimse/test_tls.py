@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import hashlib
 import socket
 import ssl
 import subprocess
@@ -14,10 +15,12 @@ from pydicom.data import get_testdata_file
 from dicomweb.errors import Unavailable
 from dimse_bridge.limits import Limits
 from dimse_bridge.tls import Certificates
+from storage.access import LOCAL
+from storage.modalities import Modality
 from storage.settings import SettingError, Settings, load_settings
 from tests.dimse.conftest import start_bridge
 from tests.dimse.serving import Sink, acceptor
-from tests.dimse.wire import VERIFICATION, Wire
+from tests.dimse.wire import EXPLICIT_LE, VERIFICATION, Wire, associate_rq
 from tests.support import free_port
 
 
@@ -222,4 +225,50 @@ def test_dcmtk_on_the_tls_port_of_the_program(files, dimse_settings, dcmtk):
         done = subprocess.run(["echoscu", "-aec", "ANOR", "+tla", "-ic", *where], env=dcmtk, check=False)
         assert done.returncode != 0
     finally:
+        assert bridge.stop() == 0
+
+
+def digest(files: Files, name: str) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert((files.folder / f"{name}.pem").read_text())).hexdigest()
+
+
+def answer(port: int, calling: str, context: ssl.SSLContext | None) -> tuple[int, ...]:
+    """2 where the association is accepted, else result, source and reason of the rejection."""
+    peer = Wire(port, 5)
+    if context is not None:
+        peer.socket = context.wrap_socket(peer.socket, server_hostname="127.0.0.1")
+    with peer:
+        peer.send(associate_rq({1: (VERIFICATION, [EXPLICIT_LE])}, calling=calling))
+        kind, body = peer.receive()
+        return (kind,) if kind == 2 else tuple(body[1:4])
+
+
+async def test_who_claims_a_title_shows_its_certificate(files, dimse_settings, archive):
+    """One certificate, or a list of them while it is renewed; another title of the same authority does not do."""
+    ct = Modality("proven", "PROVEN", "", 0, certificates=(digest(files, "client"),))
+    await archive.modalities.put(LOCAL, ct)
+    settings = dataclasses.replace(
+        dimse_settings,
+        dimse_port=free_port(),
+        dimse_tls_port=free_port(),
+        dimse_tls_certificate=files.folder / "server.pem",
+        dimse_tls_key=files.folder / "server.key",
+        dimse_tls_ca=files.folder / "ca.pem",
+        dimse_tls_peers="optional",
+    )
+    bridge = start_bridge(settings)
+    tls, unknown = settings.dimse_tls_port, (1, 1, 3)
+    try:
+        known, other, none = client(files), client(files, "renewed"), client(files, None)
+        assert answer(tls, "PROVEN", known) == (2,)
+        assert [answer(tls, "PROVEN", each) for each in (other, none)] == [unknown, unknown]
+        assert answer(bridge.port, "PROVEN", None) == unknown
+        assert answer(tls, "ANYONE", other) == (2,)
+        await archive.modalities.put(
+            LOCAL, dataclasses.replace(ct, certificates=(*ct.certificates, digest(files, "renewed")))
+        )
+        await asyncio.sleep(1.1)  # another process believes the old declaration for a second
+        assert [answer(tls, "PROVEN", each) for each in (known, other, none)] == [(2,), (2,), unknown]
+    finally:
+        await archive.modalities.delete(LOCAL, "proven")
         assert bridge.stop() == 0

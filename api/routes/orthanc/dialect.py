@@ -88,6 +88,14 @@ def field(given: Mapping[str, Any], name: str, kind: type[T], default: T) -> T:
     return value
 
 
+def texts(given: Mapping[str, Any], name: str) -> list[str]:
+    """A member of a JSON object that is a list of texts, empty where there is none. Raises BadRequest."""
+    found: list[Any] = field(given, name, list, [])
+    if not all(isinstance(each, str) for each in found):
+        raise BadRequest(f"{name} is a list of texts", attribute=name)
+    return found
+
+
 def flag(http: Exchange, name: str) -> bool:
     """Whether a query parameter is there; `false` and `0` say that it is not."""
     value = http.query_value(name)

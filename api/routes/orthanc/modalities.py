@@ -5,7 +5,18 @@ from dataclasses import replace
 from typing import Any, Final
 
 from api.exchange import Exchange
-from api.routes.orthanc.dialect import EMPTY, NOTHING, field, flag, json_of, object_of, route, send_json, send_text
+from api.routes.orthanc.dialect import (
+    EMPTY,
+    NOTHING,
+    field,
+    flag,
+    json_of,
+    object_of,
+    route,
+    send_json,
+    send_text,
+    texts,
+)
 from api.routing import Parameter
 from dicomweb.errors import BadRequest
 from storage.modalities import Modality
@@ -71,6 +82,8 @@ def configuration_of(modality: Modality) -> dict[str, Any]:
         "LocalAet": modality.local_aet or "",
         "Timeout": int(modality.timeout or 0),
         "RetrieveMethod": modality.retrieve_method,
+        "Certificates": list(modality.certificates),
+        "NotifyMpps": modality.notify_mpps,
     }
 
 
@@ -99,6 +112,8 @@ def parsed(name: str, given: Any) -> Modality:
         field(given, "UseDicomTls", bool, False),
         field(given, "AllowTranscoding", bool, True),
         field(given, "RetrieveMethod", str, "SystemDefault"),
+        tuple(each.replace(":", "").lower() for each in texts(given, "Certificates")),
+        field(given, "NotifyMpps", bool, False),
     )
 
 

@@ -11,6 +11,14 @@ SELECT CASE WHEN resource_exists($1, $2, $3)
 -- See functions/resources.sql.
 SELECT label_put($1, $2, $3, $4)
 
+-- name: study_label
+-- Labels for a study of which something was stored. Nothing is written where it has them, nor where it was deleted meanwhile.
+INSERT INTO label (tenant, level, orthanc_id, label)
+SELECT t.tenant, 'study', t.orthanc_id, l FROM study t, unnest($3::text[]) l
+WHERE t.tenant = $1 AND t.study_uid = $2 AND NOT EXISTS (
+    SELECT FROM label h WHERE h.tenant = t.tenant AND h.orthanc_id = t.orthanc_id AND h.level = 'study' AND h.label = l)
+FOR NO KEY UPDATE OF t ON CONFLICT DO NOTHING
+
 -- name: label_delete
 -- Take a label away.
 DELETE FROM label WHERE tenant = $1 AND level = $2 AND orthanc_id = $3 AND label = $4

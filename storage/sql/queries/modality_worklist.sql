@@ -25,7 +25,7 @@ SELECT count(*) FROM due
 
 -- name: performed_create
 -- A performed step ($2, $3), and STARTED for the scheduled ones that it belongs to ($4 study, $5 step ID, $6 accession number; the last two
--- may be ''). No row in `created`: there is such an instance.
+-- may be ''). No row in `created`: there is such an instance. Who wants to hear of it ($7: the event) does, by a job each.
 WITH created AS (
     INSERT INTO performed_step (tenant, uid, attributes) VALUES ($1, $2, $3::jsonb) ON CONFLICT DO NOTHING RETURNING 1),
 followed AS (
@@ -33,14 +33,18 @@ followed AS (
     FROM created, unnest($4::text[], $5::text[], $6::text[]) AS a(study_uid, step_id, accession)
     WHERE s.tenant = $1 AND s.study_uid = a.study_uid AND (a.step_id = '' OR s.step_id = a.step_id)
         AND (a.step_id <> '' OR a.accession = '' OR s.accession = a.accession)
-    RETURNING 1)
+    RETURNING 1),
+told AS (
+    INSERT INTO job (tenant, kind, content)
+    SELECT m.tenant, 'MppsNotification', jsonb_build_object('modality', m.name, 'uid', $2::text, 'event', $7::integer)
+    FROM created, modality m WHERE m.tenant = $1 AND m.notify_mpps)
 SELECT (SELECT count(*) FROM created) AS created, (SELECT count(*) FROM followed) AS followed
 
 -- name: performed_get
 SELECT attributes::text AS attributes, version FROM performed_step WHERE tenant = $1 AND uid = $2
 
 -- name: performed_change
--- Compare and set, with the status ($5, or '') of the scheduled steps that it belongs to.
+-- Compare and set, with the status ($5, or '') of the scheduled steps that it belongs to; told as above ($9: the event).
 WITH changed AS (
     UPDATE performed_step SET attributes = $4::jsonb, version = version + 1, changed_at = now()
     WHERE tenant = $1 AND uid = $2 AND version = $3 RETURNING 1),
@@ -49,7 +53,11 @@ followed AS (
     FROM changed, unnest($6::text[], $7::text[], $8::text[]) AS a(study_uid, step_id, accession)
     WHERE $5::text <> '' AND s.tenant = $1 AND s.study_uid = a.study_uid AND (a.step_id = '' OR s.step_id = a.step_id)
         AND (a.step_id <> '' OR a.accession = '' OR s.accession = a.accession)
-    RETURNING 1)
+    RETURNING 1),
+told AS (
+    INSERT INTO job (tenant, kind, content)
+    SELECT m.tenant, 'MppsNotification', jsonb_build_object('modality', m.name, 'uid', $2::text, 'event', $9::integer)
+    FROM changed, modality m WHERE m.tenant = $1 AND m.notify_mpps)
 SELECT (SELECT count(*) FROM changed) AS changed, (SELECT count(*) FROM followed) AS followed
 
 -- name: performed_expire
