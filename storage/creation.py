@@ -2,10 +2,11 @@
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, Final
 
 import orjson
@@ -13,7 +14,7 @@ import orjson
 from dicomweb.creation.content import PNG, Content
 from dicomweb.creation.files import Piece, fresh, inherited, pieces
 from dicomweb.creation.request import Attributes, Creation
-from dicomweb.errors import BadDicom, BadPixels, BadRequest, NoParent, NotFound, ParentIsInstance
+from dicomweb.errors import BadDicom, BadPixels, BadRequest, NoParent, NotFound, ParentIsInstance, TooLarge
 from dicomweb.pixels.syntaxes import JPEG_BASELINE
 from dicomweb.tags import MODULES, Level
 from dicomweb.uids import parse_orthanc_id
@@ -24,8 +25,9 @@ from storage.objects import ObjectStore
 from storage.settings import Settings
 from storage.spool import Spool, Spooled
 
-# Of many files, how much of each may stay in memory.
-_SMALL: Final = 64 << 10
+# All files of one request: twice what its pictures may take.
+_MAX_FILES: Final = 2 << 30
+_CHUNK: Final = 1 << 20
 
 
 class CreationService:
@@ -37,24 +39,34 @@ class CreationService:
         self._objects = objects
         self._decoders = decoders
 
-    async def files(self, access: Access, creation: Creation) -> list[Spooled]:
-        """The files of all instances, which the caller releases; none where one of them cannot be made.
+    async def files(self, access: Access, creation: Creation) -> AsyncGenerator[Spooled, None]:
+        """The file of one instance after the other, which the caller releases; none where one of them cannot be made.
 
-        Raises BadRequest and BadDicom for what is wrong in the request, Unavailable when decoders or disk are full.
+        All of them wait in one spool, whose size is bounded. Raises BadRequest and BadDicom for what is wrong in the
+        request, TooLarge, and Unavailable when decoders or disk are full.
         """
         access.require("dicom.write")
         level, parent = await self._parent(access, creation.parent)
         base = fresh(level, datetime.now(UTC).astimezone(), _new_uid, str(uuid.uuid4()))
         base |= inherited(parent, creation)
-        made: list[Spooled] = []
+        spool = self._spool(_MAX_FILES, raw=True)
+        sizes: list[int] = []
         try:
             for number in range(len(creation.instances)):
-                made += [await self._file(creation, number, base, new_series=level is not Level.SERIES)]
+                made = await self._file(creation, number, base, new_series=level is not Level.SERIES)
+                sizes.append(self._checked(made, spool.size))
+                for piece in made:
+                    await spool.write(piece)
+            together = await spool.finish()
         except BaseException:
-            for each in made:
-                each.release()
+            spool.discard()
             raise
-        return made
+        try:
+            with memoryview(together.buffer()) as buffer:
+                for end, size in zip(accumulate(sizes), sizes, strict=True):
+                    yield await self._spooled(buffer[end - size : end])
+        finally:
+            together.release()
 
     async def _parent(self, access: Access, identifier: str) -> tuple[Level | None, Mapping[str, Any]]:
         """Level and attributes of the parent: those of the modules that identify it and what is above it."""
@@ -73,7 +85,7 @@ class CreationService:
         wanted = frozenset[str]().union(*(MODULES[each] for each in tuple(Level)[: tuple(Level).index(level) + 1]))
         return level, {"00100020": {"vr": "LO"}} | {tag: known[tag] for tag in sorted(wanted & known.keys())}
 
-    async def _file(self, creation: Creation, number: int, base: Attributes, *, new_series: bool) -> Spooled:
+    async def _file(self, creation: Creation, number: int, base: Attributes, *, new_series: bool) -> list[Piece]:
         content = creation.instances[number].content
         encapsulated = creation.encapsulate and content is not None and content.image is not None
         if encapsulated and content is not None and content.media_type == PNG:
@@ -82,7 +94,16 @@ class CreationService:
         if content is not None and content.image is not None and not encapsulated:
             pixels = await self._decoded(content)
         made = await asyncio.to_thread(pieces, creation, number, base, _new_uid(), pixels, new_series=new_series)
-        return await self._spooled(made, alone=len(creation.instances) == 1)
+        return [piece for piece in made if piece]
+
+    def _checked(self, made: Sequence[Piece], before: int) -> int:
+        """The size of a file, behind that many bytes of others. Raises TooLarge."""
+        size, largest = sum(map(len, made)), self._settings.max_instance
+        if size > largest:
+            raise TooLarge(f"an instance is larger than {largest} bytes", attribute="Content")
+        if before + size > _MAX_FILES:
+            raise TooLarge(f"the instances take more than {_MAX_FILES} bytes together", attribute="Content")
+        return size
 
     async def _decoded(self, content: Content) -> Any:
         image = content.image
@@ -96,18 +117,18 @@ class CreationService:
         except BadPixels as error:
             raise BadDicom(f"Content cannot be decoded: {error.message}", attribute="Content") from error
 
-    async def _spooled(self, made: list[Piece], *, alone: bool) -> Spooled:
-        settings = self._settings
-        limit = settings.spool_memory if alone else min(_SMALL, settings.spool_memory)
-        spool = Spool(self._objects.spool_dir, memory_limit=limit, max_size=settings.max_instance)
+    async def _spooled(self, file: memoryview) -> Spooled:
+        spool = self._spool(len(file), raw=False)
         try:
-            for piece in made:
-                if piece:
-                    await spool.write(piece)
+            for at in range(0, len(file), _CHUNK):
+                await spool.write(await asyncio.to_thread(bytes, file[at : at + _CHUNK]))
             return await spool.finish()
         except BaseException:
             spool.discard()
             raise
+
+    def _spool(self, size: int, *, raw: bool) -> Spool:
+        return Spool(self._objects.spool_dir, memory_limit=self._settings.spool_memory, max_size=size, raw=raw)
 
 
 def _new_uid() -> str:

@@ -1,6 +1,7 @@
 """POST /tools/create-dicom: instances of attributes, pictures and documents."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Final
 
 from api.exchange import Exchange
@@ -15,12 +16,8 @@ _MAX_BODY: Final = 64 << 20
 async def create(http: Exchange) -> None:
     """Make instances and store them; where one cannot be made, none is stored."""
     creation = await asyncio.to_thread(Creation.parse, await object_of(http, _MAX_BODY))
-    files = await http.archive.creation.files(http.access, creation)
-    try:
-        stored = [await store_file(http, each) for each in files]
-    finally:
-        for each in files:
-            each.release()
+    async with aclosing(http.archive.creation.files(http.access, creation)) as files:
+        stored = [await store_file(http, each) async for each in files]
     if not creation.several:
         await send_json(http, stored[0])
         return
