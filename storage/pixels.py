@@ -44,7 +44,7 @@ class PixelService:
     def __init__(self, retrieve: RetrieveService, decoders: DecoderPool) -> None:
         self._retrieve = retrieve
         self._decoders = decoders
-        self._datasets: Cache[tuple[int, str, str], Dataset] = Cache(_DATASETS)
+        self._datasets: Cache[tuple[int, str, str, int], Dataset] = Cache(_DATASETS)
 
     async def image(self, access: Access, study: str, series: str, sop: str, frames: Sequence[int]) -> Image:
         """Frames (1-based) of an instance. Raises NotFound, also for a frame that is not there; BadPixels."""
@@ -61,8 +61,7 @@ class PixelService:
         It takes the right to read, no other: whoever may have the pixels may have them explained.
         """
         access.require("dicom.read")
-        key = (instance.tenant, instance.sop, instance.version)
-        found = self._datasets.get(key)
+        found = self._datasets.get(instance.state)
         if found is not None:
             return found
         reader = access.with_scope("dicom.metadata")
@@ -71,7 +70,7 @@ class PixelService:
             raise NotFound("no such instance")
         text = b"".join(answer.body)
         dataset: Dataset = orjson.loads(text)[0]
-        self._datasets.put(key, dataset, len(text))
+        self._datasets.put(instance.state, dataset, len(text))
         return dataset
 
     async def targets(self, access: Access, instance: Instance) -> frozenset[str]:

@@ -273,7 +273,7 @@ class RenderingService:
     async def _thumbnail(
         self, access: Access, instance: Instance, frame: int | None, wanted: Rendering, media_type: str
     ) -> bytes:
-        key = (instance.tenant, instance.sop, instance.version, frame, self.look(wanted), media_type)
+        key = (*instance.state, frame, self.look(wanted), media_type)
         held = await self.thumbnails.get(key)
         if held is not None:
             return held

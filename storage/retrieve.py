@@ -39,7 +39,8 @@ _WHOLE_OBJECT = 4 << 20
 class Instance:
     """Where an instance lies.
 
-    `version` changes with its bytes; offsets of extents count from the start of the file, or of the inflated dataset.
+    `version` changes with its bytes, `revision` also with what is known of them; offsets of extents count from the
+    start of the file, or of the inflated dataset.
     `has_frames`: pixel data in which frames (or one video stream) were found.
     """
 
@@ -53,10 +54,16 @@ class Instance:
     size: int
     transfer_syntax: str
     version: str
+    revision: int
     meta_size: int
     deflated: bool
     bits_allocated: int | None
     has_frames: bool
+
+    @property
+    def state(self) -> tuple[int, str, str, int]:
+        """The key of what is kept of it: another one when its bytes were replaced, or were read anew."""
+        return self.tenant, self.sop, self.version, self.revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +386,7 @@ def instance_of(tenant: int, study: str, row: Any) -> Instance:
         size=row["object_size"],
         transfer_syntax=row["transfer_syntax"],
         version=row["file_sha256"][:_VERSION_BYTES].hex(),
+        revision=row["revision"],
         meta_size=row["meta_size"],
         deflated=bool(row["flags"] & FLAG_DEFLATED),
         bits_allocated=row["bits_allocated"],

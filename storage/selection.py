@@ -15,7 +15,8 @@ from storage.retrieve import Instance, RetrieveService, instance_of
 _KEYS: Final = ("00100020", "0020000D", "0020000E", "00080018")
 _SERIES: Final = "t.study_uid, s.series_uid, s.instance_count"
 _INSTANCES: Final = """i.sop_uid, s.series_uid, t.study_uid, i.sop_class, i.object_key, i.object_offset, i.object_size,
-    i.transfer_syntax, i.file_sha256, i.meta_size, i.flags, i.bits_allocated, i.frame_table IS NOT NULL AS has_frames"""
+    i.transfer_syntax, i.file_sha256, i.meta_size, i.flags, i.bits_allocated, i.version AS revision,
+    i.frame_table IS NOT NULL AS has_frames"""
 _ORDER: Final = "t.study_date, t.id, s.series_number, s.id"
 
 

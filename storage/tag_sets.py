@@ -44,15 +44,15 @@ class TagService:
     def __init__(self, db: Database, objects: ObjectStore) -> None:
         self._db = db
         self._objects = objects
-        self._answers: Cache[tuple[int, bytes, Look], tuple[str, bytes]] = Cache(_ANSWERS)
+        self._answers: Cache[tuple[int, bytes, Look], tuple[int, bytes]] = Cache(_ANSWERS)
 
     async def instance(self, access: Access, resource: Resource, look: Look) -> bytes:
         """All attributes of an instance, as finished JSON; kept as long as the instance is the same."""
         access.require("dicom.metadata")
         place = (access.tenant, resource.id, look)
         known = self._answers.get(place)
-        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, known[0] if known else "")
-        if row is not None and known is not None and row["object_key"] == known[0]:
+        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, known[0] if known else None)
+        if row is not None and known is not None and row["version"] == known[0]:
             return known[1]
         elements = await self._elements(row, "no such instance")
         assert row is not None
@@ -61,13 +61,13 @@ class TagService:
             return orjson.dumps(self._formatted(elements, look), option=orjson.OPT_INDENT_2)
 
         answer = await asyncio.to_thread(made) if row["metadata_length"] > _THREAD_FROM else made()
-        self._answers.put(place, (row["object_key"], answer), len(answer))
+        self._answers.put(place, (row["version"], answer), len(answer))
         return answer
 
     async def document(self, access: Access, resource: Resource) -> bytes:
         """The DICOM JSON of an instance; bulk data are named relative to its series."""
         access.require("dicom.metadata")
-        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, "")
+        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, None)
         if row is None:
             raise NotFound("no such instance")
         return (await stored_metadata(self._objects, row["object_key"], row)).inflate()
@@ -75,7 +75,7 @@ class TagService:
     async def native(self, access: Access, resource: Resource) -> bytes:
         """The same as the Native DICOM Model in XML (PS3.19 A.1). Raises TooLarge."""
         access.require("dicom.metadata")
-        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, "")
+        row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, None)
         elements = await self._elements(row, "no such instance")
         elements.pop(_SYNTAX, None)
         return await asyncio.to_thread(native_xml, elements)
@@ -84,7 +84,7 @@ class TagService:
         """The attributes of the module that identifies `level`, of the first instance in a resource."""
         access.require("dicom.metadata")
         if resource.level is Level.INSTANCE:
-            row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, "")
+            row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, None)
         else:
             row = await self._db.fetch_row("orthanc_first_metadata", access.tenant, resource.level, resource.id)
         elements = await self._elements(row, f"no such {resource.level}")

@@ -51,7 +51,7 @@ class TranscodeService:
     async def frame(self, image: Image, target: str) -> bytes:
         """The only frame of `image`. `target` is one of `syntaxes.targets`. Raises BadPixels."""
         instance = image.instance
-        key = (instance.tenant, instance.sop, instance.version, image.frames[0], target)
+        key = (*instance.state, image.frames[0], target)
         kept = self._cache.get(key, 0)
         self.cache_use["miss" if kept is None else "hit"] += 1
         if kept is not None:

@@ -1,7 +1,7 @@
 -- name: orthanc_instance
 -- Where the instance of an Orthanc identifier lies.
 SELECT i.sop_uid, s.series_uid, t.study_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256,
-       i.meta_size, i.flags, i.bits_allocated, i.number_of_frames, i.frame_table IS NOT NULL AS has_frames
+       i.meta_size, i.flags, i.bits_allocated, i.version AS revision, i.number_of_frames, i.frame_table IS NOT NULL AS has_frames
 FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
 WHERE i.orthanc_id = $2 AND i.tenant = $1
 
@@ -75,8 +75,8 @@ SELECT (SELECT count(*) FROM studies) AS studies, count(*) AS series, coalesce(s
 FROM found HAVING resource_exists($1, $2, $3)
 
 -- name: orthanc_metadata
--- The finished metadata of an instance, unless its object is the one ($3) of which the caller has them.
-SELECT CASE WHEN object_key <> $3 THEN metadata END AS metadata, metadata_crc, metadata_length, object_key
+-- The finished metadata of an instance, unless the caller has those of its version ($3).
+SELECT CASE WHEN version IS DISTINCT FROM $3 THEN metadata END AS metadata, metadata_crc, metadata_length, object_key, version
 FROM instance WHERE orthanc_id = $2 AND tenant = $1
 
 -- name: orthanc_first_metadata
@@ -156,7 +156,7 @@ JOIN study t ON t.id = s.study WHERE i.orthanc_id = ANY ($2) AND i.tenant = $1
 -- name: located_instances
 -- Where instances lie, by their SOP Instance UIDs.
 SELECT i.sop_uid, s.series_uid, t.study_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256,
-       i.meta_size, i.flags, i.bits_allocated, i.number_of_frames, i.frame_table IS NOT NULL AS has_frames
+       i.meta_size, i.flags, i.bits_allocated, i.version AS revision, i.number_of_frames, i.frame_table IS NOT NULL AS has_frames
 FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
 WHERE i.tenant = $1 AND i.sop_uid = ANY ($2)
 
@@ -168,7 +168,7 @@ WHERE j.job = $2 AND j.status IS NULL
 -- name: orthanc_series_instances
 -- Where the instances of a series lie, by its Orthanc identifier.
 SELECT i.sop_uid, s.series_uid, t.study_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256,
-       i.meta_size, i.flags, i.bits_allocated, i.frame_table IS NOT NULL AS has_frames, i.orthanc_id, i.rows, i.columns
+       i.meta_size, i.flags, i.bits_allocated, i.version AS revision, i.frame_table IS NOT NULL AS has_frames, i.orthanc_id, i.rows, i.columns
 FROM series s JOIN study t ON t.id = s.study JOIN instance i ON i.series = s.id
 WHERE s.orthanc_id = $2 AND s.tenant = $1
 

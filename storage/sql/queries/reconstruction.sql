@@ -10,7 +10,7 @@ SELECT file_sha256, metadata IS NULL AS side, metadata_crc, metadata_length FROM
 -- name: reconstruction_speaker
 -- The instance that a study, or a series of it ($3), is described by: the first one, of those that name the patient of the study.
 SELECT i.sop_uid, s.series_uid, t.study_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256,
-       i.meta_size, i.flags, i.bits_allocated, i.number_of_frames, i.frame_table IS NOT NULL AS has_frames
+       i.meta_size, i.flags, i.bits_allocated, i.version AS revision, i.number_of_frames, i.frame_table IS NOT NULL AS has_frames
 FROM study t JOIN series s ON s.study = t.id JOIN instance i ON i.series = s.id
 WHERE t.tenant = $1 AND t.study_uid = $2 AND ($3::text IS NULL OR s.series_uid = $3)
 ORDER BY i.flags & 1, i.received_at, i.sop_uid LIMIT 1

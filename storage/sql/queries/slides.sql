@@ -14,7 +14,7 @@ SELECT series_uid FROM series WHERE orthanc_id = $2 AND tenant = $1 LIMIT 1
 -- The tiled instances of a series in reading order, with their descriptions; whole-slide images ($3) also without one. `beyond`: the
 -- descriptions up to here have more than $5 bytes, and those from here on are not read. `made_…`: the object of coarse levels, and what it is of.
 SELECT i.sop_uid, s.series_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256, i.meta_size,
-       i.flags, i.bits_allocated, i.frame_table IS NOT NULL AS has_frames, octet_length(i.frame_table) AS table_size, t.study_uid,
+       i.flags, i.bits_allocated, i.version AS revision, i.frame_table IS NOT NULL AS has_frames, octet_length(i.frame_table) AS table_size, t.study_uid,
        s.version AS parent_version,
        CASE WHEN sum(d.size) OVER so_far <= $5 THEN d.header END AS header, CASE WHEN sum(d.size) OVER so_far <= $5 THEN d.places END AS places,
        d.per_frame, d.icc_sha256, coalesce(sum(d.size) OVER so_far > $5, false) AS beyond,
@@ -53,7 +53,7 @@ SELECT substring(frame_table FROM $5 FOR $4) FROM instance WHERE tenant = $1 AND
 -- name: study_objects
 -- Instances of some SOP classes ($3) in a study, the newest first, with the length of their metadata.
 SELECT i.sop_uid, s.series_uid, i.sop_class, i.object_key, i.object_offset, i.object_size, i.transfer_syntax, i.file_sha256, i.meta_size,
-       i.flags, i.bits_allocated, i.frame_table IS NOT NULL AS has_frames, octet_length(i.frame_table) AS table_size, i.metadata_length,
+       i.flags, i.bits_allocated, i.version AS revision, i.frame_table IS NOT NULL AS has_frames, octet_length(i.frame_table) AS table_size, i.metadata_length,
        t.version AS parent_version
 FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
 WHERE t.tenant = $1 AND t.study_uid = $2 AND i.sop_class = ANY ($3::text[])
