@@ -142,11 +142,10 @@ class _Work:
             described = Described.of(metadata.inflate())
             if whole and row["study_uid"] not in restated:
                 restated.add(row["study_uid"])
-                await db.execute(
-                    "restate_study", tenant, grace, False, orjson.dumps(described.study_proposal()).decode()
-                )
+                study = orjson.dumps(described.study_proposal()).decode()
+                await db.execute("restate_study", tenant, grace, False, None, None, study)
             proposal = described.series_proposal(Shared.of(described.elements))
-            await db.execute("restate_series", tenant, False, orjson.dumps(proposal).decode())
+            await db.execute("restate_series", tenant, False, None, None, orjson.dumps(proposal).decode())
 
     async def _made(self) -> dict[str, Any]:
         """What the answer says of the new resources."""

@@ -16,6 +16,7 @@ from dicomweb.errors import ArchiveError, CorruptObject, NotFound, TooLarge, Una
 from dicomweb.tags import Level
 from storage.access import SCOPES, Access
 from storage.archive import Archive
+from storage.db import Record
 from storage.job_items import job_items
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.parallel import side_by_side
@@ -91,7 +92,7 @@ class _Study:
     async def run(self) -> None:
         """Do it; what was deleted meanwhile is passed over."""
         if self._does(Level.STUDY):
-            await self._restate_study()
+            await self._restate_above(None)
         if not (self._does(Level.SERIES) or self._does(Level.INSTANCE)):
             return
         try:
@@ -102,7 +103,7 @@ class _Study:
             found = [each for each in found if each.sop == self._instance]
         if self._does(Level.SERIES):
             for series in dict.fromkeys(each.series for each in found):
-                await self._restate_series(series)
+                await self._restate_above(series)
         if self._does(Level.INSTANCE):
             await side_by_side(self._restate, found, _AT_ONCE)
 
@@ -111,27 +112,29 @@ class _Study:
         mine = Level.STUDY if self._level is Level.PATIENT else self._level
         return level is mine or not self._only
 
-    async def _restate_study(self) -> None:
-        described = await self._described(None)
-        if described is not None:
-            archive = self._archive
-            proposal = orjson.dumps(described.study_proposal()).decode()
-            grace = timedelta(seconds=archive.settings.tomb_grace_s)
-            await archive.db.execute("restate_study", self._access.tenant, grace, True, proposal)
+    async def _restate_above(self, series: str | None) -> None:
+        """Have the row of the study, or of a series of it, say what its first file says."""
+        archive, tenant = self._archive, self._access.tenant
+        for _ in range(_TRIES):
+            row = await archive.db.fetch_row("reconstruction_speaker", tenant, self._study, series)
+            if row is None:
+                return
+            described = await self._described(row)
+            speaker = row["sop_uid"], row["object_key"]
+            if series is None:
+                proposal = orjson.dumps(described.study_proposal()).decode()
+                grace = timedelta(seconds=archive.settings.tomb_grace_s)
+                done = await archive.db.fetch_value("restate_study", tenant, grace, True, *speaker, proposal)
+            else:
+                proposal = orjson.dumps(described.series_proposal(Shared.of(described.elements))).decode()
+                done = await archive.db.fetch_value("restate_series", tenant, True, *speaker, proposal)
+            if done:
+                return
+        raise Unavailable("an instance changes again and again")
 
-    async def _restate_series(self, series: str) -> None:
-        described = await self._described(series)
-        if described is not None:
-            proposal = orjson.dumps(described.series_proposal(Shared.of(described.elements))).decode()
-            await self._archive.db.execute("restate_series", self._access.tenant, True, proposal)
-
-    async def _described(self, series: str | None) -> Described | None:
-        """What the study, or a series of it, is, as its first file says; None where it is gone."""
-        row = await self._archive.db.fetch_row("reconstruction_speaker", self._access.tenant, self._study, series)
-        if row is None:
-            return None
-        instance = instance_of(self._access.tenant, row["study_uid"], row)
-        spooled = await self._read(instance)
+    async def _described(self, row: Record) -> Described:
+        """What the file of an instance says of the rows above it."""
+        spooled = await self._read(instance_of(self._access.tenant, row["study_uid"], row))
         try:
             if spooled.sha256 != row["file_sha256"]:
                 raise CorruptObject("the object is not what was stored")

@@ -27,6 +27,7 @@ from storage.resource import Resource
 from storage.revisions import Condition
 from storage.settings import Settings
 from storage.stored_syntax import StoredSyntax
+from storage.tag_sets import Look
 from storage.worker import number_changes, sweep
 from tests.files import ct, dataset, encoded, new_uid
 
@@ -186,6 +187,67 @@ async def test_a_series_leaves_the_others_alone(opened: Opened) -> None:
         assert {each for each in found if each[0] != stored[0].series} == {
             (stored[3].series, "XX", True, 1), (stored[4].series, "XX", True, 0), (stored[5].series, "XX", True, 0),
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("level", [Level.STUDY, Level.SERIES, Level.INSTANCE])
+async def test_a_younger_study_does_not_say_who_the_patient_is(opened: Opened, level: Level) -> None:
+    async with opened() as archive:
+        oldest, younger = [
+            await store(archive, ct(StudyInstanceUID=new_uid(), PatientID="P", PatientName=name))
+            for name in ("Of^Oldest", "Of^Younger")
+        ]
+        before = await snapshot(archive)
+        assert "Of^Oldest" in str(before["patient"][0]["attributes"])
+        assert (await reconstruct(archive, Resource.of(level, getattr(younger.orthanc, level)))).state == "success"
+        same(await snapshot(archive), before)
+        await archive.db.fetch_sql("UPDATE patient SET attributes = '{}', name_fold = 'x', birth_date = ''")
+        await reconstruct(archive, Resource.of(level, getattr(oldest.orthanc, level)))
+        same(await snapshot(archive), before)
+
+
+@pytest.mark.parametrize(("level", "name"), [(Level.STUDY, "StudyDescription"), (Level.SERIES, "SeriesDescription")])
+async def test_a_file_that_is_replaced_after_it_was_read_says_nothing(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, level: Level, name: str
+) -> None:
+    async with opened(duplicates="replace") as archive:
+        files = [dataset(PatientID="P", **{name: text}) for text in ("older", "newer")]
+        for attribute in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            setattr(files[1], attribute, files[0][attribute].value)
+        stored = await store(archive, encoded(files[0]))
+        read, times = reconstruction._Study._read, []
+
+        async def replaced_meanwhile(self: Any, instance: Any) -> Any:
+            spooled = await read(self, instance)
+            times.append(instance.key)
+            if len(times) == 1:
+                await store(archive, encoded(files[1]))
+            return spooled
+
+        monkeypatch.setattr(reconstruction._Study, "_read", replaced_meanwhile)
+        resource = Resource.of(level, getattr(stored.orthanc, level))
+        assert (await reconstruct(archive, resource, only_this_level=True)).state == "success"
+        (row,) = (await snapshot(archive))[str(level)]
+        assert ("newer" in str(row["attributes"]), len(set(times))) == (True, 2)
+
+
+async def test_what_was_kept_of_an_instance_is_forgotten(opened: Opened) -> None:
+    async with opened() as archive:
+        right, other = [await store(archive, ct(PatientName=name)) for name in ("Right^Name", "Other^Name")]
+        await archive.db.fetch_sql(
+            "UPDATE instance i SET (metadata, metadata_crc, metadata_length) = "
+            "(SELECT metadata, metadata_crc, metadata_length FROM instance WHERE sop_uid = $1) WHERE i.sop_uid = $2",
+            other.sop_instance, right.sop_instance,
+        )  # fmt: skip
+        resource = Resource.of(Level.INSTANCE, right.orthanc.instance)
+
+        async def said() -> list[bool]:
+            instance = await archive.retrieve.instance(LOCAL, right.study, right.series, right.sop_instance)
+            tags = await archive.tags.instance(LOCAL, resource, Look())
+            return [b"Right^Name" in tags, "Right^Name" in str(await archive.pixels.dataset(LOCAL, instance))]
+
+        assert (await said(), await said()) == ([False, False], [False, False])
+        assert (await reconstruct(archive, resource)).state == "success"
+        assert await said() == [True, True]
 
 
 async def test_files_are_announced_to_the_rules(opened: Opened) -> None:

@@ -82,10 +82,21 @@ LANGUAGE sql IMMUTABLE AS $$
         || coalesce((SELECT jsonb_object_agg(k, NULL) FROM jsonb_object_keys(p_new) k WHERE k NOT IN (SELECT k FROM own)), '{}')
 $$;
 
+-- speaks: whether the file that a study or series is said anew from, which somebody has read meanwhile, is still that of its instance. Who asks
+-- holds the study, without which no instance of it changes. True where no file was read (p_key is NULL).
+CREATE OR REPLACE FUNCTION speaks(p_tenant integer, p_sop_uid text, p_key text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN p_key IS NULL OR EXISTS (SELECT FROM instance WHERE tenant = p_tenant AND sop_uid = p_sop_uid AND object_key = p_key);
+END
+$$;
+
 -- restate_series: its instances were overwritten; the row says what one of them says now. p_quiet: it is only said anew, and nothing has changed
--- that anybody has to be told. s: as for ingest_series.
+-- that anybody has to be told. s: as for ingest_series, read from the object p_key of the instance p_speaker, where they are given. False, and
+-- nothing written, when that is not stored any more, or the series is gone.
 DROP FUNCTION IF EXISTS restate_series(integer, jsonb);
-CREATE OR REPLACE FUNCTION restate_series(p_tenant integer, p_quiet boolean, s jsonb) RETURNS void
+DROP FUNCTION IF EXISTS restate_series(integer, boolean, jsonb);
+CREATE OR REPLACE FUNCTION restate_series(p_tenant integer, p_quiet boolean, p_speaker text, p_key text, s jsonb) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     v_have record;
@@ -93,8 +104,8 @@ DECLARE
 BEGIN
     PERFORM FROM study WHERE tenant = p_tenant AND study_uid = s->>'study_uid' FOR NO KEY UPDATE;
     SELECT id, study, orthanc_id, members_of(shared) AS shared INTO v_have FROM series WHERE tenant = p_tenant AND series_uid = s->>'uid' FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RETURN;
+    IF NOT FOUND OR NOT speaks(p_tenant, p_speaker, p_key) THEN
+        RETURN false;
     END IF;
     UPDATE series SET orthanc_id = v_new, modality = s->>'modality', series_number = (s->>'number')::bigint,
         summary = ARRAY(SELECT jsonb_array_elements_text(s->'summary')), attributes = s->'attributes', shared = s->>'shared',
@@ -112,12 +123,15 @@ BEGIN
         PERFORM patient_unsettled(patient) FROM study WHERE id = v_have.study;
         INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES (p_tenant, 'ModifiedSeries', 'series', v_new, s->>'uid');
     END IF;
+    RETURN true;
 END
 $$;
 
--- restate_study: the same for a study, which may get another patient. s: as for ingest_study.
+-- restate_study: the same for a study, which may get another patient. s: as for ingest_study. With p_quiet the patient is what the oldest of its
+-- studies says of it.
 DROP FUNCTION IF EXISTS restate_study(integer, interval, jsonb);
-CREATE OR REPLACE FUNCTION restate_study(p_tenant integer, p_grace interval, p_quiet boolean, s jsonb) RETURNS void
+DROP FUNCTION IF EXISTS restate_study(integer, interval, boolean, jsonb);
+CREATE OR REPLACE FUNCTION restate_study(p_tenant integer, p_grace interval, p_quiet boolean, p_speaker text, p_key text, s jsonb) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     v_have record;
@@ -129,9 +143,9 @@ BEGIN
     SELECT * INTO v_patient FROM ingest_patient(p_tenant, s);
     SELECT t.id, t.orthanc_id, p.id AS patient, p.orthanc_id AS person, p.patient_id INTO v_have
     FROM study t JOIN patient p ON p.id = t.patient WHERE t.tenant = p_tenant AND t.study_uid = s->>'uid' FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR NOT speaks(p_tenant, p_speaker, p_key) THEN
         DELETE FROM patient WHERE id = v_patient.patient AND study_count = 0;
-        RETURN;
+        RETURN false;
     END IF;
     UPDATE study SET patient = v_patient.patient, orthanc_id = v_new, study_date = s->>'study_date', study_time = s->>'study_time',
         accession = s->>'accession', study_id = s->>'study_id', patient_id = s->>'patient_id', name_fold = s->>'name_fold',
@@ -146,8 +160,10 @@ BEGIN
     IF v_have.orthanc_id <> v_new THEN
         PERFORM resource_renamed(p_tenant, 'study', v_have.orthanc_id, v_new);
     END IF;
-    UPDATE patient SET name_fold = s->>'name_fold', birth_date = s->>'birth_date', attributes = s->'patient_attributes',
-        changed_at = CASE WHEN p_quiet AND v_have.patient = v_patient.patient THEN changed_at ELSE now() END,
+    IF NOT p_quiet OR NOT EXISTS (SELECT FROM study WHERE patient = v_patient.patient AND id < v_have.id) THEN
+        UPDATE patient SET name_fold = s->>'name_fold', birth_date = s->>'birth_date', attributes = s->'patient_attributes' WHERE id = v_patient.patient;
+    END IF;
+    UPDATE patient SET changed_at = CASE WHEN p_quiet AND v_have.patient = v_patient.patient THEN changed_at ELSE now() END,
         study_count = study_count + (v_have.patient <> v_patient.patient)::integer
     WHERE id = v_patient.patient;
     IF v_have.patient <> v_patient.patient THEN
@@ -169,5 +185,6 @@ BEGIN
     IF NOT p_quiet THEN
         INSERT INTO change (tenant, kind, level, orthanc_id, uid) VALUES (p_tenant, 'ModifiedStudy', 'study', v_new, s->>'uid');
     END IF;
+    RETURN true;
 END
 $$;

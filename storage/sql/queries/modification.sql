@@ -36,11 +36,11 @@ WHERE s.tenant = $1 AND s.series_uid = $2 ORDER BY i.instance_number, i.sop_uid 
 
 -- name: restate_series
 -- See functions/modification.sql.
-SELECT restate_series($1, $2, $3::text::jsonb)
+SELECT restate_series($1, $2, $3, $4, $5::text::jsonb)
 
 -- name: restate_study
 -- See functions/modification.sql.
-SELECT restate_study($1, $2, $3, $4::text::jsonb)
+SELECT restate_study($1, $2, $3, $4, $5, $6::text::jsonb)
 
 -- name: study_header
 -- The attributes of a study and its patient, by its Orthanc identifier.
