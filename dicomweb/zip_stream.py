@@ -39,14 +39,17 @@ EPOCH: Final[Moment] = (1980, 1, 1, 0, 0, 0)
 class ZipStream:
     """Begin a member, add its bytes, end it; `take` gives what is ready to be sent. Not for several threads at once.
 
-    `position` is the number of bytes up to where the last member ends, or the directory.
+    `position` is the number of bytes up to where the last member ends, or the directory; `members` how many there are.
+    One that is only `measured` keeps no directory, however many members are passed over: it has a `total`, no end.
     """
 
-    def __init__(self) -> None:
-        self.position = 0
+    def __init__(self, *, measured: bool = False) -> None:
+        self.position = self.members = 0
         self.waiting = 0  # bytes that `take` would give
         self._ready: list[bytes | memoryview] = []
+        self._measured = measured
         self._directory = bytearray()
+        self._directory_size = 0
         self._records = array("Q")
         self._member: _Member | None = None
 
@@ -93,7 +96,7 @@ class ZipStream:
         packed = packed_size(size)
         self.position += member.head_size + packed + member.descriptor_size
         self._record(member, packed)
-        return len(self._records) - 1
+        return self.members - 1
 
     def room(self, name: str, size: int) -> int:
         """Bytes that a member of this name and size takes where it lies."""
@@ -105,14 +108,9 @@ class ZipStream:
         struct.pack_into("<I", self._directory, self._records[number] + _CRC_AT, crc)
 
     @property
-    def members(self) -> int:
-        """How many there are."""
-        return len(self._records)
-
-    @property
     def total(self) -> int:
         """Bytes of the whole file, were it closed now."""
-        return self.position + len(self._directory) + sum(map(len, self._end()))
+        return self.position + self._directory_size + sum(map(len, self._end()))
 
     def close(self) -> None:
         """Write the directory. `position` stays where it begins."""
@@ -133,11 +131,15 @@ class ZipStream:
         self.position += len(data)
 
     def _record(self, member: "_Member", packed: int) -> None:
-        self._records.append(len(self._directory))
-        self._directory += member.record(packed)
+        record = member.record(packed)
+        if not self._measured:
+            self._records.append(self._directory_size)
+            self._directory += record
+        self._directory_size += len(record)
+        self.members += 1
 
     def _end(self) -> Sequence[bytes]:
-        count, size, offset = len(self._records), len(self._directory), self.position
+        count, size, offset = self.members, self._directory_size, self.position
         end = _END.pack(
             b"PK\5\6", 0, 0, min(count, _MAX16), min(count, _MAX16), min(size, _MAX32), min(offset, _MAX32), 0
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from dicomweb.pixels.encode import Quality
 from storage.access import SCOPES, Access
 from storage.archive import Archive
 from storage.archives import Kind
+from storage.directory_files import translated
 from storage.job_items import job_items
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.zipped import Packing
@@ -33,11 +35,11 @@ async def content(
 ) -> dict[str, Any]:
     """The content of a job that writes the archive `name` of resources, all of `level` or of any; they are its parts.
 
-    Raises NotFound, and TooLarge where the archive could not be kept for its size.
+    Raises NotFound, and TooLarge where it is known already that the archive could not be kept for its size.
     """
     measured = await archive.archives.measure(access, await archive.archives.folders(access, resources, level))
-    if measured.size > archive.settings.job_file_bytes:
-        raise TooLarge("the archive is larger than what is kept of jobs (job_file_bytes); ask for it without a job")
+    if packing.plain:
+        _require_keepable(archive, measured.size)
     said: dict[str, Any] = {
         "InstancesCount": measured.instances,
         "UncompressedSize": str(measured.stored),
@@ -50,7 +52,10 @@ async def content(
 
 
 async def run(archive: Archive, job: Claimed, folder: Path, progress: Progress) -> Done:
-    """Write the archive. A job that is repeated begins anew."""
+    """Write the archive. A job that is repeated begins anew.
+
+    Raises TooLarge where the archive becomes larger than what could be kept, Unavailable where the disk is full.
+    """
     said, access = job.content, Access(job.tenant, "job", SCOPES)
     packing = Packing(**said["packing"] | {"quality": Quality(**said["packing"]["quality"])})
     service = archive.archives
@@ -64,13 +69,23 @@ async def run(archive: Archive, job: Claimed, folder: Path, progress: Progress) 
         else service.zip(access, folders, packing)
     )
     path, size = folder / "archive", 0
-    with path.open("wb") as file:
-        async for chunk in chunks:
-            await asyncio.to_thread(file.write, chunk)
-            size += len(chunk)
-            progress(min(1.0, size / measured.size))
+    try:
+        with path.open("wb") as file:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    size += len(chunk)
+                    _require_keepable(archive, size)
+                    await asyncio.to_thread(file.write, chunk)
+                    progress(min(1.0, size / measured.size))
+    except OSError as error:
+        raise translated(error, "write the archive") from error
     name = {"file": said["name"], "media_type": "application/zip", "bytes": size}
     return Done(name | {"said": _size(size)}, path)
+
+
+def _require_keepable(archive: Archive, size: int) -> None:
+    if size > archive.settings.job_file_bytes:
+        raise TooLarge("the archive is larger than what is kept of jobs (job_file_bytes); ask for it without a job")
 
 
 def _size(size: int) -> dict[str, Any]:

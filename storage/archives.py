@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import orjson
 
@@ -19,6 +19,10 @@ from storage.transcoding import TranscodeService
 from storage.zipped import Folder, Measured, Packing, ZippedSeries
 
 Kind = Literal["patient", "study", "series"]
+
+# What one archive holds at most: its folders, and then its directory, are in memory.
+MAX_SERIES: Final = 10_000
+MAX_INSTANCES: Final = 500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,14 @@ class ArchiveService:
     async def folders(self, access: Access, identifiers: Sequence[str], level: Kind | None = None) -> list[Folder]:
         """The series of resources with those Orthanc identifiers, each with a folder of its own.
 
-        `level` is what all of them are, None for a mixture. Raises NotFound when one of them is not there.
+        `level` is what all of them are, None for a mixture. Raises NotFound when one of them is not there, TooLarge
+        where they are more than one archive holds.
         """
         access.require("dicom.read")
         wanted = list(dict.fromkeys(parse_orthanc_id(each) for each in identifiers))
-        rows = await self._db.fetch("orthanc_series", access.tenant, level or "", wanted)
+        rows = await self._db.fetch("orthanc_series", access.tenant, level or "", wanted, MAX_SERIES + 1)
+        if len(rows) > MAX_SERIES or sum(row["instances"] for row in rows) > MAX_INSTANCES:
+            raise TooLarge(f"the resources hold more than {MAX_SERIES} series or {MAX_INSTANCES} instances")
         if {each for row in rows for each in row["found"]} != set(wanted):
             raise NotFound(f"no such {level or 'resource'}")
         found, taken = [], _Names()

@@ -153,6 +153,8 @@ class ModalityService:
         """Take an AE title, or change it. Raises BadRequest, also where another tenant has it, and TooLarge."""
         access.require("dimse.admin")
         given = title.checked()
+        if given.aet == self._aet and access.tenant != DEFAULT_TENANT:  # which has it by the settings
+            raise BadRequest("the AE title belongs to another tenant", attribute="AET")
         done = await self._db.fetch_value("local_title_put", access.tenant, given.aet, given.labels, MAX_TITLES)
         if done is None:
             if await self._db.fetch_row("modality_local_aet", given.aet) is not None:
@@ -190,6 +192,8 @@ class ModalityService:
 
     async def _welcome(self, called: str, calling: str, address: str, certificate: str) -> Welcome | None:
         row = await self._db.fetch_row("modality_local_aet", _text(called))
+        if called == self._aet and row is not None and row["tenant"] != DEFAULT_TENANT:
+            row = None  # taken before it became that of the settings
         if row is None and called != self._aet:
             return None
         tenant, labels = (DEFAULT_TENANT, ()) if row is None else (row["tenant"], tuple(row["labels"]))

@@ -116,7 +116,11 @@ def where(query: Query, tenant: int, arguments: Arguments) -> str:
     if query.level in (Level.SERIES, Level.INSTANCE) and by_study:
         # The planner cannot know that a study's rows share its tenant: with both, it starts from the unique index.
         terms.append(f"t.tenant = {arguments(tenant, 'integer')}")
-    terms += [_labelled(query.level, label, tenant, arguments) for label in query.labels]
+    if query.labels:
+        if query.level is Level.PATIENT:
+            terms.append(f"EXISTS (SELECT {labelled_studies(query.labels, tenant, arguments)})")
+        else:
+            terms.append(_labelled(query.labels, tenant, arguments))
     below = [match for match in query.matches if is_below(query.level, match.path)]
     terms += [_holds(query.level, match, tenant, arguments) for match in below]
     query = replace(query, matches=tuple(match for match in query.matches if match not in below))
@@ -125,16 +129,16 @@ def where(query: Query, tenant: int, arguments: Arguments) -> str:
     return " AND ".join(f"({term})" for term in terms)
 
 
-def _labelled(level: Level, label: str, tenant: int, arguments: Arguments) -> str:
-    """Whether the study of a row has a label; of a patient, one of the studies."""
-    own, named = arguments(tenant, "integer"), arguments(label)
-    labelled = f"l.tenant = {own} AND l.level = 'study' AND l.label = {named}"
-    if level is Level.PATIENT:
-        return (
-            f"EXISTS (SELECT FROM study t JOIN label l ON l.orthanc_id = t.orthanc_id"
-            f" WHERE t.patient = p.id AND {labelled})"
-        )
-    return f"t.orthanc_id IN (SELECT l.orthanc_id FROM label l WHERE {labelled})"  # noqa: S608
+def labelled_studies(labels: Sequence[str], tenant: int, arguments: Arguments) -> str:
+    """The FROM clause for those studies of a patient `p` that have all of the labels."""
+    return f"FROM study t WHERE t.patient = p.id AND {_labelled(labels, tenant, arguments)}"
+
+
+def _labelled(labels: Sequence[str], tenant: int, arguments: Arguments) -> str:
+    """Whether the study of a row has all of the labels."""
+    own = arguments(tenant, "integer")
+    found = f"SELECT l.orthanc_id FROM label l WHERE l.tenant = {own} AND l.level = 'study'"  # noqa: S608
+    return " AND ".join(f"t.orthanc_id IN ({found} AND l.label = {arguments(label)})" for label in labels)
 
 
 def _holds(level: Level, match: Match, tenant: int, arguments: Arguments) -> str:

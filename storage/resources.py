@@ -264,7 +264,7 @@ def _add_main_tags(
         return
     texts = (row["own"], row["orientation"], row["timezone"]) if level is Level.SERIES else (row["own"], None, None)
     # The same resources are looked at again and again, and to read their attributes takes longest.
-    known = _remembered if len(texts[0]) <= _REMEMBERED_TEXT else _main_tags
+    known = _remembered if sum(len(text or "") for text in texts) <= _REMEMBERED_TEXT else _main_tags
     found |= known(level, form, *texts)
 
 

@@ -11,7 +11,7 @@ from dicomweb.tags import COMPUTED_TAGS, Level, level_of
 from storage.access import Access
 from storage.db import Database
 from storage.objects import ObjectStore
-from storage.query_sql import FROM, Arguments, element, where
+from storage.query_sql import FROM, Arguments, element, labelled_studies, where
 from storage.rows import SERIES_SUMMARY, STUDY_SUMMARY
 from storage.side_objects import stored_metadata
 
@@ -24,7 +24,8 @@ _INSTANCE_ROW = "qido_instance(i, t.study_uid, s.series_uid, {base})"
 # All attributes of an instance are its metadata: only the computed ones are missing.
 _METADATA = """i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.metadata_cuts, i.transfer_syntax,
     concat('/studies/', t.study_uid, '/series/', s.series_uid, '/instances/', i.sop_uid) AS path"""
-_PATIENT_ROW = """concat('{"00201200":{"vr":"IS","Value":[', p.study_count, ']}}')"""
+_STUDY_COUNT = "p.study_count"
+_PATIENT_ROW = f"""concat('{{"00201200":{{"vr":"IS","Value":[', {_STUDY_COUNT}, ']}}}}')"""
 _ROW: dict[Level, str] = {
     Level.PATIENT: _PATIENT_ROW,
     Level.STUDY: _STUDY_ROW,
@@ -130,6 +131,9 @@ def compile_query(query: Query, tenant: int, base_url: str, after: Sequence[Any]
     columns = ", ".join(extra if _METADATA in extra else [f"{_ROW[level]} AS row", *extra])
     if "{base}" in columns:
         columns = columns.replace("{base}", arguments(orjson.dumps(base_url)[1:-1].decode()))
+    if query.labels and level is Level.PATIENT:  # the others do not exist for who asks
+        count = f"(SELECT count(*) {labelled_studies(query.labels, tenant, arguments)})"
+        columns = columns.replace(_STUDY_COUNT, count)
     conditions = where(query, tenant, arguments)
     by_study = query.study is not None or any(m.path == ("0020000D",) for m in query.matches)
     order = (_ORDER if by_study else _ORDER_EVERYWHERE)[level]

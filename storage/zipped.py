@@ -110,7 +110,7 @@ class ZippedSeries:
     async def measure(self, access: Access, folders: Sequence[Folder]) -> Measured:
         """Look how many files there are, and what their archive will be."""
         access.require("dicom.read")
-        stream, digests, stored = ZipStream(), [], 0
+        stream, digests, stored = ZipStream(measured=True), [], 0
         whole = sha256(_LAYOUT)
         for first in range(0, len(folders), _SERIES_AT_ONCE):
             part = folders[first : first + _SERIES_AT_ONCE]
@@ -160,7 +160,8 @@ class ZippedSeries:
                 at = stream.position
                 stream.close()
                 yield stream.take()[max(0, start - at) : end - at]
-                noted.forget()
+                if start == 0:  # else the next part asks for them again
+                    noted.forget()
         finally:
             await asyncio.shield(noted.save())
 
@@ -268,13 +269,12 @@ class ZippedSeries:
                     yield _File(instance, instance.size, _once(body) if isinstance(body, bytes) else body)
             return
         for instance in instances:
-            chunks = self._transcode.file(access, instance, packing.target, packing.quality)
-            try:
-                first = await anext(chunks)
-            except (NotAcceptable, BadPixels):
-                yield _File(instance, instance.size, self._retrieve.file(instance))
-            else:
-                yield _File(instance, None, _behind(first, chunks))
+            async with aclosing(self._transcode.file(access, instance, packing.target, packing.quality)) as chunks:
+                try:
+                    file = _File(instance, None, _behind(await anext(chunks), chunks))
+                except (NotAcceptable, BadPixels):
+                    file = _File(instance, instance.size, self._retrieve.file(instance))
+                yield file
 
     async def forget(self) -> None:
         """Forget checksums that no download asks for any more. For the background process."""
@@ -361,8 +361,7 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def _behind(first: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    async with aclosing(chunks):
-        yield first
-        async for chunk in chunks:
-            yield chunk
+async def _behind(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in chunks:
+        yield chunk

@@ -10,7 +10,7 @@ from api.exchange import Exchange
 from api.responses import CACHE_REVALIDATE, Header, client_has, ranged, send_bytes, send_stream
 from api.routes.wado import IF_NONE_MATCH, plan_of, send_files
 from api.routing import Answer, Content, Operation, Parameter
-from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, RangeNotSatisfiable, Unavailable
+from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
 from dicomweb.folders import safe_name
 from dicomweb.media import DEFLATED_LE
 from dicomweb.media import DICOM_JSON as DICOM_JSON_TYPE
@@ -137,7 +137,7 @@ _RANGED = (
 )
 _RANGE = Parameter("Range", "header", "a part of the ZIP file", "bytes=1000000-")
 _IF_RANGE = Parameter("If-Range", "header", "the ETag of what was received before", '"4cb2d1e4a8"')
-_ERRORS = (BadPixels, BadQuery, NotFound, RangeNotSatisfiable, Unavailable)
+_ERRORS = (BadPixels, BadQuery, NotFound, RangeNotSatisfiable, TooLarge, Unavailable)
 _FOLDERS = (
     "One folder for each patient, study and series, streamed while it is read. With `transcode`, images that can be "
     "written in that transfer syntax are; all others come as stored. Without, Content-Length and ETag are known, and "

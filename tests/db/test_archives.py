@@ -1,17 +1,22 @@
 """Archives from any byte on: what is read for them, and what becomes of them when resources change meanwhile."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.uid import JPEG2000Lossless, generate_uid
 
-from dicomweb.errors import Unavailable
+from dicomweb.errors import TooLarge, Unavailable
 from dicomweb.uids import orthanc_ids
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
+from storage.archive_jobs import ARCHIVE, content, run
 from storage.ingest import Provenance
+from storage.job_runner import JobRunner
+from storage.jobs import STORAGE_FULL, Claimed, Done, Job, Progress
 from storage.settings import Settings
-from storage.zipped import Folder, Measured
+from storage.zipped import Folder, Measured, Packing
 from tests.files import dataset, encoded
 
 FILES = 5
@@ -25,6 +30,10 @@ async def archive(settings: Callable[..., Settings], database_url: str) -> Async
 
 
 async def _stored(archive: Archive) -> list[Folder]:
+    return await archive.archives.folders(LOCAL, [await _study(archive)], "study")
+
+
+async def _study(archive: Archive) -> str:
     study, series = generate_uid(), generate_uid()
     for number in range(FILES):
         ds = dataset(
@@ -34,7 +43,7 @@ async def _stored(archive: Archive) -> list[Folder]:
         spool = archive.new_spool()
         await spool.write(encoded(ds))
         await archive.ingest.store(LOCAL, await spool.finish(), Provenance("rest", ""))
-    return await archive.archives.folders(LOCAL, [orthanc_ids("A", study, series, "").study], "study")
+    return orthanc_ids("A", study, series, "").study
 
 
 async def _read(archive: Archive, folders: list[Folder], measured: Measured, offset: int, length: int) -> bytes:
@@ -70,6 +79,9 @@ async def test_checksums_outlive_a_download_that_breaks_off(archive: Archive, mo
     await archive.db.fetch_sql("DELETE FROM file_crc")
     assert await _read(archive, folders, measured, measured.size - 30, 30) == whole[-30:]
     assert len(read) == FILES
+    read.clear()
+    assert await _read(archive, folders, measured, measured.size - 30, 30) == whole[-30:]
+    assert read == []
     await archive.db.fetch_sql("UPDATE file_crc SET noted_at = now() - interval '1 year'")
     await archive.archives.expire()
     assert await archive.db.fetch_sql("SELECT FROM file_crc") == []
@@ -82,3 +94,67 @@ async def test_what_changes_meanwhile_is_never_mixed(archive: Archive) -> None:
     with pytest.raises(Unavailable):
         await _read(archive, folders, measured, 0, measured.size)
     assert (await archive.archives.measure(LOCAL, folders)).instances == 0
+
+
+@pytest.mark.parametrize("limit", ["MAX_INSTANCES", "MAX_SERIES"])
+async def test_there_is_a_limit(archive: Archive, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    studies = [await _study(archive) for _ in range(2)]
+    monkeypatch.setattr(f"storage.archives.{limit}", FILES if limit == "MAX_INSTANCES" else 1)
+    assert len(await archive.archives.folders(LOCAL, studies[:1], "study")) == 1
+    with pytest.raises(TooLarge):
+        await archive.archives.folders(LOCAL, studies, "study")
+
+
+async def _job(archive: Archive, packing: Packing, file: str = "") -> Job:
+    """A job that writes an archive, to `file` where that is said, when it is over."""
+
+    async def handler(job: Claimed, folder: Path, progress: Progress) -> Done:
+        if file:
+            (folder / "archive").symlink_to(file)
+        return await run(archive, job, folder, progress)
+
+    resources = [await _study(archive)]
+    work = await content(archive, LOCAL, resources, "study", packing, "a.zip")
+    name = await archive.jobs.create(LOCAL, ARCHIVE, work, items=resources)
+    assert name is not None
+    assert await JobRunner(archive.settings, archive.db, archive.objects, {ARCHIVE: handler}).step()
+    return await archive.jobs.get(LOCAL, name)
+
+
+async def test_a_job_that_finds_no_room_on_disk(archive: Archive) -> None:
+    assert (await _job(archive, Packing())).state == "success"
+    job = await _job(archive, Packing(), "/dev/full")
+    assert (job.state, job.error_kind) == ("failure", STORAGE_FULL)
+
+
+@pytest.mark.parametrize("packing", [Packing(medium=True), Packing(JPEG2000Lossless)])
+async def test_a_job_whose_archive_becomes_too_large(
+    settings: Callable[..., Settings], database_url: str, packing: Packing
+) -> None:
+    small = await open_archive(settings(database_url=database_url, job_file_bytes=1000))
+    try:
+        with pytest.raises(TooLarge):
+            await content(small, LOCAL, [await _study(small)], "study", Packing(), "a.zip")
+        job = await _job(small, packing)
+        assert (job.state, job.error_kind, job.has_file) == ("failure", "too-large", False)
+    finally:
+        await small.close()
+
+
+async def test_what_transcodes_ends_with_who_asked_for_it(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    file = archive.transcode.file
+
+    async def noted(*arguments: Any) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in file(*arguments):
+                yield chunk
+                yield bytes(1 << 17)  # more than goes out at once
+        finally:
+            ended.append("")
+
+    monkeypatch.setattr(archive.transcode, "file", noted)
+    chunks = archive.archives.zip(LOCAL, await _stored(archive), Packing(JPEG2000Lossless))
+    await anext(chunks)
+    await chunks.aclose()
+    assert ended == [""]

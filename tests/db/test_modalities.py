@@ -9,7 +9,7 @@ import pytest
 from dicomweb.errors import BadRequest, Forbidden, NotFound, TooLarge
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
-from storage.modalities import Modality
+from storage.modalities import LocalTitle, Modality
 from storage.settings import Settings
 
 CT = Modality("ct", "CT1", "127.0.0.1", 11112, allow=frozenset({"echo", "store"}))
@@ -101,6 +101,23 @@ async def test_titles_of_our_own(archive: Archive) -> None:
     found = await archive.modalities.welcome("RESEARCH", "CT1", "127.0.0.1")
     assert found is not None
     assert (found.tenant, found.labels, found.modality) == (2, ("trial",), None)
+
+
+async def test_nobody_takes_the_title_of_the_settings(archive: Archive) -> None:
+    service, other = archive.modalities, Access(2, "other", LOCAL.scopes)
+    await archive.db.fetch_sql("INSERT INTO tenant VALUES (2, 'other')")
+    with pytest.raises(BadRequest, match="another tenant"):
+        await service.put_title(other, LocalTitle("ANOR"))
+    assert await service.titles(other) == []
+    await archive.db.fetch_sql("INSERT INTO local_aet VALUES ('ANOR', 2, '{theirs}')")  # as it may have had before
+    found = await service.welcome("ANOR", "CT1", "127.0.0.1")
+    assert found is not None
+    assert (found.tenant, found.labels) == (1, ())
+    await service.delete_title(other, "ANOR")
+    await service.put_title(LOCAL, LocalTitle("ANOR", ("ours",)))
+    found = await service.welcome("ANOR", "CT1", "127.0.0.1")
+    assert found is not None
+    assert (found.tenant, found.labels) == (1, ("ours",))
 
 
 async def test_without_a_look_at_the_host(settings: Callable[..., Settings], database_url: str) -> None:

@@ -29,9 +29,13 @@ async def titles(archive: Archive) -> AsyncIterator[None]:
         await archive.modalities.delete_title(LOCAL, aet)
 
 
-async def labels_of(archive: Archive, dataset: Dataset) -> list[str]:
+async def study_of(archive: Archive, dataset: Dataset) -> Resource:
     [row] = await archive.db.fetch_sql("SELECT orthanc_id FROM study WHERE study_uid = $1", dataset.StudyInstanceUID)
-    return await archive.labels.of(LOCAL, Resource(Level.STUDY, row["orthanc_id"]))
+    return Resource(Level.STUDY, row["orthanc_id"])
+
+
+async def labels_of(archive: Archive, dataset: Dataset) -> list[str]:
+    return await archive.labels.of(LOCAL, await study_of(archive, dataset))
 
 
 @pytest.mark.usefixtures("titles")
@@ -72,6 +76,24 @@ async def test_a_title_shows_its_own_studies_only(bridge: Bridge, archive: Archi
     finally:
         await archive.modalities.delete(LOCAL, "trialist")
     assert got == [[ours.SOPInstanceUID], []]
+
+
+@pytest.mark.usefixtures("titles")
+async def test_a_patient_is_seen_by_a_study_that_has_all_labels(bridge: Bridge, archive: Archive) -> None:
+    patient = f"P{generate_uid()[-12:]}"
+    trial, blind, plain, both = (instance(PatientID=patient) for _ in range(4))
+    store(bridge.port, trial, called="TRIAL")
+    store(bridge.port, blind, plain)
+    await archive.labels.put(LOCAL, await study_of(archive, blind), "blind")
+
+    def studies(called: str) -> list[int]:
+        keys = {"PatientID": patient, "NumberOfPatientRelatedStudies": ""}
+        _, matches, _ = find(bridge.port, "PATIENT", PATIENT_ROOT_FIND, called=called, **keys)
+        return [int(match.NumberOfPatientRelatedStudies) for match in matches]
+
+    assert [studies(called) for called in ("ANOR", "TRIAL", "BOTH")] == [[3], [1], []]
+    store(bridge.port, both, called="BOTH")
+    assert [studies(called) for called in ("ANOR", "TRIAL", "BOTH")] == [[4], [2], [1]]
 
 
 def _got(port: int, study: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from itertools import pairwise
@@ -53,6 +54,20 @@ def _from_start(data: bytes) -> dict[str, bytes]:
         found[data[begin - extra - name : begin - extra].decode()] = content
         at += struct.calcsize(form)
     return found
+
+
+def test_one_that_is_measured_keeps_nothing_of_its_members() -> None:
+    stream = ZipStream(measured=True)
+    for name, data in FILES.items():
+        assert stream.skip(name, len(data), MOMENT) == stream.members - 1
+    assert (stream.members, stream.total) == (len(FILES), len(_written(FILES)))
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            stream.skip(f"{number}.dcm", 1, MOMENT)
+        assert tracemalloc.get_traced_memory()[0] < 10_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_same_bytes_however_they_come() -> None:

@@ -7,7 +7,7 @@ WHERE i.orthanc_id = $2 AND i.tenant = $1
 
 -- name: orthanc_series
 -- The series of the resources $3 by their Orthanc identifiers, all of level $2 or of any, with what names their folders.
--- Patients of several issuers may share an identifier. `only`: instances, where not the whole series was asked for.
+-- Patients of several issuers may share an identifier. `only`: instances, where not the whole series was asked for. At most $4.
 WITH wanted AS (
     SELECT s.id, p.orthanc_id AS of, NULL::text AS sop FROM patient p JOIN study t ON t.patient = p.id JOIN series s ON s.study = t.id
     WHERE $2 IN ('patient', '') AND p.orthanc_id = ANY ($3::bytea[]) AND p.tenant = $1
@@ -21,9 +21,10 @@ WITH wanted AS (
 ), grouped AS (
     SELECT id, array_agg(of) AS found, CASE WHEN bool_and(sop IS NOT NULL) THEN array_agg(sop) END AS only FROM wanted GROUP BY id
 )
-SELECT t.study_uid, s.series_uid, s.modality, t.attributes AS of_study, s.attributes AS of_series, g.found, g.only
+SELECT t.study_uid, s.series_uid, s.modality, t.attributes AS of_study, s.attributes AS of_series, g.found, g.only,
+       coalesce(cardinality(g.only), s.instance_count) AS instances
 FROM grouped g JOIN series s USING (id) JOIN study t ON t.id = s.study
-ORDER BY t.study_date, t.id, s.series_number, s.id
+ORDER BY t.study_date, t.id, s.series_number, s.id LIMIT $4
 
 -- name: orthanc_lookup
 -- Resources by PatientID, whatever the case of its letters, or UID, which has none.
