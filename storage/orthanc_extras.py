@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal
-from urllib.parse import quote
 
 from dicomweb.errors import ArchiveError, NotFound, Unavailable
 from dicomweb.orthanc_kinds import Kinds
@@ -101,7 +100,7 @@ class Extras:
         memory, limit = archive.settings.spool_memory, archive.settings.max_body
         spool = Spool(archive.objects.spool_dir, memory_limit=memory, max_size=limit, raw=True)
         try:
-            async with self._source.content(found, f"attachments/{quote(attached.name, safe='')}/data") as chunks:
+            async with self._source.content(found, attached.name) as chunks:
                 async for chunk in chunks:
                     await spool.write(chunk)
             content = await spool.finish()

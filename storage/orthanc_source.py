@@ -148,7 +148,11 @@ class OrthancSource:
         return _found(level, await self._http.json(f"/{PLURAL[level]}/{identifier}"), extended=False)
 
     async def complete(self, found: Found) -> Found:
-        """The same resource with everything that clients added to it. Raises SourceGone."""
+        """The same resource with everything that clients added to it. Raises SourceGone, SourceError."""
+        async with self._unless_lost(found.path):
+            return await self._complete(found)
+
+    async def _complete(self, found: Found) -> Found:
         if found.metadata is None:
             found = replace(found, metadata=_of_clients(await self._http.json(f"{found.path}/metadata?expand")))
         if found.attached is None or any(each.name.isdecimal() for each in found.attached):
@@ -198,11 +202,30 @@ class OrthancSource:
     # -- requests
 
     @asynccontextmanager
-    async def content(self, found: Found, below: str = "file") -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bytes of an instance, or of what lies below a resource. Raises SourceError, also within the block."""
-        size = found.size if found.size is not None and below == "file" else _SIZE_UNKNOWN
-        async with self._http.stream(f"{found.path}/{below}", size) as chunks:
+    async def content(self, found: Found, attachment: str | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of an instance, or of an attachment by its name. Raises SourceError, also within the block.
+
+        SourceGone: it was deleted. A file that is lost while the source still lists it is another SourceError.
+        """
+        if attachment is None:
+            listed, path, size = found.path, f"{found.path}/file", found.size
+        else:
+            below = f"{found.path}/attachments/{quote(attachment, safe='')}"
+            listed, path, size = f"{below}/size", f"{below}/data", None
+        async with (
+            self._unless_lost(listed),
+            self._http.stream(path, _SIZE_UNKNOWN if size is None else size) as chunks,
+        ):
             yield chunks
+
+    @asynccontextmanager
+    async def _unless_lost(self, listed: str) -> AsyncIterator[None]:
+        """Tells what was deleted from what was lost: to both it answers 404, but the lost is `listed` still."""
+        try:
+            yield
+        except SourceGone as error:
+            await self._http.text(listed)
+            raise SourceError(f"the source has lost what it lists: {error.why}") from error
 
 
 def _items(answer: Any) -> list[Mapping[str, Any]]:

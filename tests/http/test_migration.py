@@ -427,6 +427,22 @@ async def test_who_is_no_orthanc(archive: Archive, other: RunningServer) -> None
             pass
 
 
+def test_a_file_that_the_source_has_lost(tmp_path: Path) -> None:
+    """Orthanc answers 404 to it, as to an instance that was deleted."""
+    with running_orthanc(tmp_path / "orthanc", {}) as source, running_server(tmp_path / "target", **NAMES) as target:
+        sent = Sent(images=2)
+        for content in sent.contents():
+            source.upload(content)
+        kept, lost = sent.contents()
+        (file,) = [path for path in (tmp_path / "orthanc/db").rglob("*") if path.is_file() and path.read_bytes() == lost]
+        file.unlink()
+        done = _import(target, source.url)
+        assert (done.returncode, _counts(done)) == (1, {"stored": 1, "failed": 1})
+        assert f"/instances/{sent.ids[1].instance}" in done.stdout
+        assert "the source has lost what it lists" in done.stdout
+        assert httpx.get(f"{target.url}/instances/{sent.ids[0].instance}/file").content == kept
+
+
 SYSTEM = {"ApiVersion": 24, "Version": "1.12.5", "DicomAet": "O", "Capabilities": {"HasExtendedFind": True}}
 
 
