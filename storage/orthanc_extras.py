@@ -7,6 +7,7 @@ from dicomweb.errors import ArchiveError, NotFound, Unavailable
 from dicomweb.orthanc_kinds import Kinds
 from storage.access import LOCAL
 from storage.archive import Archive
+from storage.orthanc_connection import SourceDown, SourceError, SourceGone, SourceRefuses
 from storage.orthanc_source import Attached, Found, OrthancSource
 from storage.resource import Resource
 from storage.revisions import Condition
@@ -110,13 +111,15 @@ class Extras:
         await archive.attachments.put(LOCAL, here, kind, content, _ANY)
 
     async def _one(self, extra: Extra, path: str, work: Awaitable[object]) -> None:
-        """Copy one; what is wrong with it alone is noted, and the next has its turn."""
+        """Copy one; what is wrong with it alone is noted, and the next has its turn, as after one deleted meanwhile."""
         try:
             await work
-        except Unavailable:
+        except (Unavailable, SourceDown, SourceRefuses):
             raise
-        except ArchiveError as error:
-            self._failed(path, error.message)
+        except SourceGone:
+            return
+        except (ArchiveError, SourceError) as error:
+            self._failed(path, str(error))
         else:
             self._copied(extra)
 

@@ -463,6 +463,40 @@ async def scripted(answers: dict[str, tuple[int, bytes]]) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
+NOTHING = {
+    "/system": (200, json.dumps(SYSTEM).encode()), "/modalities": (200, b"{}"),
+    "/changes": (200, b'{"Changes": [], "Last": 0, "Done": true}'), "/statistics": (200, b'{"CountInstances": 1}'),
+    "/instances?": (200, b"[]"), "/series?": (200, b"[]"), "/studies?": (200, b"[]"), "/patients?": (200, b"[]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_an_attachment_without_bytes(archive: Archive, lost: bool) -> None:
+    """One that the source still lists is a failure, one that was deleted meanwhile is none; the rest is copied."""
+    sent = Sent(images=1)
+    spool = archive.new_spool()
+    await spool.write(sent.contents()[0])
+    await archive.ingest.store(LOCAL, await spool.finish(), Provenance("import"))
+    attached = [{"ContentType": number, "UncompressedSize": 1, "UncompressedMD5": ""} for number in (1024, 1025)]
+    told = {"ID": sent.ids[0].patient, "MainDicomTags": {"PatientID": str(sent.first.PatientID)}, "Labels": [],
+            "Metadata": {}, "Attachments": attached, "IsProtected": True}  # fmt: skip
+    path = f"/patients/{sent.ids[0].patient}"
+    answers = NOTHING | {
+        "/patients?": (200, json.dumps([told]).encode()),
+        f"{path}/attachments?full": (200, b'{"1024": 1024, "1025": 1025}'),
+        f"{path}/attachments/1025/data": (200, b"x"),
+    }
+    if lost:
+        answers[f"{path}/attachments/1024/size"] = (200, b"1")
+    async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
+        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+    assert report.extras == {"attachments": 1, "protected": 1}
+    assert [(each.path, "has lost" in each.reason) for each in report.failures] == (
+        [(f"{path}/attachments/1024", True)] if lost else []
+    )
+    assert (report.exit_code, report.problems, report.stopped) == (int(lost), int(lost), "")
+
+
 @pytest.mark.parametrize(
     ("status", "body", "wanted"),
     [
