@@ -36,6 +36,10 @@ class SourceDown(SourceError):
     """It gave no answer; the same request may succeed later."""
 
 
+class SourceFails(SourceDown):
+    """It answered, but not as it should. Later it may; of its other answers that says nothing."""
+
+
 class SourceGone(SourceError):
     """There is no such resource any more."""
 
@@ -117,7 +121,9 @@ def _check(status: int, path: str) -> None:
         raise SourceGone(f"the source has no {path}")
     if status in (401, 403):
         raise SourceRefuses(f"the source refuses {path} ({status}): set orthanc_user and orthanc_password")
-    if status in (429, 500, 502, 503, 504):
+    if status == 500:
+        raise SourceFails(f"the source answers {status} to {path}")
+    if status in (429, 502, 503, 504):
         raise SourceDown(f"the source answers {status} to {path}")
     if status != 200:
         raise SourceError(f"the source answers {status} to {path}")

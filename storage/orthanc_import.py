@@ -17,7 +17,7 @@ from storage.db import Record
 from storage.importer import Failure, ImportProgress
 from storage.ingest import Provenance
 from storage.modalities import Modality
-from storage.orthanc_connection import SourceDown, SourceError, SourceGone, SourceRefuses
+from storage.orthanc_connection import SourceDown, SourceError, SourceFails, SourceGone, SourceRefuses
 from storage.orthanc_extras import Extra, Extras
 from storage.orthanc_listing import PAGE, changed, listed
 from storage.orthanc_source import Found, OrthancSource
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _MAX_FAILURES: Final = 1000  # described one by one; more are counted
 _TRIES: Final = 4
-_GIVE_UP_AFTER: Final = 20  # resources in a row that could not be copied although each was tried again
+_GIVE_UP_AFTER: Final = 20  # resources in a row for which source or archive were not there, each tried again
 _PROGRESS_SECONDS: Final = 0.1
 _OTHER_BYTES: Final = "other bytes are stored here under this SOPInstanceUID"
 
@@ -178,7 +178,9 @@ class _Migration:
                 if attempt < _TRIES - 1:
                     await asyncio.sleep(0.25 * 4**attempt)
                     continue
-                self._give_up(found, str(error))
+                self._lost(found, str(error))
+                if not isinstance(error, SourceFails):
+                    self._not_there(str(error))
             except (ArchiveError, SourceError, OSError) as error:
                 self._lost(found, str(error))
             except Exception as error:
@@ -223,7 +225,7 @@ class _Migration:
             raise
         if found.size is not None and spool.size != found.size and not spool.preamble_added:
             spooled.release()
-            raise SourceDown(f"{spool.size} bytes came, but the source says that there are {found.size}")
+            raise SourceFails(f"{spool.size} bytes came, but the source says that there are {found.size}")
         return spooled
 
     async def _verified(self, found: Found, known: Record) -> Outcome:
@@ -289,8 +291,7 @@ class _Migration:
         if len(self._count.failures) < _MAX_FAILURES:
             self._count.failures.append(Failure(path, reason))
 
-    def _give_up(self, found: Found, reason: str) -> None:
-        self._lost(found, reason)
+    def _not_there(self, reason: str) -> None:
         self._count.down += 1
         if self._count.down >= _GIVE_UP_AFTER:
             self._stopped = reason

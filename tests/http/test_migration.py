@@ -470,6 +470,18 @@ NOTHING = {
 }  # fmt: skip
 
 
+async def test_many_files_that_the_source_cannot_read(archive: Archive) -> None:
+    """Its answer 500 is of one resource: more of them than end a migration without a source do not end it."""
+    sent = [Sent(images=1) for _ in range(25)]
+    told = [{"ID": each.ids[0].instance, "MainDicomTags": {}} for each in sent]
+    answers = NOTHING | {"/instances?": (200, json.dumps(told).encode()), "/instances/": (500, b"")}
+    async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=25) as source:
+        report = await run_orthanc_import(archive, source, parsed, jobs=25)
+    assert (report.exit_code, report.stopped, report.instances) == (1, "", {"failed": 25})
+    assert {each.path for each in report.failures} == {f"/instances/{each.ids[0].instance}" for each in sent}
+    assert all("answers 500" in each.reason for each in report.failures)
+
+
 @pytest.mark.parametrize("lost", [True, False])
 async def test_an_attachment_without_bytes(archive: Archive, lost: bool) -> None:
     """One that the source still lists is a failure, one that was deleted meanwhile is none; the rest is copied."""
