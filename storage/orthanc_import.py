@@ -33,7 +33,7 @@ _PROGRESS_SECONDS: Final = 0.1
 _OTHER_BYTES: Final = "other bytes are stored here under this SOPInstanceUID"
 
 Outcome = Literal["stored", "identical", "verified", "replaced", "gone", "failed"]
-_Item = tuple[Found, Record | None]  # the second: an instance's row here
+_Item = tuple[Found, Record | None, bool]  # the second: an instance's row here; the third: whether to compare it
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,37 +124,37 @@ class _Migration:
         self._count.total = await self._source.count()
         for level in reversed(Level):
             async for page in listed(self._source, level, self._page):
-                await self._enqueue(queue, page)
+                await self._enqueue(queue, page, verify=self._verify)
                 if self._stopped:
                     return
             await queue.join()
         async for page in changed(self._source, since):
             for level in reversed(Level):
-                await self._enqueue(queue, [each for each in page if each.level is level])
+                await self._enqueue(queue, [each for each in page if each.level is level], verify=True)
                 await queue.join()
             if self._stopped:
                 return
 
-    async def _enqueue(self, queue: asyncio.Queue[_Item], page: Sequence[Found]) -> None:
+    async def _enqueue(self, queue: asyncio.Queue[_Item], page: Sequence[Found], *, verify: bool) -> None:
         uids = [each.uid for each in page if each.level is Level.INSTANCE]
         rows = await self._archive.db.fetch("instances_known", LOCAL.tenant, uids) if uids else []
         # Orthanc can hold a UID twice, for two patients: the other one is for the ingest to judge.
         known = {spelled(row["orthanc_id"]): row for row in rows}
         for each in page:
-            await queue.put((each, known.get(each.id)))
+            await queue.put((each, known.get(each.id), verify))
 
     async def _work(self, queue: asyncio.Queue[_Item]) -> None:
         while True:
-            found, known = await queue.get()
+            found, known, verify = await queue.get()
             try:
                 if not self._stopped:
-                    await self._copy(found, known)
+                    await self._copy(found, known, verify=verify)
             finally:
                 queue.task_done()
 
-    async def _copy(self, found: Found, known: Record | None) -> None:
+    async def _copy(self, found: Found, known: Record | None, *, verify: bool) -> None:
         if found.level is Level.INSTANCE:
-            match await self._tried(found, lambda: self._instance(found, known)):
+            match await self._tried(found, lambda: self._instance(found, known, verify=verify)):
                 case "gone":
                     self._done("gone")
                     return
@@ -194,10 +194,10 @@ class _Migration:
 
     # -- instances
 
-    async def _instance(self, found: Found, known: Record | None) -> None:
+    async def _instance(self, found: Found, known: Record | None, *, verify: bool) -> None:
         if known is None:
             self._done(await self._store(await self._fetch(found)))
-        elif self._verify:
+        elif verify:
             self._done(await self._verified(found, known))
         else:
             self._done("identical")

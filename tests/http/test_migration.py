@@ -289,6 +289,25 @@ async def test_what_comes_and_goes_meanwhile(archive: Archive, other: RunningSer
     assert report.instances["stored"] == len(here)
 
 
+async def test_a_file_that_is_replaced_meanwhile(archive: Archive, other: RunningServer) -> None:
+    """The change feed tells of it: it is compared although nobody asked for that, and not taken for the one here."""
+    (sent,) = _send(other, 1)
+    assert (await _run(archive, other)).exit_code == 0
+
+    def happens(page: list[Found]) -> None:
+        if "PatientComments" not in sent.first:
+            _delete(other, [sent.ids[0].instance])
+            sent.first.PatientComments = "another file"
+            httpx.post(f"{other.url}/instances", content=sent.contents()[0]).raise_for_status()
+
+    async with Changing(archive.settings, other.url, parallel=2) as source:
+        source.happens = happens
+        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+    assert report.exit_code == 1
+    assert [(each.path, "other bytes" in each.reason) for each in report.failures] == [(_paths(sent)[3], True)]
+    _delete(other, [sent.ids[0].patient])
+
+
 async def test_verify(archive: Archive, other: RunningServer) -> None:
     """A file that differs here, and one whose object is damaged here."""
     sent = _send(other, 3)
