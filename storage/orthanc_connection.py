@@ -60,6 +60,7 @@ class Connection:
             timeout=httpx.Timeout(_SILENCE_S, connect=_CONNECT_S, pool=None),
             limits=httpx.Limits(max_connections=parallel + 2, keepalive_expiry=30.0),
             follow_redirects=False,
+            trust_env=self._root.lower().startswith("https:"),  # a proxy would see what is sent in the clear
             headers={"user-agent": "anor-import", "accept-encoding": "identity", **headers},
         )
 

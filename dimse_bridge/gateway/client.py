@@ -56,6 +56,7 @@ class Client:
             timeout=httpx.Timeout(self._timeout, connect=min(_CONNECT_S, self._timeout), pool=None),
             limits=httpx.Limits(max_connections=settings.gateway_parallel + 8, keepalive_expiry=30.0),
             follow_redirects=False,
+            trust_env=self._root.lower().startswith("https:"),  # a proxy would see what is sent in the clear
             headers={"user-agent": "anor-gateway"},
         )
 

@@ -501,6 +501,26 @@ async def test_many_files_that_the_source_cannot_read(archive: Archive) -> None:
     assert all("answers 500" in each.reason for each in report.failures)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_of_the_environment(archive: Archive, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """It would see what goes to http:// in the clear, and is not asked; for https:// it makes a tunnel."""
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n")).split()[0])
+        writer.close()
+
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy, scripted(NOTHING) as url:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        with contextlib.suppress(SourceError):
+            async with OrthancSource(archive.settings, url.replace("http", scheme), parallel=1) as source:
+                assert await source.count() == 1
+    assert set(asked) == ({b"CONNECT"} if scheme == "https" else set())
+
+
 @pytest.mark.parametrize("lost", [True, False])
 async def test_an_attachment_without_bytes(archive: Archive, lost: bool) -> None:
     """One that the source still lists is a failure, one that was deleted meanwhile is none; the rest is copied."""
