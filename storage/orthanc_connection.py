@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import orjson
 
-from storage.outbound import cause_of
+from dicomweb.errors import PeerFailed
+from storage.outbound import Caller, Target
 from storage.setting_checks import SettingError, is_loopback
 from storage.settings import Settings
 
-_CONNECT_S: Final = 10.0
 _SILENCE_S: Final = 60.0
-_SLOWEST: Final = 8 << 10  # bytes per second of a request that is given time
 _MAX_ANSWER: Final = 64 << 20
 _MAX_TOKEN: Final = 16 << 10
 _TRIES: Final = 4
@@ -53,23 +53,21 @@ class Connection:
 
     def __init__(self, settings: Settings, url: str, *, parallel: int) -> None:
         """Reads certificate and token files. Raises SettingError for what cannot be used."""
-        headers = _credentials(settings)
-        self._root = _checked_root(settings, url)
-        self._http = httpx.AsyncClient(
+        root, headers = _checked_root(settings, url), _credentials(settings)
+        transport = httpx.AsyncHTTPTransport(
             verify=_tls(settings),
-            timeout=httpx.Timeout(_SILENCE_S, connect=_CONNECT_S, pool=None),
+            trust_env=False,
             limits=httpx.Limits(max_connections=parallel + 2, keepalive_expiry=30.0),
-            follow_redirects=False,
-            trust_env=self._root.lower().startswith("https:"),  # a proxy would see what is sent in the clear
-            headers={"user-agent": "anor-import", "accept-encoding": "identity", **headers},
+            proxy=_proxy(root),
         )
+        self._caller = Caller(Target(f"{root}/", {"user-agent": "anor-import", **headers}), _SILENCE_S, transport)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._caller.close()
 
     async def json(self, path: str, body: bytes | None = None) -> Any:
-        """An answer in JSON; to a POST where there is a body. Tries again where there is none. Raises SourceError."""
+        """An answer in JSON, to a POST where there is a body. Tries again. Raises SourceError."""
         data = await self._complete(path, body)
         try:
             return orjson.loads(data)
@@ -83,13 +81,8 @@ class Connection:
     async def _complete(self, path: str, body: bytes | None = None) -> bytes:
         for attempt in range(_TRIES):
             try:
-                async with self._request(path, 4 * _SILENCE_S, body) as response:
-                    answer = bytearray()
-                    async for chunk in response.aiter_raw():
-                        answer += chunk
-                        if len(answer) > _MAX_ANSWER:
-                            raise SourceError(f"the source's answer to {path} has more than {_MAX_ANSWER} bytes")
-                    return bytes(answer)
+                async with self.stream(path, body, limit=_MAX_ANSWER) as chunks:
+                    return b"".join([chunk async for chunk in chunks])
             except SourceDown:
                 if attempt == _TRIES - 1:
                     raise
@@ -97,24 +90,35 @@ class Connection:
         raise AssertionError("unreachable")
 
     @asynccontextmanager
-    async def _request(self, path: str, patience: float, body: bytes | None = None) -> AsyncIterator[httpx.Response]:
-        method, url = "GET" if body is None else "POST", self._root + path
+    async def stream(
+        self, path: str, body: bytes | None = None, *, limit: int | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """An answer of `limit` bytes at most in chunks. Raises SourceError, also within the block."""
+        request = (
+            self._caller.open("GET", path[1:])
+            if body is None
+            else self._caller.open("POST", path[1:], content=_once(body), size=len(body))
+        )
         try:
-            async with asyncio.timeout(patience), self._http.stream(method, url, content=body) as response:
+            async with request as response:
                 _check(response.status_code, path.partition("?")[0])
-                yield response
-        except (httpx.TimeoutException, TimeoutError) as error:
-            raise SourceDown("the source was silent for too long") from error
-        except httpx.ConnectError as error:
-            raise SourceDown(f"no connection to the source ({cause_of(error)})") from error
-        except httpx.HTTPError as error:
-            raise SourceDown(f"the connection to the source broke ({type(error).__name__})") from error
+                yield self._caller.chunks(response, limit)
+        except PeerFailed as error:
+            raise SourceDown(error.message) from error
 
-    @asynccontextmanager
-    async def stream(self, path: str, size: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        """An answer of about `size` bytes in chunks. Raises SourceError, also within the block."""
-        async with self._request(path, 2 * _SILENCE_S + size / _SLOWEST) as response:
-            yield response.aiter_raw()
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def _proxy(root: str) -> str | None:
+    """The environment's for https://, of which it sees nothing; none for http://."""
+    parts = urlsplit(root)
+    if parts.scheme != "https" or proxy_bypass(parts.hostname or ""):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get("https") or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _check(status: int, path: str) -> None:

@@ -16,7 +16,6 @@ from storage.resource import PLURAL
 from storage.resources import title
 from storage.settings import Settings
 
-_SIZE_UNKNOWN: Final = 1 << 30
 _REMEMBERED: Final = 100_000  # series
 _UID_OF: Final = {
     Level.PATIENT: "PatientID",
@@ -208,14 +207,11 @@ class OrthancSource:
         SourceGone: it was deleted. A file that is lost while the source still lists it is another SourceError.
         """
         if attachment is None:
-            listed, path, size = found.path, f"{found.path}/file", found.size
+            listed, path = found.path, f"{found.path}/file"
         else:
             below = f"{found.path}/attachments/{quote(attachment, safe='')}"
-            listed, path, size = f"{below}/size", f"{below}/data", None
-        async with (
-            self._unless_lost(listed),
-            self._http.stream(path, _SIZE_UNKNOWN if size is None else size) as chunks,
-        ):
+            listed, path = f"{below}/size", f"{below}/data"
+        async with self._unless_lost(listed), self._http.stream(path) as chunks:
             yield chunks
 
     @asynccontextmanager

@@ -436,7 +436,7 @@ def test_command_lines_that_are_refused(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert "--from-orthanc" in done.stderr
     done = anor("import", "--from-orthanc", f"http://127.0.0.1:{free_port()}", data=str(tmp_path))
-    assert (done.returncode, "no connection to the source" in done.stderr) == (1, True)
+    assert (done.returncode, "no connection to the remote server" in done.stderr) == (1, True)
     assert anor("import", "--from-orthanc", "http://h", data=str(tmp_path), orthanc_user="x").returncode == 2
 
 
