@@ -1,11 +1,8 @@
 """Requests to another archive that speaks Orthanc's REST API: credentials, TLS, bounded answers. No redirect."""
 
 import asyncio
-import base64
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -14,13 +11,13 @@ import httpx
 import orjson
 
 from dicomweb.errors import PeerFailed
+from storage.caller_settings import basic, bearer, checked_root, tls_context
 from storage.outbound import Caller, Target
-from storage.setting_checks import SettingError, is_loopback
+from storage.setting_checks import SettingError
 from storage.settings import Settings
 
 _SILENCE_S: Final = 60.0
 _MAX_ANSWER: Final = 64 << 20
-_MAX_TOKEN: Final = 16 << 10
 _TRIES: Final = 4
 
 
@@ -53,14 +50,16 @@ class Connection:
 
     def __init__(self, settings: Settings, url: str, *, parallel: int) -> None:
         """Reads certificate and token files. Raises SettingError for what cannot be used."""
-        root, headers = _checked_root(settings, url), _credentials(settings)
+        names = "orthanc_user and orthanc_password"
+        root = checked_root("--from-orthanc", url, credentials=names, insecure=settings.insecure)
         transport = httpx.AsyncHTTPTransport(
-            verify=_tls(settings),
+            verify=tls_context("orthanc", settings.orthanc_ca_file, None, None),
             trust_env=False,
             limits=httpx.Limits(max_connections=parallel + 2, keepalive_expiry=30.0),
             proxy=_proxy(root),
         )
-        self._caller = Caller(Target(f"{root}/", {"user-agent": "anor-import", **headers}), _SILENCE_S, transport)
+        headers = {"user-agent": "anor-import", **_credentials(settings)}
+        self._caller = Caller(Target(f"{root}/", headers), _SILENCE_S, transport)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -134,52 +133,11 @@ def _check(status: int, path: str) -> None:
         raise SourceError(f"the source answers {status} to {path}")
 
 
-def _checked_root(settings: Settings, url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise SettingError("--from-orthanc: the root of an Orthanc is wanted, such as https://orthanc.example:8042")
-    if parts.username is not None or parts.password is not None:
-        raise SettingError("--from-orthanc: credentials do not belong in the URL: set orthanc_user, orthanc_password")
-    if parts.scheme == "http" and not settings.insecure and not _is_here(parts.hostname):
-        raise SettingError("--from-orthanc: http:// sends images and credentials in the clear: https://, or --insecure")
-    return url.rstrip("/")
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return is_loopback(host)
-    except SettingError:  # a name without an address
-        return False
-
-
 def _credentials(settings: Settings) -> dict[str, str]:
-    if (settings.orthanc_user is None) != (settings.orthanc_password is None):
-        raise SettingError("orthanc_user and orthanc_password belong together: set both or neither")
-    if settings.orthanc_token_file is not None:
-        if settings.orthanc_user is not None:
-            raise SettingError("orthanc_token_file and orthanc_user exclude each other")
-        return {"authorization": f"Bearer {_token(settings.orthanc_token_file)}"}
-    if settings.orthanc_user is None:
-        return {}
-    pair = f"{settings.orthanc_user}:{settings.orthanc_password}".encode()
-    return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
-
-
-def _token(path: Path) -> str:
+    named = basic("orthanc", settings.orthanc_user, settings.orthanc_password, settings.orthanc_token_file)
+    if settings.orthanc_token_file is None:
+        return named
     try:
-        with path.open("rb") as file:
-            token = file.read(_MAX_TOKEN).decode("ascii").strip()
+        return bearer(settings.orthanc_token_file)
     except (OSError, ValueError) as error:
         raise SettingError(f"orthanc_token_file: {error}") from error
-    if not token or not token.isprintable():
-        raise SettingError("orthanc_token_file: no token is in it")
-    return token
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.orthanc_ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingError(f"orthanc_ca_file: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

@@ -421,8 +421,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         ("http://192.0.2.1:8042", "in the clear"),
         ("http://nobody.invalid:8042", "in the clear"),
         ("https://anna:pw@orthanc.example", "do not belong in the URL"),
-        ("orthanc.example", "root of an Orthanc"),
-        ("https://orthanc.example/?x=1", "root of an Orthanc"),
+        ("orthanc.example", "root of an archive"),
+        ("https://orthanc.example/?x=1", "root of an archive"),
     ],
 )
 def test_urls_that_are_refused(settings: Any, url: str, wanted: str) -> None:
