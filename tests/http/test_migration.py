@@ -446,22 +446,6 @@ async def test_who_is_no_orthanc(archive: Archive, other: RunningServer) -> None
             pass
 
 
-def test_a_file_that_the_source_has_lost(tmp_path: Path) -> None:
-    """Orthanc answers 404 to it, as to an instance that was deleted."""
-    with running_orthanc(tmp_path / "orthanc", {}) as source, running_server(tmp_path / "target", **NAMES) as target:
-        sent = Sent(images=2)
-        for content in sent.contents():
-            source.upload(content)
-        kept, lost = sent.contents()
-        files = [path for path in (tmp_path / "orthanc/db").rglob("*") if path.is_file()]
-        next(path for path in files if path.read_bytes() == lost).unlink()
-        done = _import(target, source.url)
-        assert (done.returncode, _counts(done)) == (1, {"stored": 1, "failed": 1})
-        assert f"/instances/{sent.ids[1].instance}" in done.stdout
-        assert "the source has lost what it lists" in done.stdout
-        assert httpx.get(f"{target.url}/instances/{sent.ids[0].instance}/file").content == kept
-
-
 SYSTEM = {"ApiVersion": 24, "Version": "1.12.5", "DicomAet": "O", "Capabilities": {"HasExtendedFind": True}}
 
 
@@ -519,6 +503,20 @@ async def test_a_proxy_of_the_environment(archive: Archive, monkeypatch: pytest.
             async with OrthancSource(archive.settings, url.replace("http", scheme), parallel=1) as source:
                 assert await source.count() == 1
     assert set(asked) == ({b"CONNECT"} if scheme == "https" else set())
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_an_instance_without_a_file(archive: Archive, lost: bool) -> None:
+    """One that the source still lists is a failure, one that was deleted meanwhile is none."""
+    sent = Sent(images=1)
+    path, told = f"/instances/{sent.ids[0].instance}", {"ID": sent.ids[0].instance, "MainDicomTags": {}}
+    answers = NOTHING | {"/instances?": (200, json.dumps([told]).encode()), f"{path}/file": (404, b"")}
+    if lost:
+        answers[path] = (200, json.dumps(told).encode())
+    async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
+        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+    assert (report.exit_code, report.instances) == ((1, {"failed": 1}) if lost else (0, {"gone": 1}))
+    assert [(each.path, "has lost" in each.reason) for each in report.failures] == ([(path, True)] if lost else [])
 
 
 @pytest.mark.parametrize("lost", [True, False])
