@@ -1,26 +1,23 @@
 """Requests to another archive that speaks Orthanc's REST API: credentials, TLS, bounded answers. No redirect."""
 
 import asyncio
-import base64
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import orjson
 
-from storage.outbound import cause_of
-from storage.setting_checks import SettingError, is_loopback
+from dicomweb.errors import PeerFailed
+from storage.caller_settings import basic, bearer, checked_root, tls_context
+from storage.outbound import Caller, Target
+from storage.setting_checks import SettingError
 from storage.settings import Settings
 
-_CONNECT_S: Final = 10.0
 _SILENCE_S: Final = 60.0
-_SLOWEST: Final = 8 << 10  # bytes per second of a request that is given time
 _MAX_ANSWER: Final = 64 << 20
-_MAX_TOKEN: Final = 16 << 10
 _TRIES: Final = 4
 
 
@@ -36,6 +33,10 @@ class SourceDown(SourceError):
     """It gave no answer; the same request may succeed later."""
 
 
+class SourceFails(SourceDown):
+    """It answered, but not as it should. Later it may; of its other answers that says nothing."""
+
+
 class SourceGone(SourceError):
     """There is no such resource any more."""
 
@@ -49,22 +50,23 @@ class Connection:
 
     def __init__(self, settings: Settings, url: str, *, parallel: int) -> None:
         """Reads certificate and token files. Raises SettingError for what cannot be used."""
-        headers = _credentials(settings)
-        self._root = _checked_root(settings, url)
-        self._http = httpx.AsyncClient(
-            verify=_tls(settings),
-            timeout=httpx.Timeout(_SILENCE_S, connect=_CONNECT_S, pool=None),
+        names = "orthanc_user and orthanc_password"
+        root = checked_root("--from-orthanc", url, credentials=names, insecure=settings.insecure)
+        transport = httpx.AsyncHTTPTransport(
+            verify=tls_context("orthanc", settings.orthanc_ca_file, None, None),
+            trust_env=False,
             limits=httpx.Limits(max_connections=parallel + 2, keepalive_expiry=30.0),
-            follow_redirects=False,
-            headers={"user-agent": "anor-import", "accept-encoding": "identity", **headers},
+            proxy=_proxy(root),
         )
+        headers = {"user-agent": "anor-import", **_credentials(settings)}
+        self._caller = Caller(Target(f"{root}/", headers), _SILENCE_S, transport)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._caller.close()
 
     async def json(self, path: str, body: bytes | None = None) -> Any:
-        """An answer in JSON; to a POST where there is a body. Tries again where there is none. Raises SourceError."""
+        """An answer in JSON, to a POST where there is a body. Tries again. Raises SourceError."""
         data = await self._complete(path, body)
         try:
             return orjson.loads(data)
@@ -78,13 +80,8 @@ class Connection:
     async def _complete(self, path: str, body: bytes | None = None) -> bytes:
         for attempt in range(_TRIES):
             try:
-                async with self._request(path, 4 * _SILENCE_S, body) as response:
-                    answer = bytearray()
-                    async for chunk in response.aiter_raw():
-                        answer += chunk
-                        if len(answer) > _MAX_ANSWER:
-                            raise SourceError(f"the source's answer to {path} has more than {_MAX_ANSWER} bytes")
-                    return bytes(answer)
+                async with self.stream(path, body, limit=_MAX_ANSWER) as chunks:
+                    return b"".join([chunk async for chunk in chunks])
             except SourceDown:
                 if attempt == _TRIES - 1:
                     raise
@@ -92,24 +89,35 @@ class Connection:
         raise AssertionError("unreachable")
 
     @asynccontextmanager
-    async def _request(self, path: str, patience: float, body: bytes | None = None) -> AsyncIterator[httpx.Response]:
-        method, url = "GET" if body is None else "POST", self._root + path
+    async def stream(
+        self, path: str, body: bytes | None = None, *, limit: int | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """An answer of `limit` bytes at most in chunks. Raises SourceError, also within the block."""
+        request = (
+            self._caller.open("GET", path[1:])
+            if body is None
+            else self._caller.open("POST", path[1:], content=_once(body), size=len(body))
+        )
         try:
-            async with asyncio.timeout(patience), self._http.stream(method, url, content=body) as response:
+            async with request as response:
                 _check(response.status_code, path.partition("?")[0])
-                yield response
-        except (httpx.TimeoutException, TimeoutError) as error:
-            raise SourceDown("the source was silent for too long") from error
-        except httpx.ConnectError as error:
-            raise SourceDown(f"no connection to the source ({cause_of(error)})") from error
-        except httpx.HTTPError as error:
-            raise SourceDown(f"the connection to the source broke ({type(error).__name__})") from error
+                yield self._caller.chunks(response, limit)
+        except PeerFailed as error:
+            raise SourceDown(error.message) from error
 
-    @asynccontextmanager
-    async def stream(self, path: str, size: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        """An answer of about `size` bytes in chunks. Raises SourceError, also within the block."""
-        async with self._request(path, 2 * _SILENCE_S + size / _SLOWEST) as response:
-            yield response.aiter_raw()
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def _proxy(root: str) -> str | None:
+    """The environment's for https://, of which it sees nothing; none for http://."""
+    parts = urlsplit(root)
+    if parts.scheme != "https" or proxy_bypass(parts.hostname or ""):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get("https") or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _check(status: int, path: str) -> None:
@@ -117,58 +125,19 @@ def _check(status: int, path: str) -> None:
         raise SourceGone(f"the source has no {path}")
     if status in (401, 403):
         raise SourceRefuses(f"the source refuses {path} ({status}): set orthanc_user and orthanc_password")
-    if status in (429, 500, 502, 503, 504):
+    if status == 500:
+        raise SourceFails(f"the source answers {status} to {path}")
+    if status in (429, 502, 503, 504):
         raise SourceDown(f"the source answers {status} to {path}")
     if status != 200:
         raise SourceError(f"the source answers {status} to {path}")
 
 
-def _checked_root(settings: Settings, url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise SettingError("--from-orthanc: the root of an Orthanc is wanted, such as https://orthanc.example:8042")
-    if parts.username is not None or parts.password is not None:
-        raise SettingError("--from-orthanc: credentials do not belong in the URL: set orthanc_user, orthanc_password")
-    if parts.scheme == "http" and not settings.insecure and not _is_here(parts.hostname):
-        raise SettingError("--from-orthanc: http:// sends images and credentials in the clear: https://, or --insecure")
-    return url.rstrip("/")
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return is_loopback(host)
-    except SettingError:  # a name without an address
-        return False
-
-
 def _credentials(settings: Settings) -> dict[str, str]:
-    if (settings.orthanc_user is None) != (settings.orthanc_password is None):
-        raise SettingError("orthanc_user and orthanc_password belong together: set both or neither")
-    if settings.orthanc_token_file is not None:
-        if settings.orthanc_user is not None:
-            raise SettingError("orthanc_token_file and orthanc_user exclude each other")
-        return {"authorization": f"Bearer {_token(settings.orthanc_token_file)}"}
-    if settings.orthanc_user is None:
-        return {}
-    pair = f"{settings.orthanc_user}:{settings.orthanc_password}".encode()
-    return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
-
-
-def _token(path: Path) -> str:
+    named = basic("orthanc", settings.orthanc_user, settings.orthanc_password, settings.orthanc_token_file)
+    if settings.orthanc_token_file is None:
+        return named
     try:
-        with path.open("rb") as file:
-            token = file.read(_MAX_TOKEN).decode("ascii").strip()
+        return bearer(settings.orthanc_token_file)
     except (OSError, ValueError) as error:
         raise SettingError(f"orthanc_token_file: {error}") from error
-    if not token or not token.isprintable():
-        raise SettingError("orthanc_token_file: no token is in it")
-    return token
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.orthanc_ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingError(f"orthanc_ca_file: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

@@ -2,12 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal
-from urllib.parse import quote
 
 from dicomweb.errors import ArchiveError, NotFound, Unavailable
 from dicomweb.orthanc_kinds import Kinds
 from storage.access import LOCAL
 from storage.archive import Archive
+from storage.orthanc_connection import SourceDown, SourceError, SourceGone, SourceRefuses
 from storage.orthanc_source import Attached, Found, OrthancSource
 from storage.resource import Resource
 from storage.revisions import Condition
@@ -101,7 +101,7 @@ class Extras:
         memory, limit = archive.settings.spool_memory, archive.settings.max_body
         spool = Spool(archive.objects.spool_dir, memory_limit=memory, max_size=limit, raw=True)
         try:
-            async with self._source.content(found, f"attachments/{quote(attached.name, safe='')}/data") as chunks:
+            async with self._source.content(found, attached.name) as chunks:
                 async for chunk in chunks:
                     await spool.write(chunk)
             content = await spool.finish()
@@ -111,13 +111,15 @@ class Extras:
         await archive.attachments.put(LOCAL, here, kind, content, _ANY)
 
     async def _one(self, extra: Extra, path: str, work: Awaitable[object]) -> None:
-        """Copy one; what is wrong with it alone is noted, and the next has its turn."""
+        """Copy one; what is wrong with it alone is noted, and the next has its turn, as after one deleted meanwhile."""
         try:
             await work
-        except Unavailable:
+        except (Unavailable, SourceDown, SourceRefuses):
             raise
-        except ArchiveError as error:
-            self._failed(path, error.message)
+        except SourceGone:
+            return
+        except (ArchiveError, SourceError) as error:
+            self._failed(path, str(error))
         else:
             self._copied(extra)
 

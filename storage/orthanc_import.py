@@ -17,7 +17,7 @@ from storage.db import Record
 from storage.importer import Failure, ImportProgress
 from storage.ingest import Provenance
 from storage.modalities import Modality
-from storage.orthanc_connection import SourceDown, SourceError, SourceGone, SourceRefuses
+from storage.orthanc_connection import SourceDown, SourceError, SourceFails, SourceGone, SourceRefuses
 from storage.orthanc_extras import Extra, Extras
 from storage.orthanc_listing import PAGE, changed, listed
 from storage.orthanc_source import Found, OrthancSource
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 _MAX_FAILURES: Final = 1000  # described one by one; more are counted
 _TRIES: Final = 4
-_GIVE_UP_AFTER: Final = 20  # resources in a row that could not be copied although each was tried again
+_GIVE_UP_AFTER: Final = 20  # resources in a row for which source or archive were not there, each tried again
 _PROGRESS_SECONDS: Final = 0.1
 _OTHER_BYTES: Final = "other bytes are stored here under this SOPInstanceUID"
 
 Outcome = Literal["stored", "identical", "verified", "replaced", "gone", "failed"]
-_Item = tuple[Found, Record | None]  # the second: an instance's row here
+_Item = tuple[Found, Record | None, bool]  # the second: an instance's row here; the third: whether to compare it
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,37 +124,37 @@ class _Migration:
         self._count.total = await self._source.count()
         for level in reversed(Level):
             async for page in listed(self._source, level, self._page):
-                await self._enqueue(queue, page)
+                await self._enqueue(queue, page, verify=self._verify)
                 if self._stopped:
                     return
             await queue.join()
         async for page in changed(self._source, since):
             for level in reversed(Level):
-                await self._enqueue(queue, [each for each in page if each.level is level])
+                await self._enqueue(queue, [each for each in page if each.level is level], verify=True)
                 await queue.join()
             if self._stopped:
                 return
 
-    async def _enqueue(self, queue: asyncio.Queue[_Item], page: Sequence[Found]) -> None:
+    async def _enqueue(self, queue: asyncio.Queue[_Item], page: Sequence[Found], *, verify: bool) -> None:
         uids = [each.uid for each in page if each.level is Level.INSTANCE]
         rows = await self._archive.db.fetch("instances_known", LOCAL.tenant, uids) if uids else []
         # Orthanc can hold a UID twice, for two patients: the other one is for the ingest to judge.
         known = {spelled(row["orthanc_id"]): row for row in rows}
         for each in page:
-            await queue.put((each, known.get(each.id)))
+            await queue.put((each, known.get(each.id), verify))
 
     async def _work(self, queue: asyncio.Queue[_Item]) -> None:
         while True:
-            found, known = await queue.get()
+            found, known, verify = await queue.get()
             try:
                 if not self._stopped:
-                    await self._copy(found, known)
+                    await self._copy(found, known, verify=verify)
             finally:
                 queue.task_done()
 
-    async def _copy(self, found: Found, known: Record | None) -> None:
+    async def _copy(self, found: Found, known: Record | None, *, verify: bool) -> None:
         if found.level is Level.INSTANCE:
-            match await self._tried(found, lambda: self._instance(found, known)):
+            match await self._tried(found, lambda: self._instance(found, known, verify=verify)):
                 case "gone":
                     self._done("gone")
                     return
@@ -178,7 +178,9 @@ class _Migration:
                 if attempt < _TRIES - 1:
                     await asyncio.sleep(0.25 * 4**attempt)
                     continue
-                self._give_up(found, str(error))
+                self._lost(found, str(error))
+                if not isinstance(error, SourceFails):
+                    self._not_there(str(error))
             except (ArchiveError, SourceError, OSError) as error:
                 self._lost(found, str(error))
             except Exception as error:
@@ -192,10 +194,10 @@ class _Migration:
 
     # -- instances
 
-    async def _instance(self, found: Found, known: Record | None) -> None:
+    async def _instance(self, found: Found, known: Record | None, *, verify: bool) -> None:
         if known is None:
             self._done(await self._store(await self._fetch(found)))
-        elif self._verify:
+        elif verify:
             self._done(await self._verified(found, known))
         else:
             self._done("identical")
@@ -223,7 +225,7 @@ class _Migration:
             raise
         if found.size is not None and spool.size != found.size and not spool.preamble_added:
             spooled.release()
-            raise SourceDown(f"{spool.size} bytes came, but the source says that there are {found.size}")
+            raise SourceFails(f"{spool.size} bytes came, but the source says that there are {found.size}")
         return spooled
 
     async def _verified(self, found: Found, known: Record) -> Outcome:
@@ -289,8 +291,7 @@ class _Migration:
         if len(self._count.failures) < _MAX_FAILURES:
             self._count.failures.append(Failure(path, reason))
 
-    def _give_up(self, found: Found, reason: str) -> None:
-        self._lost(found, reason)
+    def _not_there(self, reason: str) -> None:
         self._count.down += 1
         if self._count.down >= _GIVE_UP_AFTER:
             self._stopped = reason

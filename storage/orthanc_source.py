@@ -16,7 +16,6 @@ from storage.resource import PLURAL
 from storage.resources import title
 from storage.settings import Settings
 
-_SIZE_UNKNOWN: Final = 1 << 30
 _REMEMBERED: Final = 100_000  # series
 _UID_OF: Final = {
     Level.PATIENT: "PatientID",
@@ -148,7 +147,11 @@ class OrthancSource:
         return _found(level, await self._http.json(f"/{PLURAL[level]}/{identifier}"), extended=False)
 
     async def complete(self, found: Found) -> Found:
-        """The same resource with everything that clients added to it. Raises SourceGone."""
+        """The same resource with everything that clients added to it. Raises SourceGone, SourceError."""
+        async with self._unless_lost(found.path):
+            return await self._complete(found)
+
+    async def _complete(self, found: Found) -> Found:
         if found.metadata is None:
             found = replace(found, metadata=_of_clients(await self._http.json(f"{found.path}/metadata?expand")))
         if found.attached is None or any(each.name.isdecimal() for each in found.attached):
@@ -198,11 +201,27 @@ class OrthancSource:
     # -- requests
 
     @asynccontextmanager
-    async def content(self, found: Found, below: str = "file") -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bytes of an instance, or of what lies below a resource. Raises SourceError, also within the block."""
-        size = found.size if found.size is not None and below == "file" else _SIZE_UNKNOWN
-        async with self._http.stream(f"{found.path}/{below}", size) as chunks:
+    async def content(self, found: Found, attachment: str | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of an instance, or of an attachment by its name. Raises SourceError, also within the block.
+
+        SourceGone: it was deleted. A file that is lost while the source still lists it is another SourceError.
+        """
+        if attachment is None:
+            listed, path = found.path, f"{found.path}/file"
+        else:
+            below = f"{found.path}/attachments/{quote(attachment, safe='')}"
+            listed, path = f"{below}/size", f"{below}/data"
+        async with self._unless_lost(listed), self._http.stream(path) as chunks:
             yield chunks
+
+    @asynccontextmanager
+    async def _unless_lost(self, listed: str) -> AsyncIterator[None]:
+        """Tells what was deleted from what was lost: to both it answers 404, but the lost is `listed` still."""
+        try:
+            yield
+        except SourceGone as error:
+            await self._http.text(listed)
+            raise SourceError(f"the source has lost what it lists: {error.why}") from error
 
 
 def _items(answer: Any) -> list[Mapping[str, Any]]:

@@ -1,23 +1,19 @@
 """The gateway's side of HTTP: one archive, its credentials, its certificate. No redirect is followed."""
 
 import asyncio
-import base64
-import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import httpx
 
+from storage.caller_settings import basic, bearer, checked_root, tls_context
 from storage.outbound import cause_of
-from storage.setting_checks import SettingError, is_loopback
+from storage.setting_checks import SettingError
 from storage.settings import Settings
 
 _CONNECT_S: Final = 10.0
-_MAX_TOKEN: Final = 16 << 10
 _SLOWEST: Final = 8 << 10  # bytes per second of a request that is given time
 
 
@@ -50,12 +46,15 @@ class Client:
         self._root = _checked_root(settings)
         self._timeout = settings.gateway_timeout
         self._token_file = settings.gateway_token_file
-        self._basic = _basic(settings)
+        user, password = settings.gateway_user, settings.gateway_password
+        self._basic = basic("gateway", user, password, settings.gateway_token_file)
+        certificate, key = settings.gateway_client_cert, settings.gateway_client_key
         self._http = httpx.AsyncClient(
-            verify=_tls(settings),
+            verify=tls_context("gateway", settings.gateway_ca_file, certificate, key),
             timeout=httpx.Timeout(self._timeout, connect=min(_CONNECT_S, self._timeout), pool=None),
             limits=httpx.Limits(max_connections=settings.gateway_parallel + 8, keepalive_expiry=30.0),
             follow_redirects=False,
+            trust_env=self._root.lower().startswith("https:"),  # a proxy would see what is sent in the clear
             headers={"user-agent": "anor-gateway"},
         )
 
@@ -116,52 +115,16 @@ class Client:
         if self._token_file is None:
             return self._basic
         try:
-            token = await asyncio.to_thread(_read_token, self._token_file)
+            return await asyncio.to_thread(bearer, self._token_file)
         except (OSError, ValueError) as error:
             raise Unreachable(f"the token file cannot be read ({type(error).__name__})") from error
-        return {"authorization": f"Bearer {token}"}
 
 
 def _checked_root(settings: Settings) -> str:
     if settings.gateway_to is None:
         raise SettingError("gateway_to: the gateway needs the DICOMweb root of an archive (--to)")
-    parts = urlsplit(settings.gateway_to)
-    if parts.username is not None or parts.password is not None:
-        raise SettingError("gateway_to: credentials do not belong in the URL: set gateway_user and gateway_password")
-    if parts.scheme == "http" and not settings.insecure and not is_loopback(parts.hostname or ""):
-        raise SettingError("gateway_to: http:// sends images and credentials in the clear: use https://, or --insecure")
-    return settings.gateway_to.rstrip("/")
-
-
-def _basic(settings: Settings) -> dict[str, str]:
-    if (settings.gateway_user is None) != (settings.gateway_password is None):
-        raise SettingError("gateway_user and gateway_password belong together: set both or neither")
-    if settings.gateway_user is None:
-        return {}
-    if settings.gateway_token_file is not None:
-        raise SettingError("gateway_token_file and gateway_user exclude each other")
-    pair = f"{settings.gateway_user}:{settings.gateway_password}".encode()
-    return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    """Verifies the archive's name and certificate."""
-    try:
-        context = ssl.create_default_context(cafile=settings.gateway_ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if settings.gateway_client_cert is not None:
-            context.load_cert_chain(settings.gateway_client_cert, settings.gateway_client_key)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingError(f"gateway_ca_file, gateway_client_cert, gateway_client_key: {error}") from error
-    return context
-
-
-def _read_token(path: Path) -> str:
-    with path.open("rb") as file:
-        token = file.read(_MAX_TOKEN).decode("ascii").strip()
-    if not token.isprintable():
-        raise ValueError
-    return token
+    names = "gateway_user and gateway_password"
+    return checked_root("gateway_to", settings.gateway_to, credentials=names, insecure=settings.insecure)
 
 
 async def _complete(response: httpx.Response, limit: int) -> Answer:

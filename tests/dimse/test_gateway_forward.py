@@ -447,6 +447,19 @@ async def test_an_archive_that_is_not_trusted_gets_nothing(
         assert not archive.requests
 
 
+async def test_a_proxy_sees_nothing_in_the_clear(
+    archive: ScriptedArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    sent = files(1)
+    async with forwarding(tmp_path, archive.url, *sent.values()) as gateway:
+        await gateway.empty()
+    assert archive.stored == {uid: [data] for uid, data in sent.items()}
+
+
 @pytest.mark.parametrize(
     ("values", "wrong"),
     [

@@ -289,6 +289,25 @@ async def test_what_comes_and_goes_meanwhile(archive: Archive, other: RunningSer
     assert report.instances["stored"] == len(here)
 
 
+async def test_a_file_that_is_replaced_meanwhile(archive: Archive, other: RunningServer) -> None:
+    """The change feed tells of it: it is compared although nobody asked for that, and not taken for the one here."""
+    (sent,) = _send(other, 1)
+    assert (await _run(archive, other)).exit_code == 0
+
+    def happens(page: list[Found]) -> None:
+        if "PatientComments" not in sent.first:
+            _delete(other, [sent.ids[0].instance])
+            sent.first.PatientComments = "another file"
+            httpx.post(f"{other.url}/instances", content=sent.contents()[0]).raise_for_status()
+
+    async with Changing(archive.settings, other.url, parallel=2) as source:
+        source.happens = happens
+        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+    assert report.exit_code == 1
+    assert [(each.path, "other bytes" in each.reason) for each in report.failures] == [(_paths(sent)[3], True)]
+    _delete(other, [sent.ids[0].patient])
+
+
 async def test_verify(archive: Archive, other: RunningServer) -> None:
     """A file that differs here, and one whose object is damaged here."""
     sent = _send(other, 3)
@@ -402,8 +421,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         ("http://192.0.2.1:8042", "in the clear"),
         ("http://nobody.invalid:8042", "in the clear"),
         ("https://anna:pw@orthanc.example", "do not belong in the URL"),
-        ("orthanc.example", "root of an Orthanc"),
-        ("https://orthanc.example/?x=1", "root of an Orthanc"),
+        ("orthanc.example", "root of an archive"),
+        ("https://orthanc.example/?x=1", "root of an archive"),
     ],
 )
 def test_urls_that_are_refused(settings: Any, url: str, wanted: str) -> None:
@@ -417,7 +436,7 @@ def test_command_lines_that_are_refused(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert "--from-orthanc" in done.stderr
     done = anor("import", "--from-orthanc", f"http://127.0.0.1:{free_port()}", data=str(tmp_path))
-    assert (done.returncode, "no connection to the source" in done.stderr) == (1, True)
+    assert (done.returncode, "no connection to the remote server" in done.stderr) == (1, True)
     assert anor("import", "--from-orthanc", "http://h", data=str(tmp_path), orthanc_user="x").returncode == 2
 
 
@@ -445,6 +464,86 @@ async def scripted(answers: dict[str, tuple[int, bytes]]) -> AsyncIterator[str]:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+NOTHING = {
+    "/system": (200, json.dumps(SYSTEM).encode()), "/modalities": (200, b"{}"),
+    "/changes": (200, b'{"Changes": [], "Last": 0, "Done": true}'), "/statistics": (200, b'{"CountInstances": 1}'),
+    "/instances?": (200, b"[]"), "/series?": (200, b"[]"), "/studies?": (200, b"[]"), "/patients?": (200, b"[]"),
+}  # fmt: skip
+
+
+async def test_many_files_that_the_source_cannot_read(archive: Archive) -> None:
+    """Its answer 500 is of one resource: more of them than end a migration without a source do not end it."""
+    sent = [Sent(images=1) for _ in range(25)]
+    told = [{"ID": each.ids[0].instance, "MainDicomTags": {}} for each in sent]
+    answers = NOTHING | {"/instances?": (200, json.dumps(told).encode()), "/instances/": (500, b"")}
+    async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=25) as source:
+        report = await run_orthanc_import(archive, source, parsed, jobs=25)
+    assert (report.exit_code, report.stopped, report.instances) == (1, "", {"failed": 25})
+    assert {each.path for each in report.failures} == {f"/instances/{each.ids[0].instance}" for each in sent}
+    assert all("answers 500" in each.reason for each in report.failures)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_of_the_environment(archive: Archive, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """It would see what goes to http:// in the clear, and is not asked; for https:// it makes a tunnel."""
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n")).split()[0])
+        writer.close()
+
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy, scripted(NOTHING) as url:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        with contextlib.suppress(SourceError):
+            async with OrthancSource(archive.settings, url.replace("http", scheme), parallel=1) as source:
+                assert await source.count() == 1
+    assert set(asked) == ({b"CONNECT"} if scheme == "https" else set())
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_an_instance_without_a_file(archive: Archive, lost: bool) -> None:
+    """One that the source still lists is a failure, one that was deleted meanwhile is none."""
+    sent = Sent(images=1)
+    path, told = f"/instances/{sent.ids[0].instance}", {"ID": sent.ids[0].instance, "MainDicomTags": {}}
+    answers = NOTHING | {"/instances?": (200, json.dumps([told]).encode()), f"{path}/file": (404, b"")}
+    if lost:
+        answers[path] = (200, json.dumps(told).encode())
+    async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
+        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+    assert (report.exit_code, report.instances) == ((1, {"failed": 1}) if lost else (0, {"gone": 1}))
+    assert [(each.path, "has lost" in each.reason) for each in report.failures] == ([(path, True)] if lost else [])
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_an_attachment_without_bytes(archive: Archive, lost: bool) -> None:
+    """One that the source still lists is a failure, one that was deleted meanwhile is none; the rest is copied."""
+    sent = Sent(images=1)
+    spool = archive.new_spool()
+    await spool.write(sent.contents()[0])
+    await archive.ingest.store(LOCAL, await spool.finish(), Provenance("import"))
+    attached = [{"ContentType": number, "UncompressedSize": 1, "UncompressedMD5": ""} for number in (1024, 1025)]
+    told = {"ID": sent.ids[0].patient, "MainDicomTags": {"PatientID": str(sent.first.PatientID)}, "Labels": [],
+            "Metadata": {}, "Attachments": attached, "IsProtected": True}  # fmt: skip
+    path = f"/patients/{sent.ids[0].patient}"
+    answers = NOTHING | {
+        "/patients?": (200, json.dumps([told]).encode()),
+        f"{path}/attachments?full": (200, b'{"1024": 1024, "1025": 1025}'),
+        f"{path}/attachments/1025/data": (200, b"x"),
+    }
+    if lost:
+        answers[f"{path}/attachments/1024/size"] = (200, b"1")
+    async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
+        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+    assert report.extras == {"attachments": 1, "protected": 1}
+    assert [(each.path, "has lost" in each.reason) for each in report.failures] == (
+        [(f"{path}/attachments/1024", True)] if lost else []
+    )
+    assert (report.exit_code, report.problems, report.stopped) == (int(lost), int(lost), "")
 
 
 @pytest.mark.parametrize(
