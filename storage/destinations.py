@@ -159,7 +159,7 @@ def checked_url(url: str) -> str:
     if "@" in parts.netloc:
         raise BadRequest("credentials do not belong in Url: give Username and Password", attribute="Url")
     host = parts.hostname
-    if not _HOST.fullmatch(host) or port == 0:
+    if not _is_host(host) or port == 0:
         raise BadRequest("Url names no host that can be called", attribute="Url")
     if "?" in url or "#" in url or not _PATH.fullmatch(parts.path) or has_dots(parts.path):
         raise BadRequest("Url has no query, no fragment, and no .. in its path", attribute="Url")
@@ -167,6 +167,16 @@ def checked_url(url: str) -> str:
     if port is not None:
         shown = f"{shown}:{port}"
     return f"{parts.scheme.lower()}://{shown}{parts.path.rstrip('/')}/"
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is a name, or an address that all read alike: 010.0.0.1 is 10.0.0.1 to some, 8.0.0.1 to others."""
+    if ":" in host or not host.strip("0123456789."):
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return False
+    return _HOST.fullmatch(host) is not None
 
 
 def has_dots(path: str) -> bool:

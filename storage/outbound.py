@@ -15,7 +15,7 @@ from typing import Final, Self, TypeVar
 
 import httpx
 
-from dicomweb.errors import PeerFailed
+from dicomweb.errors import BadRequest, PeerFailed
 from storage.destinations import Destinations, Resolve
 from storage.settings import Settings
 
@@ -106,7 +106,8 @@ class Caller:
     ) -> Answer:
         """One request to a path below the URL, with a body of `size` bytes or none; the whole answer.
 
-        Raises PeerFailed, also for an answer of more than `limit` bytes, and whatever `content` raises.
+        Raises PeerFailed, also for an answer of more than `limit` bytes, BadRequest where the URL is none or may not be
+        called, and whatever `content` raises.
         """
         async with self.open(method, path, params=params, headers=headers, content=content, size=size) as response:
             body = bytearray()
@@ -126,18 +127,18 @@ class Caller:
         content: AsyncIterator[bytes] | None = None,
         size: int = 0,
     ) -> AsyncIterator[httpx.Response]:
-        """The same, with an answer of which `chunks` gives the body."""
+        """The same, with an answer of which `chunks` gives the body. Raises BadRequest where the URL is none."""
         given = {name.lower(): value for name, value in (headers or {}).items()}
         if content is not None:
             given["content-length"] = str(size)
-        request = self._http.build_request(
-            method,
-            self._url + path,
-            params=httpx.QueryParams(list(params)) if params else None,
-            headers=given,
-            content=content,
-        )
         with _told():
+            request = self._http.build_request(
+                method,
+                self._url + path,
+                params=httpx.QueryParams(list(params)) if params else None,
+                headers=given,
+                content=content,
+            )
             async with asyncio.timeout(2 * self._timeout + size / _SLOWEST):
                 response = await self._http.send(request, stream=True)
         try:
@@ -188,7 +189,7 @@ async def again(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 class _told:  # noqa: N801 - used as a function
-    """Turns what httpx raises into PeerFailed."""
+    """Turns what httpx raises into PeerFailed, or BadRequest for a URL that is none."""
 
     def __enter__(self) -> None:
         return None
@@ -200,7 +201,9 @@ class _told:  # noqa: N801 - used as a function
             raise PeerFailed("the remote server was silent for too long") from error
         if isinstance(error, httpx.ConnectError):
             raise PeerFailed(f"no connection to the remote server ({cause_of(error)})") from error
-        if isinstance(error, httpx.HTTPError | httpx.InvalidURL | httpx.StreamError):
+        if isinstance(error, httpx.InvalidURL):
+            raise BadRequest("the URL of the remote server cannot be used", attribute="Url") from error
+        if isinstance(error, httpx.HTTPError | httpx.StreamError):
             raise PeerFailed(f"the connection to the remote server broke ({type(error).__name__})") from error
 
 

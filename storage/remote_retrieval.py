@@ -7,6 +7,7 @@ from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -51,7 +52,7 @@ async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: 
         # A server that does not know `transfer-syntax=*` sends what it likes.
         universal = remote.says("HasWadoRsUniversalTransferSyntax", default=True)
         accept = AS_STORED if universal else f'{_MULTIPART}; type="{_DICOM}"'
-        source = Provenance("rest", httpx.URL(remote.url).host)
+        source = Provenance("rest", urlsplit(remote.url).hostname or "")
         async for number, part in items.open():
             taking = _Taking(archive, access, source, permissive=content["permissive"])
             resource = orjson.loads(part)

@@ -73,6 +73,8 @@ def test_lists() -> None:
         "http://h h/",
         "http://b\u00fccher/", "http://h/\u00fc", "http://[::1%25eth0]/", "http://" + "h" * 3000, "javascript:alert(1)",
         "gopher://h/", "http://h/a b", "http://[::1", "http://ex%41mple/",
+        "https://010.0.0.1/", "https://999.1.1.1/", "https://1.2.3/", "https://2852039166/", "https://./",
+        "https://10.0.0.1./",
     ],
 )  # fmt: skip
 def test_urls_that_are_none(url: str) -> None:
@@ -170,6 +172,14 @@ async def test_the_metadata_service(host: str) -> None:
     resolve = metadata if host == "metadata.example" else None
     with pytest.raises(BadRequest, match="may not be called"):
         await ask(Outbound(made(outgoing_networks="", outgoing_http=True), resolve), f"http://{host}/latest/meta-data/")
+
+
+@pytest.mark.parametrize("url", ["https://010.0.0.1/", "https://999.1.1.1/", "http://h/" + "x" * 70_000])
+async def test_urls_that_no_request_can_have(url: str) -> None:
+    """Declared before they were refused, or made too long by the path."""
+    with pytest.raises(BadRequest) as refused:
+        await ask(Outbound(made()), url)
+    assert refused.value.attribute == "Url"
 
 
 async def test_plain_http_to_other_machines() -> None:
