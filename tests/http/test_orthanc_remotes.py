@@ -569,6 +569,17 @@ def test_what_servers_send_is_passed_on_harmlessly(web: httpx.Client) -> None:
         assert web.post("/dicom-web/servers/pages/get", json=headers).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "element", [b'"-0000010": {}', b'"00100020": {"vr": "LO", "Value": %s%s}' % (b"[" * 1000, b"]" * 1000)]
+)
+def test_hostile_answers_to_a_query(web: httpx.Client, element: bytes) -> None:
+    with scripted(lambda request: request.answer("200 OK", b"[{%s}]" % element)) as other:
+        web.put("/dicom-web/servers/hostile", json=[other.url])
+        answer = web.post("/dicom-web/servers/hostile/qido", json={"Uri": "studies"})
+    assert (answer.status_code, answer.json()["OrthancStatus"]) == (500, 9)  # another has failed, not we
+    assert "DICOM JSON" in answer.text
+
+
 BOUNDARY = 'multipart/related; type="application/dicom"; boundary=b'
 
 
