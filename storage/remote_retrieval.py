@@ -10,7 +10,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
-import orjson
 
 from dicomweb.errors import ArchiveError, BadRequest, NotFound, PeerFailed, Unavailable
 from dicomweb.media import MediaType, parse_media_type
@@ -53,15 +52,13 @@ async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: 
         universal = remote.says("HasWadoRsUniversalTransferSyntax", default=True)
         accept = AS_STORED if universal else f'{_MULTIPART}; type="{_DICOM}"'
         source = Provenance("rest", urlsplit(remote.url).hostname or "")
-        async for number, part in items.open():
+        params = list(content["arguments"].items())
+        async for number, path in items.open():
             taking = _Taking(archive, access, source, permissive=content["permissive"])
-            resource = orjson.loads(part)
 
-            async def attempt(taking: _Taking = taking, resource: Mapping[str, Any] = resource) -> None:
+            async def attempt(taking: _Taking = taking, path: str = path) -> None:
                 taking.received = taking.failed = 0
-                params = [(name, value) for name, value in resource.get("arguments", {}).items()]
-                headers = {"accept": accept}
-                async with caller.open("GET", resource["path"], params=params, headers=headers) as response:
+                async with caller.open("GET", path, params=params, headers={"accept": accept}) as response:
                     await taking.answer(caller, response)
 
             await again(attempt)

@@ -71,7 +71,7 @@ async def stored(archive: Archive, count: int) -> list[str]:
 async def make(archive: Archive, server: Scripted, kind: str, items: list[str], **more: object) -> str:
     remote = "peer" if kind == PEER_STORE else "dicomweb"
     await archive.remotes.put(LOCAL, Declaration(remote, "other", server.url))
-    content = {"remote": "other", "permissive": False, "compress": False, "said": {}} | more
+    content = {"remote": "other", "permissive": False, "compress": False, "arguments": {}, "said": {}} | more
     made = await archive.jobs.create(LOCAL, kind, content, items=items)
     assert made is not None
     return made
@@ -148,7 +148,7 @@ async def test_a_worker_that_is_killed_while_it_retrieves(archive: Archive) -> N
         request.answer("200 OK", b"".join(parts) + writer.tail(), Content_Type=writer.content_type("application/dicom"))
 
     with scripted(reply) as server:
-        name = await make(archive, server, RETRIEVE, [orjson.dumps({"path": path}).decode() for path in served])
+        name = await make(archive, server, RETRIEVE, list(served))
         await killed(archive, name, 3)
         asked = len(server.requests)
         assert asked < len(served)

@@ -539,6 +539,27 @@ def test_retrieve(web: httpx.Client, there: httpx.Client, dicomweb: str) -> None
     assert (job["State"], job["Content"]["ReceivedInstancesCount"]) == ("Success", "2")
 
 
+def test_what_a_request_says_is_kept_once(web: httpx.Client) -> None:
+    """Arguments are sent with each request, and bounded; of a resource its identifiers are kept, and nothing else."""
+    arguments = {"a": "ü" * 2000, "b": 1.5}
+    resources = [{"Study": f"1.2.{number}", "Comment": "x" * 1000} for number in range(50)]
+    with scripted(lambda request: request.answer("404 Not Found")) as other:
+        path = "/dicom-web/servers/arguments"
+        web.put(path, json=[other.url])
+        body = {"Resources": resources, "Arguments": arguments, "Asynchronous": True}
+        job = web.post(f"{path}/retrieve", json=body).json()["ID"]
+        assert finished(web, job)["Content"] == {
+            "Resources": [{"Study": each["Study"]} for each in resources], "Server": "arguments",
+        }  # fmt: skip
+        asked = httpx.URL(other.requests[0].path)
+        assert (asked.path, dict(asked.params)) == ("/studies/1.2.0", {"a": "ü" * 2000, "b": "1.5"})
+        long = {"Arguments": {"a": "x" * 4096}, "Uri": "studies"}
+        for route in ("get", "qido", "wado", "retrieve"):
+            answer = web.post(f"{path}/{route}", json=long | {"Resources": resources})
+            assert (answer.status_code, "Arguments" in answer.text) == (400, True), answer.text
+        assert len(other.requests) == 1
+
+
 def test_get_and_qido(web: httpx.Client, there: httpx.Client, dicomweb: str) -> None:
     made = upload(there, study(1, PatientName="Doe^Jane & Co", PatientID="qido 1"))
     asked = {"Uri": "/studies", "Arguments": {"PatientID": "qido 1", "limit": 1}}
