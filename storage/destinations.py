@@ -41,6 +41,10 @@ _SPECIAL: Final[tuple[Network, ...]] = tuple(
 _ENDS_WITH_IPV4: Final = tuple(ipaddress.IPv6Network(each) for each in ("::ffff:0:0/96", "64:ff9b::/96", "::/96"))
 
 
+class Unreached(PeerFailed):
+    """The other server was not reached, or did not answer to the end: the same request may succeed in a while."""
+
+
 @dataclass(frozen=True, slots=True)
 class Destinations:
     """Who may be called. Without `networks` and `names`: any host, but no special address.
@@ -78,12 +82,12 @@ class Destinations:
     async def checked(self, scheme: str, host: str, port: int, resolve: Resolve | None = None) -> list[str]:
         """The addresses of a host that may be connected to, as text.
 
-        Raises BadRequest where there are only others, PeerFailed where the name has none.
+        Raises BadRequest where there are only others, Unreached where the name has none.
         """
         try:
             found = await asyncio.wait_for((resolve or resolved)(host, port), _RESOLVE_SECONDS)
         except (OSError, UnicodeError, TimeoutError) as error:
-            raise PeerFailed("the name of the remote server has no address") from error
+            raise Unreached("the name of the remote server has no address") from error
         addresses = [ipaddress.ip_address(each.partition("%")[0]) for each in found]
         allowed = [each for each in dict.fromkeys(addresses) if self.allows(host, each)]
         if not allowed:
