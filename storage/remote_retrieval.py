@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from dicomweb.errors import ArchiveError, BadRequest, NotFound, PeerFailed, Unavailable
+from dicomweb.errors import ArchiveError, BadRequest, NotFound, PeerFailed, TooLarge, Unavailable
 from dicomweb.media import MediaType, parse_media_type
 from dicomweb.multipart import Limits, Parser, PartBegin, PartData, boundary_of
 from storage.access import Access
@@ -99,7 +99,7 @@ class _Taking:
                 raise PeerFailed("the remote server did not answer with DICOM files")
             async with aclosing(caller.chunks(response)) as chunks:
                 await (self._file(chunks) if whole else self._parts(chunks, media))
-        except BadRequest as error:
+        except (BadRequest, TooLarge) as error:
             raise PeerFailed(f"the answer of the remote server cannot be read: {error.message}") from error
 
     async def _file(self, chunks: AsyncIterator[bytes]) -> None:
@@ -108,6 +108,8 @@ class _Taking:
             async for chunk in chunks:
                 await spool.write(chunk)
             await self._store(await spool.finish())
+        except TooLarge as error:
+            self._count_failed(error)
         finally:
             spool.discard()
 
@@ -130,7 +132,13 @@ class _Taking:
                             await free.acquire()
                             spool = self._archive.new_spool()
                         elif isinstance(event, PartData) and spool is not None:
-                            await spool.write(event.data)
+                            try:
+                                await spool.write(event.data)
+                            except TooLarge as error:  # what else comes of it is passed over
+                                spool.discard()
+                                spool = None
+                                free.release()
+                                self._count_failed(error)
                         elif spool is not None:
                             storing.create_task(store(await spool.finish()))
                             spool = None
@@ -147,9 +155,13 @@ class _Taking:
         except Unavailable:
             raise
         except ArchiveError as error:
-            if not self._permissive:
-                reason = error.failure_reason or _PROCESSING_FAILURE
-                raise PeerFailed(f"an instance that came cannot be stored: {error.message}", reason) from error
-            self.failed += 1
+            self._count_failed(error)
         else:
             self.received += 1
+
+    def _count_failed(self, error: ArchiveError) -> None:
+        """An instance cannot be stored. Raises PeerFailed unless that is permitted."""
+        if not self._permissive:
+            reason = error.failure_reason or _PROCESSING_FAILURE
+            raise PeerFailed(f"an instance that came cannot be stored: {error.message}", reason) from error
+        self.failed += 1

@@ -143,9 +143,8 @@ async def test_a_worker_that_is_killed_while_it_retrieves(archive: Archive) -> N
 
     def reply(request: Request) -> None:
         time.sleep(0.1)
-        writer = Writer("b")
-        parts = [writer.part_head({"Content-Type": "application/dicom"}) + each for each in served[request.path[1:]]]
-        request.answer("200 OK", b"".join(parts) + writer.tail(), Content_Type=writer.content_type("application/dicom"))
+        body, kind = multipart(served[request.path[1:]])
+        request.answer("200 OK", body, Content_Type=kind)
 
     with scripted(reply) as server:
         name = await make(archive, server, RETRIEVE, list(served))
@@ -158,6 +157,40 @@ async def test_a_worker_that_is_killed_while_it_retrieves(archive: Archive) -> N
         assert job.result == {"said": {"ReceivedInstancesCount": "60"}}
         assert len(server.requests) < len(served) + asked
     assert (await archive.statistics(LOCAL)).instances == 60
+
+
+def multipart(instances: list[bytes]) -> tuple[bytes, str]:
+    """The body of a Retrieve transaction's answer, and its media type."""
+    writer = Writer("b")
+    parts = [writer.part_head({"Content-Type": "application/dicom"}) + each for each in instances]
+    return b"".join(parts) + writer.tail(), writer.content_type("application/dicom")
+
+
+@pytest.mark.parametrize("permissive", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
+async def test_an_instance_that_is_too_large(
+    settings: Callable[..., Settings], database_url: str, permissive: bool, alone: bool
+) -> None:
+    """It has failed, and nothing else, where failures are permitted; else it is the other side's failure."""
+    large = files.ct(PixelData=bytes(1 << 20))
+    more = {"max_instance": 512 << 10, "outgoing_networks": "127.0.0.0/8"}
+    archive = await open_archive(settings(database_url=database_url, **more))
+    # More than are stored at once, which those that are passed over must not count among.
+    body, kind = (large, "application/dicom") if alone else multipart([files.ct(), *[large] * 12, files.ct()])
+    try:
+        with scripted(lambda request: request.answer("200 OK", body, Content_Type=kind)) as server:
+            job = await asyncio.wait_for(
+                run(archive, await make(archive, server, RETRIEVE, ["studies/1"], permissive=permissive)), 30
+            )
+        if permissive:
+            received, failed = (0, 1) if alone else (2, 12)
+            assert job.result == {"said": {"ReceivedInstancesCount": str(received), "FailedInstancesCount": failed}}
+        else:
+            assert (job.state, job.error_kind) == ("failure", "peer-failed"), job
+            assert "larger than" in (job.error or "")
+            assert len(server.requests) == 1
+    finally:
+        await archive.close()
 
 
 async def test_what_cannot_be_read_spoils_nothing_else(archive: Archive) -> None:
