@@ -42,7 +42,6 @@ def handlers(archive: Archive) -> Mapping[str, Handler]:
 async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Retrieve each resource of the job, and store what comes; what is stored already counts as received."""
     content, access = job.content, access_of(job)
-    failed = 0
     async with (
         job_items(archive.db, job.tenant, job.id) as items,
         archive.remotes.caller(access, "dicomweb", content["remote"], content.get("headers")) as caller,
@@ -62,13 +61,12 @@ async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: 
                     await taking.answer(caller, response)
 
             await again(attempt)
-            failed += taking.failed
-            await items.note(number, 0, str(taking.received))
+            await items.note(number, 0, f"{taking.received} {taking.failed}")
             progress(items.fraction)
         await items.flush()
-        received = await archive.db.fetch_value("job_items_sum", uuid.UUID(job.id))
-    said: dict[str, Any] = {"ReceivedInstancesCount": str(received)}
-    return Done({"said": said | ({"FailedInstancesCount": failed} if failed else {})})
+        [row] = await archive.db.fetch("job_items_received", uuid.UUID(job.id))
+    said: dict[str, Any] = {"ReceivedInstancesCount": str(row["received"])}
+    return Done({"said": said | ({"FailedInstancesCount": row["failed"]} if row["failed"] else {})})
 
 
 class _Taking:

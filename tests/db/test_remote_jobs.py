@@ -288,6 +288,26 @@ async def test_jobs_go_on_with_what_is_not_done(archive: Archive) -> None:
     assert len(received) < 5
 
 
+async def test_a_retrieval_that_goes_on_knows_what_has_failed(archive: Archive) -> None:
+    served = {"/studies/1": [files.ct(), b"junk", files.ct()]}
+
+    def reply(request: Request) -> None:
+        if (instances := served.get(request.path)) is None:
+            request.answer("404 Not Found")
+        else:
+            body, kind = multipart(instances)
+            request.answer("200 OK", body, Content_Type=kind)
+
+    with scripted(reply) as server:
+        name = await make(archive, server, RETRIEVE, ["studies/1", "studies/2"], permissive=True)
+        assert (await run(archive, name)).error_kind == "not-found"
+        served["/studies/2"] = [b"junk", files.ct()]
+        assert await archive.jobs.resubmit(LOCAL, name)
+        job = await run(archive, name)
+        assert len(server.requests) == 3
+    assert job.result == {"said": {"ReceivedInstancesCount": "3", "FailedInstancesCount": 2}}
+
+
 async def test_a_server_that_is_forgotten_or_moved_meanwhile(archive: Archive) -> None:
     uids = await stored(archive, 1)
     with scripted(taking([])) as server:
