@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from io import BytesIO
@@ -320,6 +321,27 @@ async def test_a_server_that_is_forgotten_or_moved_meanwhile(archive: Archive) -
         job = await run(archive, again)
         assert (job.state, job.error_kind) == ("failure", "bad-request")
         assert not server.requests
+
+
+async def test_a_server_that_is_forgotten_while_a_job_runs(archive: Archive) -> None:
+    """The job goes on: who wants its end cancels it."""
+    began, forgotten = threading.Event(), threading.Event()
+    received: list[str] = []
+    take = taking(received)
+
+    def reply(request: Request) -> None:
+        began.set()
+        assert forgotten.wait(10)
+        take(request)
+
+    uids = await stored(archive, 2)
+    with scripted(reply) as server:
+        running = asyncio.create_task(run(archive, await make(archive, server, PEER_STORE, uids)))
+        assert await asyncio.to_thread(began.wait, 10)
+        await archive.remotes.delete(LOCAL, "peer", "other")
+        forgotten.set()
+        assert (await running).state == "success"
+    assert sorted(received) == sorted(uids)
 
 
 async def test_headers_of_a_request_are_forgotten_with_success(archive: Archive) -> None:
