@@ -295,13 +295,19 @@ async def test_what_is_tried_again(monkeypatch: pytest.MonkeyPatch, answer: byte
         assert len(heads) == times
 
 
+def distrusted() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "times"),
     [
         (httpx.ConnectError("refused"), 3),
         (httpx.ReadTimeout("silence"), 3),
         (httpx.UnsupportedProtocol("gopher"), 1),
-        (ssl.SSLCertVerificationError(1, "distrusted"), 1),
+        (distrusted(), 1),
     ],
 )
 async def test_which_errors_are_tried_again(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> None:
