@@ -1,10 +1,13 @@
 """Answers of QIDO-RS in the form that Orthanc's DICOMweb client gives to scripts: values are text."""
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from pydicom.datadict import keyword_for_tag
 
 from dicomweb.errors import BadRequest
+
+_TAG: Final = re.compile("[0-9A-Fa-f]{8}")
 
 
 def simplified(datasets: Any) -> list[dict[str, Any]]:
@@ -22,20 +25,20 @@ def _dataset(dataset: Any) -> dict[str, Any]:
         raise BadRequest("an answer to a query is a list of data sets")
     made = {}
     for tag, element in dataset.items():
-        try:
-            number = int(tag, 16)
-        except ValueError:
-            raise BadRequest("an answer to a query has an element without a tag") from None
-        if not isinstance(element, dict) or len(tag) != 8:
+        if not _TAG.fullmatch(tag) or not isinstance(element, dict):
             raise BadRequest("an answer to a query has an element without a tag")
+        vr = element.get("vr", "")
+        if not isinstance(vr, str):
+            raise BadRequest("an answer to a query has an element whose VR is no text")
+        number = int(tag, 16)
         shown = {
             "Group": number >> 16,
             "Element": number & 0xFFFF,
             "Name": keyword_for_tag(number) or "Unknown",
-            "vr": str(element.get("vr", "")),
+            "vr": vr,
         }
         values = element.get("Value")
-        if isinstance(values, list) and values and shown["vr"] != "SQ":
+        if isinstance(values, list) and values and vr != "SQ":
             shown["Value"] = "\\".join(map(_text, values))
         made[tag.upper()] = shown
     return made
@@ -46,4 +49,8 @@ def _text(value: Any) -> str:
         return next(
             (each for key in ("Alphabetic", "Ideographic", "Phonetic") if isinstance(each := value.get(key), str)), ""
         )
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise BadRequest("an answer to a query has a value that is neither text nor a number")
+    return str(value)

@@ -41,6 +41,10 @@ _SPECIAL: Final[tuple[Network, ...]] = tuple(
 _ENDS_WITH_IPV4: Final = tuple(ipaddress.IPv6Network(each) for each in ("::ffff:0:0/96", "64:ff9b::/96", "::/96"))
 
 
+class Unreached(PeerFailed):
+    """The other server was not reached, or did not answer to the end: the same request may succeed in a while."""
+
+
 @dataclass(frozen=True, slots=True)
 class Destinations:
     """Who may be called. Without `networks` and `names`: any host, but no special address.
@@ -78,12 +82,12 @@ class Destinations:
     async def checked(self, scheme: str, host: str, port: int, resolve: Resolve | None = None) -> list[str]:
         """The addresses of a host that may be connected to, as text.
 
-        Raises BadRequest where there are only others, PeerFailed where the name has none.
+        Raises BadRequest where there are only others, Unreached where the name has none.
         """
         try:
             found = await asyncio.wait_for((resolve or resolved)(host, port), _RESOLVE_SECONDS)
         except (OSError, UnicodeError, TimeoutError) as error:
-            raise PeerFailed("the name of the remote server has no address") from error
+            raise Unreached("the name of the remote server has no address") from error
         addresses = [ipaddress.ip_address(each.partition("%")[0]) for each in found]
         allowed = [each for each in dict.fromkeys(addresses) if self.allows(host, each)]
         if not allowed:
@@ -159,7 +163,7 @@ def checked_url(url: str) -> str:
     if "@" in parts.netloc:
         raise BadRequest("credentials do not belong in Url: give Username and Password", attribute="Url")
     host = parts.hostname
-    if not _HOST.fullmatch(host) or port == 0:
+    if not _is_host(host) or port == 0:
         raise BadRequest("Url names no host that can be called", attribute="Url")
     if "?" in url or "#" in url or not _PATH.fullmatch(parts.path) or has_dots(parts.path):
         raise BadRequest("Url has no query, no fragment, and no .. in its path", attribute="Url")
@@ -167,6 +171,16 @@ def checked_url(url: str) -> str:
     if port is not None:
         shown = f"{shown}:{port}"
     return f"{parts.scheme.lower()}://{shown}{parts.path.rstrip('/')}/"
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is a name, or an address that all read alike: 010.0.0.1 is 10.0.0.1 to some, 8.0.0.1 to others."""
+    if ":" in host or not host.strip("0123456789."):
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return False
+    return _HOST.fullmatch(host) is not None
 
 
 def has_dots(path: str) -> bool:

@@ -15,8 +15,8 @@ from typing import Final, Self, TypeVar
 
 import httpx
 
-from dicomweb.errors import PeerFailed
-from storage.destinations import Destinations, Resolve
+from dicomweb.errors import BadRequest, PeerFailed
+from storage.destinations import Destinations, Resolve, Unreached
 from storage.settings import Settings
 
 T = TypeVar("T")
@@ -110,7 +110,8 @@ class Caller:
     ) -> Answer:
         """One request to a path below the URL, with a body of `size` bytes or none; the whole answer.
 
-        Raises PeerFailed, also for an answer of more than `limit` bytes, and whatever `content` raises.
+        Raises PeerFailed, also for an answer of more than `limit` bytes, BadRequest where the URL is none or may not be
+        called, and whatever `content` raises.
         """
         async with self.open(method, path, params=params, headers=headers, content=content, size=size) as response:
             body = bytearray()
@@ -130,18 +131,18 @@ class Caller:
         content: AsyncIterator[bytes] | None = None,
         size: int = 0,
     ) -> AsyncIterator[httpx.Response]:
-        """The same, with an answer of which `chunks` gives the body."""
+        """The same, with an answer of which `chunks` gives the body. Raises BadRequest where the URL is none."""
         given = {name.lower(): value for name, value in (headers or {}).items()}
         if content is not None:
             given["content-length"] = str(size)
-        request = self._http.build_request(
-            method,
-            self._url + path,
-            params=httpx.QueryParams(list(params)) if params else None,
-            headers=given,
-            content=content,
-        )
         with _told():
+            request = self._http.build_request(
+                method,
+                self._url + path,
+                params=httpx.QueryParams(list(params)) if params else None,
+                headers=given,
+                content=content,
+            )
             async with asyncio.timeout(2 * self._timeout + size / _SLOWEST):
                 response = await self._http.send(request, stream=True)
         try:
@@ -180,19 +181,22 @@ def refusal(status: int) -> PeerFailed:
 
 
 async def again(attempt: Callable[[], Awaitable[T]]) -> T:
-    """What an attempt gives, tried some times where the server cannot be reached or says that it cannot answer now."""
+    """What an attempt gives, tried some times where the server cannot be reached or says that it cannot answer now.
+
+    Nothing else is tried again: it would end alike, perhaps after a whole download.
+    """
     for tried in range(1, _TRIES):
         try:
             return await attempt()
         except PeerFailed as error:
-            if error.status is not None and error.status not in _LATER:
+            if not isinstance(error, Unreached) and error.status not in _LATER:
                 raise
         await asyncio.sleep(_AGAIN_SECONDS * 2 ** (tried - 1))
     return await attempt()
 
 
 class _told:  # noqa: N801 - used as a function
-    """Turns what httpx raises into PeerFailed."""
+    """Turns what httpx raises into PeerFailed, or BadRequest for a URL that is none."""
 
     def __enter__(self) -> None:
         return None
@@ -201,20 +205,30 @@ class _told:  # noqa: N801 - used as a function
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         if isinstance(error, httpx.TimeoutException | TimeoutError):
-            raise PeerFailed("the remote server was silent for too long") from error
+            raise Unreached("the remote server was silent for too long") from error
         if isinstance(error, httpx.ConnectError):
-            raise PeerFailed(f"no connection to the remote server ({cause_of(error)})") from error
-        if isinstance(error, httpx.HTTPError | httpx.InvalidURL | httpx.StreamError):
-            raise PeerFailed(f"the connection to the remote server broke ({type(error).__name__})") from error
+            distrusted = isinstance(_bottom(error), ssl.SSLCertVerificationError)
+            kind = PeerFailed if distrusted else Unreached
+            raise kind(f"no connection to the remote server ({cause_of(error)})") from error
+        if isinstance(error, httpx.InvalidURL):
+            raise BadRequest("the URL of the remote server cannot be used", attribute="Url") from error
+        if isinstance(error, httpx.HTTPError | httpx.StreamError):
+            kind = Unreached if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) else PeerFailed
+            raise kind(f"the connection to the remote server broke ({type(error).__name__})") from error
 
 
 def cause_of(error: BaseException) -> str:
     """What the operating system or TLS said, of the error at the bottom."""
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
+    error = _bottom(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {error.verify_message}"
     return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__
+
+
+def _bottom(error: BaseException) -> BaseException:
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return error
 
 
 class _Checked(httpx.AsyncBaseTransport):

@@ -7,11 +7,11 @@ from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
-import orjson
 
-from dicomweb.errors import ArchiveError, BadRequest, NotFound, PeerFailed, Unavailable
+from dicomweb.errors import ArchiveError, BadRequest, NotFound, PeerFailed, TooLarge, Unavailable
 from dicomweb.media import MediaType, parse_media_type
 from dicomweb.multipart import Limits, Parser, PartBegin, PartData, boundary_of
 from storage.access import Access
@@ -42,7 +42,6 @@ def handlers(archive: Archive) -> Mapping[str, Handler]:
 async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Retrieve each resource of the job, and store what comes; what is stored already counts as received."""
     content, access = job.content, access_of(job)
-    failed = 0
     async with (
         job_items(archive.db, job.tenant, job.id) as items,
         archive.remotes.caller(access, "dicomweb", content["remote"], content.get("headers")) as caller,
@@ -51,26 +50,23 @@ async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: 
         # A server that does not know `transfer-syntax=*` sends what it likes.
         universal = remote.says("HasWadoRsUniversalTransferSyntax", default=True)
         accept = AS_STORED if universal else f'{_MULTIPART}; type="{_DICOM}"'
-        source = Provenance("rest", httpx.URL(remote.url).host)
-        async for number, part in items.open():
+        source = Provenance("rest", urlsplit(remote.url).hostname or "")
+        params = list(content["arguments"].items())
+        async for number, path in items.open():
             taking = _Taking(archive, access, source, permissive=content["permissive"])
-            resource = orjson.loads(part)
 
-            async def attempt(taking: _Taking = taking, resource: Mapping[str, Any] = resource) -> None:
+            async def attempt(taking: _Taking = taking, path: str = path) -> None:
                 taking.received = taking.failed = 0
-                params = [(name, value) for name, value in resource.get("arguments", {}).items()]
-                headers = {"accept": accept}
-                async with caller.open("GET", resource["path"], params=params, headers=headers) as response:
+                async with caller.open("GET", path, params=params, headers={"accept": accept}) as response:
                     await taking.answer(caller, response)
 
             await again(attempt)
-            failed += taking.failed
-            await items.note(number, 0, str(taking.received))
+            await items.note(number, 0, f"{taking.received} {taking.failed}")
             progress(items.fraction)
         await items.flush()
-        received = await archive.db.fetch_value("job_items_sum", uuid.UUID(job.id))
-    said: dict[str, Any] = {"ReceivedInstancesCount": str(received)}
-    return Done({"said": said | ({"FailedInstancesCount": failed} if failed else {})})
+        [row] = await archive.db.fetch("job_items_received", uuid.UUID(job.id))
+    said: dict[str, Any] = {"ReceivedInstancesCount": str(row["received"])}
+    return Done({"said": said | ({"FailedInstancesCount": row["failed"]} if row["failed"] else {})})
 
 
 class _Taking:
@@ -101,7 +97,7 @@ class _Taking:
                 raise PeerFailed("the remote server did not answer with DICOM files")
             async with aclosing(caller.chunks(response)) as chunks:
                 await (self._file(chunks) if whole else self._parts(chunks, media))
-        except BadRequest as error:
+        except (BadRequest, TooLarge) as error:
             raise PeerFailed(f"the answer of the remote server cannot be read: {error.message}") from error
 
     async def _file(self, chunks: AsyncIterator[bytes]) -> None:
@@ -110,6 +106,8 @@ class _Taking:
             async for chunk in chunks:
                 await spool.write(chunk)
             await self._store(await spool.finish())
+        except TooLarge as error:
+            self._count_failed(error)
         finally:
             spool.discard()
 
@@ -132,7 +130,13 @@ class _Taking:
                             await free.acquire()
                             spool = self._archive.new_spool()
                         elif isinstance(event, PartData) and spool is not None:
-                            await spool.write(event.data)
+                            try:
+                                await spool.write(event.data)
+                            except TooLarge as error:  # what else comes of it is passed over
+                                spool.discard()
+                                spool = None
+                                free.release()
+                                self._count_failed(error)
                         elif spool is not None:
                             storing.create_task(store(await spool.finish()))
                             spool = None
@@ -149,9 +153,13 @@ class _Taking:
         except Unavailable:
             raise
         except ArchiveError as error:
-            if not self._permissive:
-                reason = error.failure_reason or _PROCESSING_FAILURE
-                raise PeerFailed(f"an instance that came cannot be stored: {error.message}", reason) from error
-            self.failed += 1
+            self._count_failed(error)
         else:
             self.received += 1
+
+    def _count_failed(self, error: ArchiveError) -> None:
+        """An instance cannot be stored. Raises PeerFailed unless that is permitted."""
+        if not self._permissive:
+            reason = error.failure_reason or _PROCESSING_FAILURE
+            raise PeerFailed(f"an instance that came cannot be stored: {error.message}", reason) from error
+        self.failed += 1

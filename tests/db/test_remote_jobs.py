@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from io import BytesIO
@@ -71,7 +72,7 @@ async def stored(archive: Archive, count: int) -> list[str]:
 async def make(archive: Archive, server: Scripted, kind: str, items: list[str], **more: object) -> str:
     remote = "peer" if kind == PEER_STORE else "dicomweb"
     await archive.remotes.put(LOCAL, Declaration(remote, "other", server.url))
-    content = {"remote": "other", "permissive": False, "compress": False, "said": {}} | more
+    content = {"remote": "other", "permissive": False, "compress": False, "arguments": {}, "said": {}} | more
     made = await archive.jobs.create(LOCAL, kind, content, items=items)
     assert made is not None
     return made
@@ -143,12 +144,11 @@ async def test_a_worker_that_is_killed_while_it_retrieves(archive: Archive) -> N
 
     def reply(request: Request) -> None:
         time.sleep(0.1)
-        writer = Writer("b")
-        parts = [writer.part_head({"Content-Type": "application/dicom"}) + each for each in served[request.path[1:]]]
-        request.answer("200 OK", b"".join(parts) + writer.tail(), Content_Type=writer.content_type("application/dicom"))
+        body, kind = multipart(served[request.path[1:]])
+        request.answer("200 OK", body, Content_Type=kind)
 
     with scripted(reply) as server:
-        name = await make(archive, server, RETRIEVE, [orjson.dumps({"path": path}).decode() for path in served])
+        name = await make(archive, server, RETRIEVE, list(served))
         await killed(archive, name, 3)
         asked = len(server.requests)
         assert asked < len(served)
@@ -158,6 +158,40 @@ async def test_a_worker_that_is_killed_while_it_retrieves(archive: Archive) -> N
         assert job.result == {"said": {"ReceivedInstancesCount": "60"}}
         assert len(server.requests) < len(served) + asked
     assert (await archive.statistics(LOCAL)).instances == 60
+
+
+def multipart(instances: list[bytes]) -> tuple[bytes, str]:
+    """The body of a Retrieve transaction's answer, and its media type."""
+    writer = Writer("b")
+    parts = [writer.part_head({"Content-Type": "application/dicom"}) + each for each in instances]
+    return b"".join(parts) + writer.tail(), writer.content_type("application/dicom")
+
+
+@pytest.mark.parametrize("permissive", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
+async def test_an_instance_that_is_too_large(
+    settings: Callable[..., Settings], database_url: str, permissive: bool, alone: bool
+) -> None:
+    """It has failed, and nothing else, where failures are permitted; else it is the other side's failure."""
+    large = files.ct(PixelData=bytes(1 << 20))
+    more = {"max_instance": 512 << 10, "outgoing_networks": "127.0.0.0/8"}
+    archive = await open_archive(settings(database_url=database_url, **more))
+    # More than are stored at once, which those that are passed over must not count among.
+    body, kind = (large, "application/dicom") if alone else multipart([files.ct(), *[large] * 12, files.ct()])
+    try:
+        with scripted(lambda request: request.answer("200 OK", body, Content_Type=kind)) as server:
+            job = await asyncio.wait_for(
+                run(archive, await make(archive, server, RETRIEVE, ["studies/1"], permissive=permissive)), 30
+            )
+        if permissive:
+            received, failed = (0, 1) if alone else (2, 12)
+            assert job.result == {"said": {"ReceivedInstancesCount": str(received), "FailedInstancesCount": failed}}
+        else:
+            assert (job.state, job.error_kind) == ("failure", "peer-failed"), job
+            assert "larger than" in (job.error or "")
+            assert len(server.requests) == 1
+    finally:
+        await archive.close()
 
 
 async def test_what_cannot_be_read_spoils_nothing_else(archive: Archive) -> None:
@@ -255,6 +289,26 @@ async def test_jobs_go_on_with_what_is_not_done(archive: Archive) -> None:
     assert len(received) < 5
 
 
+async def test_a_retrieval_that_goes_on_knows_what_has_failed(archive: Archive) -> None:
+    served = {"/studies/1": [files.ct(), b"junk", files.ct()]}
+
+    def reply(request: Request) -> None:
+        if (instances := served.get(request.path)) is None:
+            request.answer("404 Not Found")
+        else:
+            body, kind = multipart(instances)
+            request.answer("200 OK", body, Content_Type=kind)
+
+    with scripted(reply) as server:
+        name = await make(archive, server, RETRIEVE, ["studies/1", "studies/2"], permissive=True)
+        assert (await run(archive, name)).error_kind == "not-found"
+        served["/studies/2"] = [b"junk", files.ct()]
+        assert await archive.jobs.resubmit(LOCAL, name)
+        job = await run(archive, name)
+        assert len(server.requests) == 3
+    assert job.result == {"said": {"ReceivedInstancesCount": "3", "FailedInstancesCount": 2}}
+
+
 async def test_a_server_that_is_forgotten_or_moved_meanwhile(archive: Archive) -> None:
     uids = await stored(archive, 1)
     with scripted(taking([])) as server:
@@ -267,6 +321,27 @@ async def test_a_server_that_is_forgotten_or_moved_meanwhile(archive: Archive) -
         job = await run(archive, again)
         assert (job.state, job.error_kind) == ("failure", "bad-request")
         assert not server.requests
+
+
+async def test_a_server_that_is_forgotten_while_a_job_runs(archive: Archive) -> None:
+    """The job goes on: who wants its end cancels it."""
+    began, forgotten = threading.Event(), threading.Event()
+    received: list[str] = []
+    take = taking(received)
+
+    def reply(request: Request) -> None:
+        began.set()
+        assert forgotten.wait(10)
+        take(request)
+
+    uids = await stored(archive, 2)
+    with scripted(reply) as server:
+        running = asyncio.create_task(run(archive, await make(archive, server, PEER_STORE, uids)))
+        assert await asyncio.to_thread(began.wait, 10)
+        await archive.remotes.delete(LOCAL, "peer", "other")
+        forgotten.set()
+        assert (await running).state == "success"
+    assert sorted(received) == sorted(uids)
 
 
 async def test_headers_of_a_request_are_forgotten_with_success(archive: Archive) -> None:

@@ -134,6 +134,7 @@ def test_declarations_of_dicomweb_servers(web: httpx.Client, server: RunningServ
 @pytest.mark.parametrize(
     ("body", "attribute"),
     [
+        (["https://010.0.0.1/"], "Url"), (["http://2852039166/"], "Url"),
         ({}, "Url"), (["ftp://x"], "Url"), (["file:///etc/passwd"], "Url"), ("http://127.0.0.1/", ""), ([], ""),
         ({"Url": f"http://u:{SECRET}@127.0.0.1/"}, "Url"),
         ({"Url": "http://127.0.0.1/", "Username": "u:v", "Password": SECRET}, "Username"),
@@ -165,7 +166,7 @@ def test_declarations_that_are_refused(web: httpx.Client, body: Any, attribute: 
 
 
 FORBIDDEN = (
-    "http://169.254.169.254/latest/meta-data/", "http://0xA9FEA9FE/", "http://2852039166/", "http://[::1]/",
+    "http://169.254.169.254/latest/meta-data/", "http://0xA9FEA9FE/", "http://[::1]/",
     "http://[::ffff:169.254.169.254]/", "http://0.0.0.0/", "http://[fd00:ec2::254]/", "http://10.0.0.1/",
     "https://192.0.2.1/",
 )  # fmt: skip
@@ -181,7 +182,7 @@ def test_addresses_that_may_not_be_called(web: httpx.Client, url: str) -> None:
 
 def test_by_default_this_machine_may_not_be_called(there: httpx.Client, server: RunningServer) -> None:
     """The other server has the default settings."""
-    for url in (server.url, f"http://localhost:{server.port}/", f"http://2130706433:{server.port}/", *FORBIDDEN[:7]):
+    for url in (server.url, f"http://localhost:{server.port}/", f"http://2130706433:{server.port}/", *FORBIDDEN[:6]):
         assert there.put("/peers/self", json=[url]).status_code == 400, url
     clear = there.put("/peers/clear", json=["http://192.0.2.1/"])
     assert (clear.status_code, "in the clear" in clear.text) == (400, True)
@@ -538,6 +539,27 @@ def test_retrieve(web: httpx.Client, there: httpx.Client, dicomweb: str) -> None
     assert (job["State"], job["Content"]["ReceivedInstancesCount"]) == ("Success", "2")
 
 
+def test_what_a_request_says_is_kept_once(web: httpx.Client) -> None:
+    """Arguments are sent with each request, and bounded; of a resource its identifiers are kept, and nothing else."""
+    arguments = {"a": "ü" * 2000, "b": 1.5}
+    resources = [{"Study": f"1.2.{number}", "Comment": "x" * 1000} for number in range(50)]
+    with scripted(lambda request: request.answer("404 Not Found")) as other:
+        path = "/dicom-web/servers/arguments"
+        web.put(path, json=[other.url])
+        body = {"Resources": resources, "Arguments": arguments, "Asynchronous": True}
+        job = web.post(f"{path}/retrieve", json=body).json()["ID"]
+        assert finished(web, job)["Content"] == {
+            "Resources": [{"Study": each["Study"]} for each in resources], "Server": "arguments",
+        }  # fmt: skip
+        asked = httpx.URL(other.requests[0].path)
+        assert (asked.path, dict(asked.params)) == ("/studies/1.2.0", {"a": "ü" * 2000, "b": "1.5"})
+        long = {"Arguments": {"a": "x" * 4096}, "Uri": "studies"}
+        for route in ("get", "qido", "wado", "retrieve"):
+            answer = web.post(f"{path}/{route}", json=long | {"Resources": resources})
+            assert (answer.status_code, "Arguments" in answer.text) == (400, True), answer.text
+        assert len(other.requests) == 1
+
+
 def test_get_and_qido(web: httpx.Client, there: httpx.Client, dicomweb: str) -> None:
     made = upload(there, study(1, PatientName="Doe^Jane & Co", PatientID="qido 1"))
     asked = {"Uri": "/studies", "Arguments": {"PatientID": "qido 1", "limit": 1}}
@@ -566,6 +588,17 @@ def test_what_servers_send_is_passed_on_harmlessly(web: httpx.Client) -> None:
         assert web.post("/dicom-web/servers/pages/qido", json={"Uri": "x"}).status_code == 500
         headers = {"Uri": "x", "HttpHeaders": {"Host": "h"}}
         assert web.post("/dicom-web/servers/pages/get", json=headers).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "element", [b'"-0000010": {}', b'"00100020": {"vr": "LO", "Value": %s%s}' % (b"[" * 1000, b"]" * 1000)]
+)
+def test_hostile_answers_to_a_query(web: httpx.Client, element: bytes) -> None:
+    with scripted(lambda request: request.answer("200 OK", b"[{%s}]" % element)) as other:
+        web.put("/dicom-web/servers/hostile", json=[other.url])
+        answer = web.post("/dicom-web/servers/hostile/qido", json={"Uri": "studies"})
+    assert (answer.status_code, answer.json()["OrthancStatus"]) == (500, 9)  # another has failed, not we
+    assert "DICOM JSON" in answer.text
 
 
 BOUNDARY = 'multipart/related; type="application/dicom"; boundary=b'

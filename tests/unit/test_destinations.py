@@ -2,14 +2,16 @@
 
 import asyncio
 import ipaddress
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
 from dicomweb.errors import BadRequest, PeerFailed
 from storage.destinations import Destinations, checked_url, has_dots, parse_destinations
-from storage.outbound import Outbound, Target
+from storage.outbound import Caller, Outbound, Target, again, refusal
 from storage.settings import SettingError, Settings, load_settings
 
 
@@ -73,6 +75,8 @@ def test_lists() -> None:
         "http://h h/",
         "http://b\u00fccher/", "http://h/\u00fc", "http://[::1%25eth0]/", "http://" + "h" * 3000, "javascript:alert(1)",
         "gopher://h/", "http://h/a b", "http://[::1", "http://ex%41mple/",
+        "https://010.0.0.1/", "https://999.1.1.1/", "https://1.2.3/", "https://2852039166/", "https://./",
+        "https://10.0.0.1./",
     ],
 )  # fmt: skip
 def test_urls_that_are_none(url: str) -> None:
@@ -172,6 +176,14 @@ async def test_the_metadata_service(host: str) -> None:
         await ask(Outbound(made(outgoing_networks="", outgoing_http=True), resolve), f"http://{host}/latest/meta-data/")
 
 
+@pytest.mark.parametrize("url", ["https://010.0.0.1/", "https://999.1.1.1/", "http://h/" + "x" * 70_000])
+async def test_urls_that_no_request_can_have(url: str) -> None:
+    """Declared before they were refused, or made too long by the path."""
+    with pytest.raises(BadRequest) as refused:
+        await ask(Outbound(made()), url)
+    assert refused.value.attribute == "Url"
+
+
 async def test_plain_http_to_other_machines() -> None:
     async def elsewhere(host: str, port: int) -> Sequence[str]:
         return ["192.0.2.7"]
@@ -252,6 +264,67 @@ async def test_silence_and_drops() -> None:
             with pytest.raises(PeerFailed, match=wrong):
                 await ask(outbound, f"http://127.0.0.1:{port}/", path)
             assert asyncio.get_running_loop().time() - begin < 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "times"),
+    [
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", 3),
+        (b"", 3),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", 3),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", 1),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", 1),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok", 1),
+    ],
+)
+async def test_what_is_tried_again(monkeypatch: pytest.MonkeyPatch, answer: bytes, times: int) -> None:
+    """What a server cannot say now, and connections that break; no answer that would come alike once more."""
+    monkeypatch.setattr("storage.outbound._AGAIN_SECONDS", 0)
+    async with (
+        server(lambda _: answer) as (port, heads),
+        await Outbound(made()).caller(Target(f"http://127.0.0.1:{port}/")) as caller,
+    ):
+
+        async def attempt() -> None:
+            found = await caller.ask("GET", "", limit=1000)
+            if found.status != 200:
+                raise refusal(found.status)
+
+        with pytest.raises(PeerFailed):
+            await again(attempt)
+        assert len(heads) == times
+
+
+def distrusted() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "times"),
+    [
+        (httpx.ConnectError("refused"), 3),
+        (httpx.ReadTimeout("silence"), 3),
+        (httpx.UnsupportedProtocol("gopher"), 1),
+        (distrusted(), 1),
+    ],
+)
+async def test_which_errors_are_tried_again(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> None:
+    monkeypatch.setattr("storage.outbound._AGAIN_SECONDS", 0)
+    asked = 0
+
+    def fail(_request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if isinstance(error, httpx.HTTPError):
+            raise error
+        raise httpx.ConnectError("TLS") from error
+
+    async with Caller(Target("https://h/"), 1, httpx.MockTransport(fail)) as caller:
+        with pytest.raises(PeerFailed):
+            await again(lambda: caller.ask("GET", "", limit=1000))
+    assert asked == times
 
 
 def test_credentials_are_not_shown() -> None:

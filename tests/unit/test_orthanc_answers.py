@@ -34,7 +34,22 @@ def test_values_are_text() -> None:
     assert simplified([]) == []
 
 
-@pytest.mark.parametrize("answer", [{}, None, "x", [1], [{"x": {}}], [{"00100010": 1}], [{"0010": {}}]])
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {}, None, "x", [1], [{"x": {}}], [{"00100010": 1}], [{"0010": {}}],
+        *([{tag: {"vr": "LO"}}] for tag in ("-0000010", "+0100010", "0x100010", "0010_010", " 0100010", "0010001٠")),
+        [{"00100020": {"vr": "LO", "Value": [["x"]]}}], [{"00100020": {"vr": "LO", "Value": [nested(2000)]}}],
+        [{"00100020": {"vr": nested(2000)}}], [{"00100020": {"vr": 1}}],
+    ],
+)  # fmt: skip
 def test_what_is_no_answer(answer: object) -> None:
     with pytest.raises(BadRequest):
         simplified(answer)

@@ -31,6 +31,7 @@ _MAX_INSTANCES: Final = 1_000_000
 _MAX_RESOURCES: Final = 10_000
 _ANSWER_MAX: Final = 16 << 20
 _MAX_URI: Final = 2048
+_MAX_ARGUMENTS: Final = 4096  # characters of all names and values
 _LEVELS: Final = (("Study", "studies"), ("Series", "series"), ("Instance", "instances"))
 # What other servers send is passed on as nothing that a browser would run in our name.
 _PASSED_ON: Final = frozenset(
@@ -133,28 +134,26 @@ async def retrieve(http: Exchange) -> None:
     found = given.get("Resources")
     if not isinstance(found, list) or len(found) > _MAX_RESOURCES:
         raise BadRequest(f"Resources is a list of at most {_MAX_RESOURCES} objects", attribute="Resources")
-    arguments = dict(_arguments(given))
-    items = [{"path": _resource(each), "arguments": arguments} for each in found]
-    await _submit_retrieval(http, given, items, {"Resources": found})
+    paths = [_resource(each) for each in found]
+    named = [{level: each[level] for level, _ in _LEVELS if each.get(level)} for each in found]
+    await _submit_retrieval(http, given, paths, {"Resources": named})
 
 
 async def wado(http: Exchange) -> None:
     """Retrieve any resource of WADO-RS, and store what comes."""
     given = await object_of(http)
-    items = [{"path": _uri(given), "arguments": dict(_arguments(given))}]
+    path = _uri(given)
     if "Synchronous" not in given and "Asynchronous" not in given:
         given = given | {"Asynchronous": True}
-    await _submit_retrieval(http, given, items, {})
+    await _submit_retrieval(http, given, [path], {})
 
 
-async def _submit_retrieval(
-    http: Exchange, given: Mapping[str, Any], items: list[dict[str, Any]], said: dict[str, Any]
-) -> None:
-    headers = headers_in(given)
+async def _submit_retrieval(http: Exchange, given: Mapping[str, Any], paths: list[str], said: dict[str, Any]) -> None:
+    arguments, headers = dict(_arguments(given)), headers_in(given)
     check_headers(headers)
     server = await _server(http)
-    content = {"remote": server.name, "headers": headers, "said": said | {"Server": server.name}}
-    await submit(http, RETRIEVE, content, [orjson.dumps(each).decode() for each in items], given)
+    content = {"remote": server.name, "headers": headers, "arguments": arguments}
+    await submit(http, RETRIEVE, content | {"said": said | {"Server": server.name}}, paths, given)
 
 
 async def delete_there(http: Exchange) -> None:
@@ -211,9 +210,12 @@ def _uri(given: Mapping[str, Any]) -> str:
 
 def _arguments(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = field(given, "Arguments", dict, {})
-    if len(found) > 1000 or not all(isinstance(value, str | int | float) for value in found.values()):
+    if not all(isinstance(value, str | int | float) for value in found.values()):
         raise BadRequest("Arguments is an object of names and texts", attribute="Arguments")
-    return [(name, str(value)) for name, value in found.items()]
+    arguments = [(name, str(value)) for name, value in found.items()]
+    if sum(len(name) + len(value) for name, value in arguments) > _MAX_ARGUMENTS:
+        raise BadRequest(f"Arguments has at most {_MAX_ARGUMENTS} characters in all", attribute="Arguments")
+    return arguments
 
 
 def _resource(named: Any) -> str:
@@ -261,8 +263,8 @@ OPERATIONS = (
           below, list(_BELOW)),
     route("PUT", _ONE, "remotes.admin", ("Declare a DICOMweb server", f"{HOW} `HasDelete`: it can delete."), put,
           NOTHING, DECLARED),
-    route("DELETE", _ONE, "remotes.admin", ("Forget a DICOMweb server", "Jobs for it that are not over fail."), delete,
-          NOTHING),
+    route("DELETE", _ONE, "remotes.admin",
+          ("Forget a DICOMweb server", "Jobs for it that wait fail; one that runs goes on."), delete, NOTHING),
     route("POST", f"{_ONE}/get", "remotes.run",
           ("GET from a DICOMweb server", "The answer is passed on, up to the setting `outgoing_answer_max`."), get,
           Content("application/dicom+json", [{}]), _QUERY),

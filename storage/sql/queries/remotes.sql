@@ -28,3 +28,8 @@ DELETE FROM remote WHERE tenant = $1 AND kind = $2 AND name = $3 RETURNING true
 -- name: job_items_sum
 -- The sum of what the parts of a job that went well have noted as numbers.
 SELECT coalesce(sum(comment::bigint), 0)::bigint FROM job_item WHERE job = $1 AND status = 0 AND comment ~ '^[0-9]{1,15}$'
+
+-- name: job_items_received
+-- The sums of what the parts of a job that retrieves have noted: how many instances were stored, and how many could not be.
+SELECT coalesce(sum(split_part(comment, ' ', 1)::bigint), 0)::bigint AS received, coalesce(sum(split_part(comment, ' ', 2)::bigint), 0)::bigint AS failed
+FROM job_item WHERE job = $1 AND status = 0
