@@ -231,6 +231,7 @@ def test_an_archive_that_could_not_be_kept_is_refused(tmp_path: Path) -> None:
         assert web.post(f"{study.path}/archive", json={}).status_code == 200
 
 
+@pytest.mark.full
 def test_a_killed_worker_loses_no_archive(tmp_path: Path) -> None:
     with (
         running_server(tmp_path, workers=1) as server,

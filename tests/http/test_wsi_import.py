@@ -136,6 +136,7 @@ def conversion(server: RunningServer, seconds: float = 60) -> psutil.Process:
     raise AssertionError("no conversion runs")
 
 
+@pytest.mark.full
 def test_a_killed_worker_loses_no_job_and_a_folder_is_watched(tmp_path: Path) -> None:
     folder = tmp_path / "scanner"
     folder.mkdir()

@@ -119,7 +119,15 @@ def test_frames_are_copied_and_names_are_not(converted: Callable[..., Converted]
             assert np.array_equal(imagecodecs.jpeg8_decode(each.rstrip(b"\0")), imagecodecs.jpeg8_decode(other))
 
 
-@pytest.mark.parametrize("syntax", ["htj2k-lossless", "jpeg2000-lossless", "jpegxl-lossless", "none"])
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        "htj2k-lossless",
+        pytest.param("jpeg2000-lossless", marks=pytest.mark.full),
+        pytest.param("jpegxl-lossless", marks=pytest.mark.full),
+        pytest.param("none", marks=pytest.mark.full),
+    ],
+)
 def test_what_lost_nothing_loses_nothing(converted: Callable[..., Converted], tmp_path: Path, syntax: str) -> None:
     base = tiled_tiff(tmp_path / "slide.tiff")
     before = converted(tmp_path / "slide.tiff", "before", format=syntax, metadata=PATIENT)
@@ -162,7 +170,9 @@ def decoded(path: Path) -> list[Matrix]:
     return [imagecodecs.jpeg2k_decode(frame) for frame in frames(dcmread(path))]
 
 
-@pytest.mark.parametrize("syntax", [NATIVE, JPEG_LS, RLE])
+@pytest.mark.parametrize(
+    "syntax", [NATIVE, pytest.param(JPEG_LS, marks=pytest.mark.full), pytest.param(RLE, marks=pytest.mark.full)]
+)
 def test_sparse_frames_and_holes(converted: Callable[..., Converted], tmp_path: Path, syntax: str) -> None:
     tiles = tiles_of(matrix(*WIDE), SIDE)
     taken = [4, 0, 2]

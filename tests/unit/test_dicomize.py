@@ -204,7 +204,9 @@ def test_jpeg_2000_tiles_are_copied(dicomize: Callable[..., Converted], tmp_path
     assert np.array_equal(by_wsidicom(tmp_path / "out"), base)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff"])
+@pytest.mark.parametrize(
+    "suffix", ["png", pytest.param("jpg", marks=pytest.mark.full), pytest.param("tiff", marks=pytest.mark.full)]
+)
 def test_pictures(dicomize: Callable[..., Converted], tmp_path: Path, suffix: str) -> None:
     pixels = matrix(*SIZE)
     Image.fromarray(pixels).save(tmp_path / f"slide.{suffix}")
@@ -225,7 +227,9 @@ def test_another_tile_size_and_fewer_levels(dicomize: Callable[..., Converted], 
     assert np.array_equal(by_wsidicom(tmp_path / "out"), base)
 
 
-@pytest.mark.parametrize("table", ["basic", "extended", "empty"])
+@pytest.mark.parametrize(
+    "table", ["basic", pytest.param("extended", marks=pytest.mark.full), pytest.param("empty", marks=pytest.mark.full)]
+)
 def test_offset_tables(dicomize: Callable[..., Converted], tmp_path: Path, table: str) -> None:
     svs(tmp_path / "slide.svs")
     done = dicomize(tmp_path / "slide.svs", offsets=table, pyramid="source")
