@@ -227,9 +227,7 @@ def test_another_tile_size_and_fewer_levels(dicomize: Callable[..., Converted], 
     assert np.array_equal(by_wsidicom(tmp_path / "out"), base)
 
 
-@pytest.mark.parametrize(
-    "table", ["basic", pytest.param("extended", marks=pytest.mark.full), pytest.param("empty", marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize("table", ["basic", "extended", "empty"])
 def test_offset_tables(dicomize: Callable[..., Converted], tmp_path: Path, table: str) -> None:
     svs(tmp_path / "slide.svs")
     done = dicomize(tmp_path / "slide.svs", offsets=table, pyramid="source")
@@ -245,7 +243,9 @@ def test_offset_tables(dicomize: Callable[..., Converted], tmp_path: Path, table
         assert get_frame(ds.PixelData, index, number_of_frames=ds.NumberOfFrames, **tables) == frames[index]
 
 
-@pytest.mark.parametrize("table", ["basic", "extended", "empty"])
+@pytest.mark.parametrize(
+    "table", ["basic", pytest.param("extended", marks=pytest.mark.full), pytest.param("empty", marks=pytest.mark.full)]
+)
 def test_concatenations(dicomize: Callable[..., Converted], tmp_path: Path, table: str) -> None:
     """A level in several instances is what it is in one, for every reader that puts them together."""
     svs(tmp_path / "slide.svs")
