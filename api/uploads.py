@@ -259,11 +259,16 @@ class Upload:
 async def received(http: Exchange) -> Upload:
     """A body that is one file, whatever its type. Raises as `BodyReader`, and TooLarge."""
     with BodyReader(http, http.settings.max_instance) as body:
-        entry = Upload(http, http.header(b"content-length"))
-        try:
-            while (chunk := await body.read()) is not None:
-                await entry.spool.write(chunk)
-        except BaseException:
-            entry.drop()
-            raise
+        return await collected(http, body, http.header(b"content-length"))
+
+
+async def collected(http: Exchange, body: Body, length: str | None = None) -> Upload:
+    """All of a body, as one file; `length` is what it announced. Raises as the body, and TooLarge."""
+    entry = Upload(http, length)
+    try:
+        while (chunk := await body.read()) is not None:
+            await entry.spool.write(chunk)
+    except BaseException:
+        entry.drop()
+        raise
     return entry

@@ -133,6 +133,15 @@ def _servers(chosen: Options, state: str, *, keep_peers: bool, deep_stacks: bool
         yield started
 
 
+@contextmanager
+def _filled(chosen: Options, content: Manifest, state: str = "filled") -> Iterator[list[Archive]]:
+    """The same with all the data in them; the peers' copy of the full data is kept."""
+    with _servers(chosen, state, keep_peers=state == "filled") as servers:
+        for archive in servers:
+            load.fill(archive, content)
+        yield servers
+
+
 def _peer(chosen: Options) -> peer.Peer:
     """One chroot for quick and full runs, with separate archives."""
     if not chosen.quick:
@@ -163,9 +172,8 @@ def fill(context: typer.Context) -> None:
     """Fill the archives with all data and stop: the peers' copy is kept for later runs of `read`."""
     chosen: Options = context.obj
     content = chosen.manifest()
-    with _servers(chosen, "filled", keep_peers=True) as servers:
-        for archive in servers:
-            load.fill(archive, content)
+    with _filled(chosen, content):
+        say("filled")
 
 
 @app.command("ingest")
@@ -184,9 +192,7 @@ def get(context: typer.Context) -> None:
     """Reading from full archives, and whole series against nginx."""
     chosen: Options = context.obj
     content = chosen.manifest()
-    with _servers(chosen, "filled", keep_peers=True) as servers:
-        for archive in servers:
-            load.fill(archive, content)
+    with _filled(chosen, content) as servers:
         report = chosen.report(servers)
         if chosen.wants(floors.FIRST):
             read.first_touch(report, content)
@@ -201,9 +207,7 @@ def ask(context: typer.Context) -> None:
     """C-FIND and C-GET from full archives."""
     chosen: Options = context.obj
     content = chosen.manifest()
-    with _servers(chosen, "filled", keep_peers=True) as servers:
-        for archive in servers:
-            load.fill(archive, content)
+    with _filled(chosen, content) as servers:
         report = chosen.report(servers)
         dimse.run(report, content, chosen.wants)
     _verdict(report)
@@ -214,9 +218,7 @@ def ask_as_orthanc(context: typer.Context) -> None:
     """Orthanc's own REST API: descriptions, tags, search, archives from full archives; deletion."""
     chosen: Options = context.obj
     content = chosen.manifest()
-    with _servers(chosen, "filled", keep_peers=True) as servers:
-        for archive in servers:
-            load.fill(archive, content)
+    with _filled(chosen, content) as servers:
         report = chosen.report(servers)
         rest.run(report, content, chosen.wants, chosen.work, chosen.seconds)
     _verdict(report)
@@ -227,9 +229,7 @@ def nearly_empty(context: typer.Context) -> None:
     """Frames from nearly empty archives, where Orthanc's SQLite is at its best."""
     chosen: Options = context.obj
     content = chosen.manifest().part(_NEARLY_EMPTY, 0)
-    with _servers(replace(chosen, peers=("sqlite",)), "small", keep_peers=False) as servers:
-        for archive in servers:
-            load.fill(archive, content)
+    with _filled(replace(chosen, peers=("sqlite",)), content, "small") as servers:
         report = chosen.report(servers)
         chosen_tests = read.frame_tests(content, random.Random(3), (1, 8), floors.NEARLY_EMPTY)
         read.run(report, chosen_tests, chosen.wants, chosen.seconds)

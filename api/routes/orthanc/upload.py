@@ -11,7 +11,7 @@ from api.exchange import Exchange
 from api.identity import identity_of, readable
 from api.responses import JSON, send_bytes
 from api.routing import Answer, Content, Operation, Parameter
-from api.uploads import Body, BodyReader, Gunzipped, Upload
+from api.uploads import Body, BodyReader, Gunzipped, Upload, collected
 from dicomweb.errors import (
     ArchiveError,
     BadDicom,
@@ -46,7 +46,8 @@ async def upload(http: Exchange) -> None:
         if kind.lower().startswith("multipart/"):
             found = await _form(http, body, kind)
         else:
-            found = await _take(http, await _receive(http, body))
+            length = http.header(b"content-length") if isinstance(body, BodyReader) else None
+            found = await _take(http, await collected(http, body, length))
     await send_bytes(http, 200, [JSON], orjson.dumps(found, option=orjson.OPT_INDENT_2))
 
 
@@ -59,18 +60,6 @@ def _decoded(http: Exchange, reader: BodyReader) -> Body:
             return Gunzipped(reader, limit=settings.max_instance, ratio=settings.max_inflate_ratio)
         case _:
             raise UnsupportedMediaType("Content-Encoding may be gzip", attribute="Content-Encoding")
-
-
-async def _receive(http: Exchange, body: Body) -> Upload:
-    """The body in a spool, whatever its Content-Type: Orthanc's clients seldom send a right one."""
-    entry = Upload(http, http.header(b"content-length") if isinstance(body, BodyReader) else None)
-    try:
-        while (chunk := await body.read()) is not None:
-            await entry.spool.write(chunk)
-    except BaseException:
-        entry.drop()
-        raise
-    return entry
 
 
 async def _form(http: Exchange, body: Body, kind: str) -> Any:
