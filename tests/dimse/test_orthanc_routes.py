@@ -28,7 +28,7 @@ MORE = {
 
 @pytest.fixture(scope="module")
 def anor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("anor"), workers=2, dimse_timeout=5) as running:
+    with running_server(tmp_path_factory.mktemp("anor"), workers=2, dimse_timeout=5, log_exports="true") as running:
         yield running
 
 
@@ -167,6 +167,8 @@ def test_store(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
         same(ours, theirs)
         assert {k: ours[k] for k in ours.keys() - {"LocalAet"}} == {k: theirs[k] for k in theirs.keys() - {"LocalAet"}}
     assert instance in other.request("GET", "/instances")
+    exported = both[0].get("/exports").json()["Exports"]
+    assert {(each["RemoteModality"], each["ID"]) for each in exported} == {("other", each) for each in ids()[:3]}
     ours, theirs = ask(both, "POST", "/modalities/other/store", {"Resources": [instance], "Asynchronous": True})
     same(ours, theirs)
     job = finished(both[0], ours["ID"])

@@ -7,8 +7,8 @@ import orjson
 from api.examples import DICOM
 from api.exchange import Exchange
 from api.routes.orthanc.dialect import EMPTY, field, flag, json_of, route, send_json, send_text, submit
-from api.routes.orthanc.remotes import CONFIGURATION, DECLARED, HOW, configuration_of, declared, log_exports
-from api.routes.orthanc.requests import resources_of
+from api.routes.orthanc.remotes import CONFIGURATION, DECLARED, HOW, configuration_of, declared
+from api.routes.orthanc.requests import log_exports, resources_of
 from api.routing import Content, Parameter
 from api.uploads import received
 from dicomweb.errors import BadRequest, PeerFailed

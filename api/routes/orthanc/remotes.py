@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from api.exchange import Exchange
 from api.routes.orthanc.dialect import field
 from dicomweb.errors import BadRequest
 from storage.remotes import Declaration, Kind, Remote
@@ -66,14 +65,6 @@ def _property(name: str, value: Any) -> str:
     if isinstance(value, str | int | float):
         return str(value)
     raise BadRequest(f"{name} is a text, a number, or true or false", attribute=name)
-
-
-async def log_exports(http: Exchange, name: str, resources: list[str]) -> None:
-    """Remember what is sent, where the settings want that."""
-    if http.settings.log_exports:
-        access = http.access.with_scope("dicom.read")
-        for each in await http.archive.archives.known(access, resources):
-            await http.archive.changes.log_export(access, each.resource, name, each.uids)
 
 
 DECLARED: Final = {

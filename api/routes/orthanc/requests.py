@@ -141,6 +141,7 @@ async def store(http: Exchange) -> None:
     if field(given, "StorageCommitment", bool, False):
         content["commitment"] = said["StorageCommitmentTransactionUID"] = str(generate_uid(prefix=None))
         await http.archive.asked.add_commitment(http.access, content["commitment"], modality.aet, instances)
+    await log_exports(http, http.path["modality"], resources)
     await submit(http, STORE, content, [uid for _, uid in instances], given)
 
 
@@ -241,6 +242,14 @@ def resources_of(given: Mapping[str, Any], *, needed: bool = True) -> list[str]:
         except NotFound:
             raise BadRequest("Resources holds what is no identifier", attribute="Resources") from None
     return list(found)
+
+
+async def log_exports(http: Exchange, name: str, resources: list[str]) -> None:
+    """Remember what is sent, where the settings want that."""
+    if http.settings.log_exports:
+        access = http.access.with_scope("dicom.read")
+        for each in await http.archive.archives.known(access, resources):
+            await http.archive.changes.log_export(access, each.resource, name, each.uids)
 
 
 _ID: Final = "9ad2b0da-a406c43c-6e0df76d-1204b86f-78d12c15"

@@ -11,8 +11,8 @@ from api.examples import SERIES_UID, SOP_UID, STUDY_UID
 from api.exchange import Exchange
 from api.responses import Header, send_bytes, send_stream
 from api.routes.orthanc.dialect import NOTHING, SUBMITTED, field, flag, json_of, object_of, route, send_json, submit
-from api.routes.orthanc.remotes import DECLARED, HOW, configuration_of, declared, headers_in, log_exports
-from api.routes.orthanc.requests import resources_of
+from api.routes.orthanc.remotes import DECLARED, HOW, configuration_of, declared, headers_in
+from api.routes.orthanc.requests import log_exports, resources_of
 from api.routing import ROOT, Content, Parameter
 from dicomweb.errors import BadRequest, NotFound, PeerFailed
 from dicomweb.media import parse_media_type
