@@ -45,8 +45,8 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server as scripts of Orthanc's users find it: with names for metadata and attachments."""
-    names = {"user_metadata": "Reviewer=1024", "user_attachments": "report=1024"}
+    """A server as scripts find an Orthanc: with names for metadata and attachments. It may call this machine."""
+    names = {"user_metadata": "Reviewer=1024", "user_attachments": "report=1024", "outgoing_networks": "127.0.0.0/8"}
     with running_server(tmp_path_factory.mktemp("site"), **names) as running:
         yield running
 

@@ -257,6 +257,23 @@ def test_pdf(client: OrthancApiClient, tmp_path: Path) -> None:
     assert (tmp_path / "a.pdf").read_bytes() == document
 
 
+def test_created(client: OrthancApiClient, sent: Sent, tmp_path: Path) -> None:
+    study = sent.ids[0].study
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4 test\n")
+    report = client.studies.attach_pdf(
+        study, str(tmp_path / "a.pdf"), "Report", dt.datetime(2026, 1, 10, 10, 15, tzinfo=dt.UTC)
+    )
+    assert client.instances.get_parent_study_id(report) == study
+    assert client.instances.get_tags(report)["SeriesDate"] == "20260110"
+    assert client.studies.get_pdf_instances(study) == [report]
+    colours = Image.effect_mandelbrot((20, 10), (-2, -1, 1, 1), 9).convert("RGB")
+    colours.save(tmp_path / "a.png")
+    tags = {"PatientID": f"C-{new_uid()[-8:]}", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}
+    picture = client.create_instance_from_png(str(tmp_path / "a.png"), tags)
+    ds = dcmread(io.BytesIO(client.instances.get_file(picture)))
+    assert ds.PixelData == colours.tobytes()
+
+
 # -- labels, metadata, attachments
 
 
@@ -384,8 +401,12 @@ def test_bulk(client: OrthancApiClient, sent: Sent) -> None:
     assert job.orthanc_id in client.get_json("jobs")
 
 
-def test_set_of_instances(client: OrthancApiClient, sent: Sent) -> None:
+def test_set_of_instances(client: OrthancApiClient, sent: Sent, tmp_path: Path) -> None:
     found = InstancesSet.from_study(client, sent.ids[0].study)
+    found.download_archive(str(tmp_path / "archive.zip"))
+    found.download_media(str(tmp_path / "media.zip"))
+    assert len(zipfile.ZipFile(tmp_path / "archive.zip").namelist()) == 6
+    assert "DICOMDIR" in zipfile.ZipFile(tmp_path / "media.zip").namelist()
     assert set(found.instances_ids) == {ids.instance for ids in sent.ids}
     removed = found.filter_instances(lambda api, each: api.instances.get(each).tags["InstanceNumber"] != "3")
     assert (len(found.instances_ids), len(removed.instances_ids)) == (4, 2)
@@ -507,6 +528,14 @@ def test_modalities(client: OrthancApiClient, partner: peer.Orthanc, sent: Sent)
     job = modalities.get_study_async("partner", study)
     assert job.wait_completed(30, 0.1)
     assert job.info.status == JobStatus.SUCCESS, json.dumps(job.content)
+
+
+def test_peers(client: OrthancApiClient, partner: peer.Orthanc, sent: Sent) -> None:
+    client.put("peers/partner", json={"Url": partner.url})
+    client.peers.send("partner", [sent.ids[0].series])
+    client.peers.send_async("partner", sent.ids[-1].series).wait_completed(timeout=60)
+    there = partner.request("GET", "/instances")
+    assert {each.instance for each in sent.ids} <= set(there)
 
 
 def test_modality_that_is_down(client: OrthancApiClient, sent: Sent) -> None:
