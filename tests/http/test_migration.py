@@ -153,6 +153,7 @@ def _sorted(described: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.full
 def test_what_has_no_name_here_is_told(tmp_path: Path) -> None:
     """A number that has another name here is not taken; one that has none here is."""
     theirs = {"user_metadata": "a=1024,b=1025", "user_attachments": "c=1024"}
@@ -249,7 +250,7 @@ class Changing(OrthancSource):
         return found
 
 
-@pytest.mark.parametrize("deleted", [1, 7, 30])
+@pytest.mark.parametrize("deleted", [pytest.param(1, marks=pytest.mark.full), 7, 30])
 async def test_a_list_that_shrinks_while_it_is_read(archive: Archive, other: RunningServer, deleted: int) -> None:
     """What is deleted moves the rest to the front, by more than the pages overlap."""
     sent = _send(other, 60)
@@ -386,6 +387,7 @@ def test_credentials(tmp_path: Path, target: RunningServer) -> None:
         assert _counts(_import(target, source.url, "--config", str(toml)))["there already"] == 1
 
 
+@pytest.mark.full
 async def test_tls(tmp_path: Path, target: RunningServer, other: RunningServer) -> None:
     """Through a tunnel, as behind a proxy: Debian's Orthanc ends when TLS is asked of it."""
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
