@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import tempfile
+from calendar import monthrange
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,12 @@ class Query:
 def queries(manifest: Manifest) -> list[Query]:
     """Queries at the levels of studies and of images."""
     study, (ct_study, ct_series) = manifest.small[len(manifest.small) // 2], _series_of(manifest.ct)
-    month = f"{study.date[:6]}01-{study.date[:6]}31"
+    year, month = int(study.date[:4]), int(study.date[4:6])
+    dates = f"{study.date[:6]}01-{study.date[:6]}{monthrange(year, month)[1]}"
     images = (f"StudyInstanceUID={ct_study.uid}", f"SeriesInstanceUID={ct_series.uid}", "SOPInstanceUID")
     return [
         Query(floors.FIND_PATIENT, "STUDY", (f"PatientID={study.patient_id}", *_unless("PatientID")), 200, (1, 4)),
-        Query(floors.FIND_DATE, "STUDY", (f"StudyDate={month}", *_unless("StudyDate")), 40, (1, 4)),
+        Query(floors.FIND_DATE, "STUDY", (f"StudyDate={dates}", *_unless("StudyDate")), 40, (1, 4)),
         Query(floors.FIND_IMAGES, "IMAGE", (*images, "InstanceNumber"), 20),
     ]
 
