@@ -1,20 +1,11 @@
 """`anor import --from-orthanc`: everything of another archive that speaks Orthanc's REST API."""
 
-import asyncio
-
-import uvloop
-from rich.console import Console
-from rich.table import Table
-
-from api.cli_import import print_failures, progress_bar
+from api.cli_import import print_summary, progress_bar, run_with_archive
 from api.cli_logging import configure_logging
 from api.cli_options import fail
 from api.routes.orthanc.modalities import parsed
-from dicomweb.errors import ArchiveError
-from storage.archive import open_archive
-from storage.embedded import EmbeddedError, database
+from storage.archive import Archive
 from storage.importer import ImportProgress
-from storage.migrate import MigrationError, migrate, require_current
 from storage.orthanc_connection import SourceError
 from storage.orthanc_import import MigrationReport, run_orthanc_import
 from storage.orthanc_source import OrthancSource
@@ -29,30 +20,9 @@ def run_migration(settings: Settings, url: str, *, jobs: int, verify: bool, quie
         source = OrthancSource(settings, url, parallel=jobs)
     except SettingError as error:
         fail(error, 2)
-    try:
-        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with database(settings) as dsn, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            report = runner.run(_migrate(settings, dsn, source, jobs=jobs, verify=verify, quiet=quiet))
-    except SourceError as error:
-        fail(error.why)
-    except (ArchiveError, EmbeddedError, MigrationError, OSError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("interrupted; run it again to continue where it stopped", 130)
-    _print(report)
-    return report.exit_code
 
-
-async def _migrate(
-    settings: Settings, dsn: str, source: OrthancSource, *, jobs: int, verify: bool, quiet: bool
-) -> MigrationReport:
-    async with source:
-        if settings.database_url is None:
-            await migrate(dsn)
-        else:
-            await require_current(dsn)
-        archive = await open_archive(settings)
-        try:
+    async def copy(archive: Archive) -> MigrationReport:
+        async with source:
             if quiet:
                 return await run_orthanc_import(archive, source, parsed, jobs=jobs, verify=verify)
             with progress_bar() as progress:
@@ -63,13 +33,16 @@ async def _migrate(
                     progress.update(task, completed=at.done, total=at.found, text=text)
 
                 return await run_orthanc_import(archive, source, parsed, jobs=jobs, verify=verify, progress=show)
-        finally:
-            await archive.close()
+
+    try:
+        report = run_with_archive(settings, copy)
+    except SourceError as error:
+        fail(error.why)
+    _print(report)
+    return report.exit_code
 
 
 def _print(report: MigrationReport) -> None:
-    console = Console(highlight=False)
-    counts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     instances, extras = report.instances, report.extras
     rows = (
         ("stored", instances.get("stored", 0)),
@@ -85,10 +58,4 @@ def _print(report: MigrationReport) -> None:
         ("modalities", extras.get("modalities", 0)),
         ("failed beside instances", report.problems),
     )
-    for name, count in rows:
-        if count or name in {"stored", "failed"}:
-            counts.add_row(name, f"{count:,}")
-    console.print(counts)
-    rate = sum(instances.values()) / max(report.seconds, 1e-9)
-    console.print(f"{report.bytes / 1e6:,.1f} MB in {report.seconds:.1f} s, {rate:,.0f} instances/s")
-    print_failures(console, report.failures, report.stopped)
+    print_summary(rows, sum(instances.values()), report)
