@@ -188,31 +188,27 @@ class Database:
     @asynccontextmanager
     async def cursor(self, sql: str, args: Sequence[object], prefetch: int) -> AsyncIterator[AsyncIterator[Record]]:
         """Stream a large result in one read-only transaction, `prefetch` rows at a time."""
-        try:
-            connection = await self._connections.take()
-            try:
-                async with connection.transaction(readonly=True):
-                    self.statements += 1
-                    yield connection.cursor(sql, *args, prefetch=prefetch).__aiter__()
-            except BaseException:
-                await self._connections.drop(connection)
-                raise
-            self._connections.give(connection)
-        except DRIVER_ERRORS as error:
-            raise translated(error) from error
+        async with self._reading() as connection:
+            yield connection.cursor(sql, *args, prefetch=prefetch).__aiter__()
 
     async def pages(self, sql: str, args: Sequence[object], rows: int) -> AsyncGenerator[list[Record], None]:
         """A large result in one read-only transaction, `rows` at a time."""
+        async with self._reading() as connection:
+            cursor = await connection.cursor(sql, *args)
+            while page := await cursor.fetch(rows):
+                yield page
+                if len(page) < rows:
+                    break
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Any]:
+        """A connection within a read-only transaction; it is not used again where that breaks off."""
         try:
             connection = await self._connections.take()
             try:
                 async with connection.transaction(readonly=True):
                     self.statements += 1
-                    cursor = await connection.cursor(sql, *args)
-                    while page := await cursor.fetch(rows):
-                        yield page
-                        if len(page) < rows:
-                            break
+                    yield connection
             except BaseException:
                 await self._connections.drop(connection)
                 raise

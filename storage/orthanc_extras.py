@@ -100,14 +100,8 @@ class Extras:
         archive = self._archive
         memory, limit = archive.settings.spool_memory, archive.settings.max_body
         spool = Spool(archive.objects.spool_dir, memory_limit=memory, max_size=limit, raw=True)
-        try:
-            async with self._source.content(found, attached.name) as chunks:
-                async for chunk in chunks:
-                    await spool.write(chunk)
-            content = await spool.finish()
-        except BaseException:
-            spool.discard()
-            raise
+        async with self._source.content(found, attached.name) as chunks:
+            content = await spool.collect(chunks)
         await archive.attachments.put(LOCAL, here, kind, content, _ANY)
 
     async def _one(self, extra: Extra, path: str, work: Awaitable[object]) -> None:

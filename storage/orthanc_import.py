@@ -215,14 +215,8 @@ class _Migration:
 
     async def _fetch(self, found: Found) -> Spooled:
         spool = self._archive.new_spool()
-        try:
-            async with self._source.content(found) as chunks:
-                async for chunk in chunks:
-                    await spool.write(chunk)
-            spooled = await spool.finish()
-        except BaseException:
-            spool.discard()
-            raise
+        async with self._source.content(found) as chunks:
+            spooled = await spool.collect(chunks)
         if found.size is not None and spool.size != found.size and not spool.preamble_added:
             spooled.release()
             raise SourceFails(f"{spool.size} bytes came, but the source says that there are {found.size}")

@@ -155,11 +155,4 @@ class _Study:
         raise Unavailable("an instance changes again and again")
 
     async def _read(self, instance: Instance) -> Spooled:
-        spool = self._archive.new_spool()
-        try:
-            async for chunk in self._archive.retrieve.file(instance):
-                await spool.write(chunk)
-            return await spool.finish()
-        except BaseException:
-            spool.discard()
-            raise
+        return await self._archive.new_spool().collect(self._archive.retrieve.file(instance))

@@ -101,15 +101,10 @@ class _Taking:
             raise PeerFailed(f"the answer of the remote server cannot be read: {error.message}") from error
 
     async def _file(self, chunks: AsyncIterator[bytes]) -> None:
-        spool = self._archive.new_spool()
         try:
-            async for chunk in chunks:
-                await spool.write(chunk)
-            await self._store(await spool.finish())
+            await self._store(await self._archive.new_spool().collect(chunks))
         except TooLarge as error:
             self._count_failed(error)
-        finally:
-            spool.discard()
 
     async def _parts(self, chunks: AsyncIterator[bytes], media: MediaType) -> None:
         parser = Parser(boundary_of(media), Limits(parts=_MAX_INSTANCES))

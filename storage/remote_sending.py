@@ -191,17 +191,8 @@ class _Upload:
             max_size=settings.max_instance,
             raw=True,
         )
-        packer = zlib.compressobj(_LEVEL, wbits=31) if self._compress else None
-        try:
-            async with aclosing(self._file(instance)) as chunks:
-                async for chunk in chunks:
-                    await spool.write(chunk if packer is None else await asyncio.to_thread(packer.compress, chunk))
-            if packer is not None:
-                await spool.write(packer.flush())
-            return await spool.finish()
-        except BaseException:
-            spool.discard()
-            raise
+        async with aclosing(self._file(instance)) as chunks:
+            return await spool.collect(_packed(chunks) if self._compress else chunks)
 
     async def _file(self, instance: Instance) -> AsyncGenerator[bytes, None]:
         """In the transfer syntax that was asked for, or as it is stored where that is not possible."""
@@ -218,6 +209,13 @@ class _Upload:
                 return
         async for chunk in self._archive.retrieve.file(instance):
             yield chunk
+
+
+async def _packed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    packer = zlib.compressobj(_LEVEL, wbits=31)
+    async for chunk in chunks:
+        yield await asyncio.to_thread(packer.compress, chunk)
+    yield packer.flush()
 
 
 def _check_upload(answer: Answer) -> None:

@@ -4,6 +4,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -82,27 +83,11 @@ def _is_font(text: str) -> bool:
         return False
 
 
-def _check_rules(text: str) -> str:
+def _check_parsed(parse: Callable[[str], object], wanted: str, text: str) -> str:
     try:
-        parse_rules(text)
+        parse(text)
     except ValueError as error:
-        return f"rules such as CT,MR=HTJ2KLosslessRPCL; *=received ({error})"
-    return ""
-
-
-def _check_kinds(text: str) -> str:
-    try:
-        parse_kinds(text)
-    except ValueError as error:
-        return f"names and numbers such as ward=1024,room=1025 ({error})"
-    return ""
-
-
-def _check_destinations(text: str) -> str:
-    try:
-        parse_destinations(text)
-    except ValueError as error:
-        return f"networks and hosts such as 10.0.0.0/8,pacs.example.org,*.example.org ({error})"
+        return f"{wanted} ({error})"
     return ""
 
 
@@ -157,9 +142,11 @@ _TEXTS: Final[dict[str, tuple[_Check, str]]] = {
 # Those whose mistakes are worth a word of their own.
 _EXPLAINED: Final[dict[str, Callable[[str], str]]] = {
     "objects": _check_objects,
-    "rules": _check_rules,
-    "kinds": _check_kinds,
-    "destinations": _check_destinations,
+    "rules": partial(_check_parsed, parse_rules, "rules such as CT,MR=HTJ2KLosslessRPCL; *=received"),
+    "kinds": partial(_check_parsed, parse_kinds, "names and numbers such as ward=1024,room=1025"),
+    "destinations": partial(
+        _check_parsed, parse_destinations, "networks and hosts such as 10.0.0.0/8,pacs.example.org,*.example.org"
+    ),
 }
 
 
