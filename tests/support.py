@@ -12,6 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
+from storage.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -132,3 +136,30 @@ def running_server(data: Path, *flags: str, **settings: object) -> Iterator[Runn
         ended_before = server.process.poll() is not None
         status = server.stop()
         assert ended_before or status == 0, f"exit status {status}:\n{server.output()[-4000:]}"
+
+
+@contextlib.contextmanager
+def running_worker(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """A background process alone, killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api.cli", "worker"],
+        cwd=ROOT,
+        env=clean_environment(PYTHONPATH=str(ROOT), **settings.to_env()),
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def kill_worker(supervisor: int) -> None:
+    """Kill -9 of the background process: the child of the supervisor that listens nowhere and is no database."""
+    (worker,) = (
+        child
+        for child in psutil.Process(supervisor).children()
+        if "postgres" not in child.name()
+        and not any(each.status == psutil.CONN_LISTEN for each in child.net_connections("tcp"))
+    )
+    worker.kill()

@@ -1,14 +1,11 @@
 """Jobs for other servers, and workers that die: everything arrives, little of it twice."""
 
 import asyncio
-import contextlib
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -32,7 +29,7 @@ from storage.retrieve import instance_of
 from storage.settings import Settings
 from tests import files
 from tests.remote import Request, Scripted, endless, scripted
-from tests.support import ROOT, clean_environment
+from tests.support import running_worker
 
 
 @pytest.fixture
@@ -42,21 +39,6 @@ async def archive(settings: Callable[..., Settings], database_url: str) -> Async
     )
     yield opened
     await opened.close()
-
-
-@contextlib.contextmanager
-def worker(archive: Archive) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api.cli", "worker"],
-        cwd=ROOT,
-        env=clean_environment(PYTHONPATH=str(ROOT), **archive.settings.to_env()),
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def stored(archive: Archive, count: int) -> list[str]:
@@ -115,7 +97,7 @@ def taking(received: list[str]) -> Callable[[Request], None]:
 
 async def killed(archive: Archive, name: str, after: int) -> None:
     """Have a worker begin a job, and kill it when `after` parts are done; what is not heard of is given to the next."""
-    with worker(archive) as first:
+    with running_worker(archive.settings) as first:
         await over(archive, name, after)
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -131,7 +113,7 @@ async def test_a_worker_that_is_killed_while_it_sends(archive: Archive, kind: st
         await killed(archive, name, 20)
         before = len(received)
         assert 20 <= before < 100
-        with worker(archive):
+        with running_worker(archive.settings):
             job = await asyncio.wait_for(archive.jobs.wait(LOCAL, name), 60)
     assert job.state == "success", job
     assert set(received) == set(uids)
@@ -152,7 +134,7 @@ async def test_a_worker_that_is_killed_while_it_retrieves(archive: Archive) -> N
         await killed(archive, name, 3)
         asked = len(server.requests)
         assert asked < len(served)
-        with worker(archive):
+        with running_worker(archive.settings):
             job = await asyncio.wait_for(archive.jobs.wait(LOCAL, name), 60)
         assert job.state == "success", job
         assert job.result == {"said": {"ReceivedInstancesCount": "60"}}
@@ -387,7 +369,7 @@ async def test_a_large_file_is_streamed(archive: Archive, tmp_path: Path) -> Non
             left -= len(request.connection.recv(min(left, 1 << 16)))
         request.answer("200 OK", b'{"Status": "Success"}' if request.path == "/instances" else b"")
 
-    with scripted(reply) as server, worker(archive) as process:
+    with scripted(reply) as server, running_worker(archive.settings) as process:
         small = await make(archive, server, PEER_STORE, await stored(archive, 1))
         await asyncio.wait_for(archive.jobs.wait(LOCAL, small), 40)
         before = _peak(process.pid)

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import hashlib
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from dimse_bridge.server import configure_libraries
 from storage.setting_checks import SettingError
 from storage.settings import Settings, load_settings
 from storage.spool import Spooled
+from tests.certificates import make_certificates
 from tests.dimse.scripted import Reply, Request, ScriptedArchive, answer, failed, referenced
 from tests.files import ct, new_uid
 from tests.support import free_port
@@ -395,21 +395,7 @@ async def test_credentials(archive: ScriptedArchive, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, a certificate of 127.0.0.1 and one of a client that it signed, and a stranger."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ["req", "-newkey", "rsa:2048", "-nodes"]
-    for name in ("ca", "stranger"):
-        openssl(*new, "-x509", "-days", "2", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    for name, alternative in (("server", "IP:127.0.0.1"), ("other", "DNS:other.example"), ("client", "DNS:client")):
-        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / f"{name}.ext").write_text(f"subjectAltName={alternative}\n")
-        sign = ["x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-        openssl(*sign, "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.pem")
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def _server(folder: Path, name: str) -> ssl.SSLContext:

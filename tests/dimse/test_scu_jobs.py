@@ -5,7 +5,6 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from storage.retrieve import Instance
 from storage.settings import Settings
 from tests import files
 from tests.dimse.test_sending import received, stored, storescp
-from tests.support import ROOT, clean_environment, free_port
+from tests.support import free_port, running_worker
 
 
 @pytest.fixture
@@ -36,21 +35,6 @@ async def archive(settings: Callable[..., Settings], database_url: str) -> Async
     opened = await open_archive(settings(database_url=database_url, dimse_timeout=5, jobs_at_once=2))
     yield opened
     await opened.close()
-
-
-@contextlib.contextmanager
-def worker(archive: Archive) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api.cli", "worker"],
-        cwd=ROOT,
-        env=clean_environment(PYTHONPATH=str(ROOT), **archive.settings.to_env()),
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def make(archive: Archive, modality: Modality, instances: list[Instance], **more: object) -> str:
@@ -85,13 +69,13 @@ async def test_a_worker_that_is_killed_while_it_sends(archive: Archive, tmp_path
     log = tmp_path / "log"
     with storescp(tmp_path / "peer", "-v", "--sleep-after", "0", log=log) as modality:
         name = await make(archive, modality, instances)
-        with worker(archive) as first:
+        with running_worker(archive.settings) as first:
             await over(archive, name, 5)
             first.send_signal(signal.SIGKILL)
             first.wait()
         before = len(received(tmp_path / "peer"))
         await archive.db.fetch_sql("UPDATE job SET heartbeat_at = now() - interval '1 hour' WHERE state = 'running'")
-        with worker(archive):
+        with running_worker(archive.settings):
             job = await asyncio.wait_for(archive.jobs.wait(LOCAL, name), 40)
     assert job.state == "success", job
     assert job.result == {"sent": 60, "failed": 0, "failures": []}

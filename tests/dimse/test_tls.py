@@ -18,6 +18,7 @@ from dimse_bridge.tls import Certificates
 from storage.access import LOCAL
 from storage.modalities import Modality
 from storage.settings import SettingError, Settings, load_settings
+from tests.certificates import make_certificates
 from tests.dimse.conftest import start_bridge
 from tests.dimse.serving import Sink, acceptor
 from tests.dimse.wire import EXPLICIT_LE, VERIFICATION, Wire, associate_rq
@@ -34,19 +35,7 @@ class Files:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Files:
-    """An authority, a server and a client that it vouches for, and a stranger."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    openssl(*request, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
-    openssl(*request, "-keyout", "stranger.key", "-out", "stranger.pem", "-subj", "/CN=stranger")
-    for name in ("server", "client", "renewed"):
-        issue = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1"]
-        openssl(*request, *issue, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    return Files(folder)
+    return Files(make_certificates(tmp_path_factory.mktemp("tls")))
 
 
 def settings_of(files: Files, tmp_path: Path, **values: object) -> Settings:

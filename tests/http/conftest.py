@@ -23,6 +23,16 @@ def dicomweb(server: RunningServer) -> DICOMwebClient:
     return DICOMwebClient(server.dicomweb)
 
 
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Debian's Orthanc, empty: the same requests to both."""
+    with (
+        running_orthanc(tmp_path_factory.mktemp("orthanc"), {}) as running,
+        httpx.Client(base_url=running.url, timeout=60) as client,
+    ):
+        yield client
+
+
 @pytest.fixture(scope="package")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A server with tight limits, a public URL, CORS for one origin and a trusted proxy on this machine."""

@@ -4,21 +4,18 @@ import io
 import os
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, generate_uid
 
 from dicomweb.uids import OrthancIds, orthanc_ids
-from tests import orthanc as peer
 from tests.files import dataset, encoded, file_set
-from tests.support import running_server
+from tests.support import kill_worker, running_server
 
 
 class Study:
@@ -251,7 +248,7 @@ def test_a_killed_worker_loses_no_archive(tmp_path: Path) -> None:
         while not any(each.stat().st_size > 1 << 20 for each in tmp_path.glob(f"job-{job}-*/archive")):
             assert time.monotonic() < end
             time.sleep(0.01)
-        _kill_worker(server.process.pid)
+        kill_worker(server.process.pid)
         assert web.get(f"/jobs/{job}").json()["State"] != "Success"
         assert web.get(f"/jobs/{job}/archive").status_code == 404
         assert _over(web, job, 90)["State"] == "Success"
@@ -259,27 +256,6 @@ def test_a_killed_worker_loses_no_archive(tmp_path: Path) -> None:
         assert {dcmread(io.BytesIO(each)).file_meta.TransferSyntaxUID for each in members} == {JPEG2000Lossless}
         assert len(members) == 50
         assert not list(tmp_path.glob(f"job-{job}-*"))
-
-
-def _kill_worker(supervisor: int) -> None:
-    """Kill -9 of the background process: the child of the supervisor that listens nowhere and is no database."""
-    (worker,) = (
-        child
-        for child in psutil.Process(supervisor).children()
-        if "postgres" not in child.name()
-        and not any(each.status == psutil.CONN_LISTEN for each in child.net_connections("tcp"))
-    )
-    worker.kill()
-
-
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    assert peer.PROGRAM is not None, "install Debian's package orthanc"
-    with (
-        peer.running_orthanc(tmp_path_factory.mktemp("orthanc"), {}) as running,
-        httpx.Client(base_url=running.url, timeout=60) as client,
-    ):
-        yield client
 
 
 def test_answers_are_those_of_orthanc(web: httpx.Client, orthanc: httpx.Client) -> None:

@@ -3,20 +3,17 @@
 import os
 import re
 import time
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from pydicom import Dataset, dcmread
 
 from dicomweb.uids import orthanc_ids
-from tests import orthanc as peer
 from tests.files import dataset, encoded, new_uid
-from tests.support import running_server
+from tests.support import kill_worker, running_server
 
 NOBODY = "-".join(["0" * 8] * 5)
 IDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -378,33 +375,12 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
         end = time.monotonic() + 30
         while not 10 < web.get("/statistics").json()["CountInstances"] - 150 < 140:
             assert time.monotonic() < end
-        _kill_worker(server.process.pid)
+        kill_worker(server.process.pid)
         found = _over(web, job["ID"], 90)
         assert (found["State"], found["Content"]["InstancesCount"]) == ("Success", 150)
         assert web.get("/statistics").json()["CountInstances"] == 150
         assert len(web.get(f"{found['Content']['Path']}/instances?expand=false").json()) == 150
         assert web.get(f"/studies/{source}").status_code == 404
-
-
-def _kill_worker(supervisor: int) -> None:
-    """Kill -9 of the background process: the child of the supervisor that listens nowhere and is no database."""
-    (worker,) = (
-        child
-        for child in psutil.Process(supervisor).children()
-        if "postgres" not in child.name()
-        and not any(each.status == psutil.CONN_LISTEN for each in child.net_connections("tcp"))
-    )
-    worker.kill()
-
-
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    assert peer.PROGRAM is not None, "install Debian's package orthanc"
-    with (
-        peer.running_orthanc(tmp_path_factory.mktemp("orthanc"), {}) as running,
-        httpx.Client(base_url=running.url, timeout=60) as client,
-    ):
-        yield client
 
 
 def test_answers_are_those_of_orthanc(web: httpx.Client, orthanc: httpx.Client) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -17,6 +16,7 @@ from pydicom.data import get_testdata_file
 from dicomweb.uids import orthanc_ids
 from tests import files
 from tests import orthanc as debian
+from tests.certificates import make_certificates
 from tests.orthanc import Orthanc
 from tests.remote import Request, endless, hang, scripted
 from tests.support import RunningServer, running_server
@@ -270,21 +270,7 @@ def test_credentials_are_sent_and_never_shown(web: httpx.Client, here: RunningSe
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, a certificate of 127.0.0.1, one of another host, one of a client, and a stranger."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ["req", "-newkey", "rsa:2048", "-nodes"]
-    for name in ("ca", "stranger"):
-        openssl(*new, "-x509", "-days", "2", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    for name, alternative in (("server", "IP:127.0.0.1"), ("other", "DNS:other.example"), ("client", "DNS:client")):
-        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / f"{name}.ext").write_text(f"subjectAltName={alternative}\n")
-        sign = ["x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-        openssl(*sign, "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.pem")
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def test_tls(certificates: Path, tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""Certificates for tests of TLS, made by openssl."""
+
+import subprocess
+from pathlib import Path
+
+SIGNED = {
+    "server": "IP:127.0.0.1",
+    "renewed": "IP:127.0.0.1",
+    "other": "DNS:other.example",
+    "client": "DNS:client",
+}
+"""Names of those that the authority vouches for, and for what."""
+
+
+def make_certificates(folder: Path) -> Path:
+    """As `name.pem` and `name.key`: an authority `ca`, those of `SIGNED`, and a `stranger`, signed by itself."""
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext"]
+    for name in ("ca", "stranger", *SIGNED):
+        more = [*signed, f"subjectAltName={SIGNED[name]}"] if name in SIGNED else []
+        files = ["-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}"]
+        subprocess.run([*new, *more, *files], cwd=folder, check=True, capture_output=True)
+    return folder
