@@ -65,12 +65,11 @@ _UPDATED: Final[dict[Level, str]] = {
     Level.SERIES: "s.changed_at",
     Level.INSTANCE: "i.received_at",
 }
-# `own`: where the attributes of the level are; of a series one more is in what its instances share.
+# `own`: where the main attributes of the level are.
 _OWN: Final[dict[Level, str]] = {
-    Level.PATIENT: "p.attributes::text AS own",
-    Level.STUDY: "t.attributes::text AS own",
-    Level.SERIES: """s.attributes::text AS own, substring(s.shared FROM '(?n)^"00200037":.*$') AS orientation,
-        t.attributes->'00080201' AS timezone""",
+    Level.PATIENT: "p.main_tags AS own",
+    Level.STUDY: "t.main_tags AS own",
+    Level.SERIES: "s.main_tags AS own, t.attributes->'00080201' AS timezone",
     Level.INSTANCE: """i.attributes::text AS own, i.sop_uid, i.series AS series_key,
         CASE WHEN row_number() OVER (PARTITION BY i.series) = 1 THEN s.shared END AS shared""",
 }

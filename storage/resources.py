@@ -262,20 +262,16 @@ def _add_main_tags(
     if level is Level.INSTANCE:
         found["MainDicomTags"] = main_tags(_of_instance(parse(row["own"]), row, shared), MAIN_TAGS[level], form)
         return
-    texts = (row["own"], row["orientation"], row["timezone"]) if level is Level.SERIES else (row["own"], None, None)
+    own, timezone = row["own"], row["timezone"] if level is Level.SERIES else None
     # The same resources are looked at again and again, and to read their attributes takes longest.
-    known = _remembered if sum(len(text or "") for text in texts) <= _REMEMBERED_TEXT else _main_tags
-    found |= known(level, form, *texts)
+    known = _remembered if len(own) <= _REMEMBERED_TEXT else _main_tags
+    found |= known(level, form, own, timezone)
 
 
-def _main_tags(
-    level: Level, form: Format, own: str, orientation: str | None, timezone: str | None
-) -> Mapping[str, Mapping[str, Any]]:
+def _main_tags(level: Level, form: Format, own: str, timezone: str | None) -> Mapping[str, Mapping[str, Any]]:
     """What a description of a patient, study or series says of its attributes. Nobody changes what is in it."""
     if level is Level.SERIES:
         more = parse(own)
-        if orientation is not None:
-            more |= parse("{" + orientation + "}")
         if timezone is not None:
             more["00080201"] = parse(timezone)
         return {"MainDicomTags": main_tags(more, MAIN_TAGS[level], form)}
