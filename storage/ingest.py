@@ -1,7 +1,6 @@
 """The one way into the archive (STOW, REST, C-STORE, import): scan, intent, object, fenced commit, acknowledgement."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,7 +15,6 @@ from dicomweb.errors import (
     Conflict,
     CorruptObject,
     IdentityMismatch,
-    ObjectMissing,
     TooLarge,
     Unavailable,
 )
@@ -27,6 +25,7 @@ from dicomweb.uids import OrthancIds
 from storage.access import Access
 from storage.commit import Committer, Retry
 from storage.db import Database
+from storage.ingest_objects import IngestObjects
 from storage.intents import Intent
 from storage.leases import renewed
 from storage.objects import ObjectStore
@@ -34,7 +33,6 @@ from storage.quota import Quota
 from storage.retrieve import Instance
 from storage.rows import Prepared
 from storage.settings import Settings
-from storage.side_objects import SIDE
 from storage.slides import SlideIndex
 from storage.spool import Spooled
 
@@ -49,7 +47,6 @@ _QUICK_ELEMENTS = 2_000
 _QUICK_INFLATED = 1 << 20
 _COMMIT_TRIES = 6
 _VERSION_LENGTH = 16
-_SLOWEST_PUT = 2_000_000  # bytes per second, beside what the lease gives to each object
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ class IngestService:
     def __init__(self, settings: Settings, db: Database, objects: ObjectStore, slides: SlideIndex) -> None:
         self._settings = settings
         self._db = db
-        self._objects = objects
+        self._files = IngestObjects(settings, db, objects)
         self._slides = slides
         self.limits = ScanLimits(
             max_depth=settings.max_depth,
@@ -119,7 +116,6 @@ class IngestService:
         )
         self._memo = Memo()
         self._quota = Quota(settings, db)
-        self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._committers: dict[int, Committer] = {}
         self._active = 0
         self.counters = IngestCounters()
@@ -194,7 +190,7 @@ class IngestService:
             stored_key = await self._committer(access.tenant).intents.announce(intent)
             if stored_key is not None:
                 return await self._identical(access, prepared, spooled, stored_key)
-        await self._put(prepared, spooled)
+        await self._files.put(prepared, spooled)
         status, stored_key = await self._commit(access, prepared, overwrite=overwrite)
         if status == "identical" and stored_key is not None:
             return await self._identical(access, prepared, spooled, stored_key)
@@ -226,41 +222,14 @@ class IngestService:
             self.counters.fallbacks[result.fallback] = self.counters.fallbacks.get(result.fallback, 0) + 1
         return result
 
-    # -- objects
-    # ------------------------------------------------------------------------------------------------------------------
-
-    async def _put(self, prepared: Prepared, spooled: Spooled) -> None:
-        """Make the object durable. On failure the intent is given up; only the sweeper ever deletes."""
-        try:
-            # No PUT may outlive the lease (see ingest_intent); half of it leaves room for the commit.
-            async with asyncio.timeout(self._settings.intent_lease_s / 2 + spooled.size / _SLOWEST_PUT):
-                if spooled.data is not None:
-                    await self._objects.put(prepared.key, [spooled.data], spooled.size)
-                else:
-                    assert spooled.path is not None
-                    await self._objects.put_file(prepared.key, spooled.path, spooled.size)
-                if not prepared.metadata_inline:
-                    side = prepared.scan.metadata.data
-                    await self._objects.put(prepared.key + SIDE, [side], len(side))
-        except BaseException as error:
-            await self._renounce(prepared)
-            if isinstance(error, TimeoutError):
-                raise Unavailable("the object store did not take the object in time") from error
-            raise
-
-    async def _renounce(self, prepared: Prepared) -> None:
-        """Give an object up that was announced; the sweeper finds it where this fails."""
-        with suppress(ArchiveError):
-            await self._db.execute("ingest_renounce", [prepared.key], self._grace)
-
     async def _identical(self, access: Access, prepared: Prepared, spooled: Spooled, stored_key: str) -> Status:
         """The same file is stored already: success, unless its object was lost, which these bytes then repair."""
-        if await self._is_there(access, prepared, stored_key):
+        if await self._files.is_there(access, prepared, stored_key):
             return "identical"
         log.error("a stored object was missing and is being restored from a repeated upload")
         committer = self._committer(access.tenant)
         again = replace(prepared, key=committer.intents.new_key())
-        await self._put_beside(committer, again, spooled)
+        await self._files.put_beside(committer.intents, again, spooled)
         try:
             restored = await committer.restore(again)
         except Retry:
@@ -269,27 +238,6 @@ class IngestService:
             committer.forget(prepared.scan.series_uid)
             raise Unavailable("the instance changed while its lost object was being restored; send it again")
         return "identical"
-
-    async def _put_beside(self, committer: Committer, prepared: Prepared, spooled: Spooled) -> None:
-        """Announce and put another object of an instance that is stored."""
-        # An empty digest matches no row, so that the key is announced although the file may be known.
-        await committer.intents.announce(Intent(prepared.key, prepared.scan.sop_instance_uid, b"", spooled.size))
-        await self._put(prepared, spooled)
-
-    async def _is_there(self, access: Access, prepared: Prepared, stored_key: str) -> bool:
-        """Whether the object is as long as what was sent, or, being in another transfer syntax, as its row says."""
-        try:
-            found = await self._objects.size(stored_key)
-            if not prepared.metadata_inline:
-                await self._objects.size(stored_key + SIDE)
-        except ObjectMissing:
-            return False
-        if found == prepared.size:
-            return True
-        row = await self._db.fetch_row("instance_to_compare", access.tenant, prepared.scan.sop_instance_uid)
-        if row is None or row["object_key"] != stored_key:
-            raise Unavailable("the instance changed meanwhile; send it again")
-        return bool(found == row["object_offset"] + row["object_size"])
 
     async def exchange(
         self,
@@ -309,7 +257,7 @@ class IngestService:
         committer = self._committer(access.tenant)
         try:
             prepared = self._prepared(await self.scan(spooled), spooled, committer.intents.new_key(), "")
-            await self._put_beside(committer, prepared, spooled)
+            await self._files.put_beside(committer.intents, prepared, spooled)
         finally:
             spooled.release()
         done = False
@@ -318,14 +266,14 @@ class IngestService:
             async with renewed(lease, lambda: self._db.execute("intent_renew", prepared.key, lease)):
                 await verify(prepared)
                 start = prepared.scan.meta_size
-                digest = await self.digest(prepared.key, start, prepared.size - start)
+                digest = await self._files.digest(prepared.key, start, prepared.size - start)
             done = await committer.exchange(prepared, stored.key, received_dataset, digest)
             if done:
                 await self._describe(access, prepared)
         finally:
             # Where the outcome is not known, too: the intent tells whether there is anything to renounce.
             if not done:
-                await self._renounce(prepared)
+                await self._files.renounce(prepared)
         return done
 
     async def restate(self, access: Access, spooled: Spooled, stored: Instance, *, announce: bool) -> bool:
@@ -348,7 +296,7 @@ class IngestService:
             same = (row["metadata_crc"], row["metadata_length"]) == (now.crc32, now.length)
             if prepared.metadata_inline == row["side"] or (row["side"] and not same):
                 prepared = replace(prepared, key=committer.intents.new_key())
-                await self._put_beside(committer, prepared, spooled)
+                await self._files.put_beside(committer.intents, prepared, spooled)
         finally:
             spooled.release()
         done = False
@@ -358,7 +306,7 @@ class IngestService:
                 await self._describe(access, prepared)
         finally:
             if not done and prepared.key != stored.key:
-                await self._renounce(prepared)
+                await self._files.renounce(prepared)
         return done
 
     # -- commits ---------------------------------------------------------------------------------------------------
@@ -400,15 +348,8 @@ class IngestService:
         if row is not None and row["dataset_sha256"] is None:
             key = row["object_key"]
             start = row["object_offset"] + row["meta_size"]
-            digest = await self.digest(key, start, row["object_size"] - row["meta_size"])
+            digest = await self._files.digest(key, start, row["object_size"] - row["meta_size"])
             sop = prepared.scan.sop_instance_uid
             await self._db.execute("set_dataset_digest", access.tenant, sop, key, digest)
         start = prepared.scan.meta_size
-        return replace(prepared, dataset_sha256=await self.digest(prepared.key, start, prepared.size - start))
-
-    async def digest(self, key: str, offset: int, length: int) -> bytes:
-        """The SHA-256 of a part of an object."""
-        digest = hashlib.sha256()
-        async for chunk in self._objects.stream(key, offset, length):
-            await asyncio.to_thread(digest.update, chunk)
-        return digest.digest()
+        return replace(prepared, dataset_sha256=await self._files.digest(prepared.key, start, prepared.size - start))
