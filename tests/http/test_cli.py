@@ -268,11 +268,18 @@ def test_one_server_per_data_directory(running: RunningServer) -> None:
 def test_parts_alone_beside_a_running_server(running: RunningServer, tmp_path: Path) -> None:
     """`anor api` and `anor worker` with the embedded database of another process."""
     port, dimse_port = free_port(), free_port()
+    told = {"worker": free_port(), "dimse": free_port()}
     environment = dict(running.environment) | {"ANOR_HTTP_PORT": str(port)}
     command = [str(part) for part in (Path(psutil.Process(running.process.pid).cmdline()[0]), "-m", "api.cli")]
     with (tmp_path / "log").open("wb") as log:
         parts = [
-            subprocess.Popen([*command, *arguments], env=environment, stdout=log, stderr=log, cwd=Path.cwd())
+            subprocess.Popen(
+                [*command, *arguments],
+                env=environment | {"ANOR_METRICS_PORT": str(told.get(arguments[0], 0))},
+                stdout=log,
+                stderr=log,
+                cwd=Path.cwd(),
+            )
             for arguments in (["api", "--workers", "1"], ["worker"], ["dimse", "--dimse-port", str(dimse_port)])
         ]
     beside = RunningServer(running.data, parts[0], tmp_path / "log", f"http://127.0.0.1:{port}")
@@ -280,6 +287,12 @@ def test_parts_alone_beside_a_running_server(running: RunningServer, tmp_path: P
         eventually(lambda: _answers(beside))
         eventually(lambda: _listens(dimse_port))  # what is told to stop while it starts has no exit status of its own
         assert get(beside, "/readyz")[0] == 200
+        for name, metrics_port in told.items():
+            alone = RunningServer(running.data, parts[0], tmp_path / "log", f"http://127.0.0.1:{metrics_port}")
+            eventually(lambda alone=alone: _answers(alone))
+            # The process that answers for `anor dimse` asks no database itself: its neighbours do.
+            eventually(lambda alone=alone: b'anor_database_seconds_count{outcome="ok"}' in get(alone, "/metrics")[1])
+            assert f"metrics     http://127.0.0.1:{metrics_port}/metrics" in beside.output(), name
         assert all(part.poll() is None for part in parts), beside.output()
     finally:
         for part in parts:
