@@ -12,10 +12,9 @@ from api.exchange import Exchange
 from dicomweb.errors import BadRequest, TooLarge, UnsupportedMediaType
 from storage.spool import Spool, Spooled
 
-# A body slower than this over a whole window is refused: a handful of trickling clients must not hold the server's
-# memory.
+# A body slower than `min_body_rate` over a whole window is refused: a handful of trickling clients must not hold the
+# server's memory.
 _WINDOW_S = 30.0
-_WINDOW_BYTES = 30 * 1024
 # What an upload may hold in memory once the budget is spent; the rest of it goes to disk.
 _SMALL = 64 * 1024
 _INFLATE_STEP = 1 << 18
@@ -35,6 +34,7 @@ class BodyReader:
     """
 
     __slots__ = (
+        "_enough",
         "_finished",
         "_http",
         "_limit",
@@ -54,6 +54,7 @@ class BodyReader:
         self._http = http
         self._receive = http.receive
         self._limit = limit
+        self._enough = http.settings.min_body_rate * _WINDOW_S
         self.size = 0
         self._finished = False
         self._slow = False
@@ -106,7 +107,7 @@ class BodyReader:
         now = self._loop.time()
         waited = self._waited + (now - self._wait_from if self._wait_from is not None else 0.0)
         waiting = self._wait_from is not None
-        if waiting and waited > 0.9 * _WINDOW_S and self.size - self._seen < _WINDOW_BYTES and self._task is not None:
+        if waiting and waited > 0.9 * _WINDOW_S and self.size - self._seen < self._enough and self._task is not None:
             self._slow = True
             self._task.cancel()
             return

@@ -76,20 +76,9 @@ def load_settings(
 
 def _absolute(values: dict[str, Any]) -> dict[str, Any]:
     """Paths relative to where the command was given; a child may run elsewhere."""
-    values["data"] = values["data"].absolute()
-    for name in (
-        "annotation_font",
-        "dimse_tls_certificate",
-        "dimse_tls_key",
-        "dimse_tls_ca",
-        "dimse_users",
-        "dimse_jwt_keys",
-        "outgoing_ca_file",
-        "outgoing_client_certificate",
-        "outgoing_client_key",
-    ):
-        if values[name] is not None:
-            values[name] = values[name].absolute()
+    for setting in table():
+        if setting.base_type is Path and values[setting.name] is not None:
+            values[setting.name] = values[setting.name].absolute()
     if values["objects"] is not None and "://" not in values["objects"]:
         values["objects"] = str(Path(values["objects"]).expanduser().absolute())
     return values

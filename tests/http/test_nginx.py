@@ -151,7 +151,8 @@ def test_who_may_see_the_slide_is_asked_for(front: Callable[..., httpx.Client], 
     assert [cached(client, url)[0] for _ in range(2)] == ["MISS", "HIT"]
     assert client.get(f"/wsi/deepzoom/{slide.series}_files/8/0_0.jpeg?v={manifest['version']}").status_code == 200
     assert client.delete(f"/dicom-web/studies/{slide.study}/series/{slide.series}").status_code in {200, 204}
-    # A right that was there is taken for granted for a second, of which nginx counts whole ones: until the one after ends.
+    # A right that was there is taken for granted for a second, of which nginx counts whole ones: until the one after
+    # ends.
     end = time.monotonic() + 3
     while (status := client.get(url).status_code) == 200 and time.monotonic() < end:
         time.sleep(0.05)
