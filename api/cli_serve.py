@@ -121,7 +121,7 @@ def run_dimse(settings: Settings) -> int:
     supervisor = Supervisor(parts, None, listeners, settings.shutdown_timeout, doors.sockets)
     supervisor.start()
     try:
-        if supervisor.await_ready(lambda: doors.board.ready, READY_TIMEOUT):
+        if supervisor.await_ready(lambda: _missing(doors), READY_TIMEOUT):
             supervisor.run()
     except StartError as error:
         print(f"anor: {error}", file=sys.stderr)
@@ -321,9 +321,7 @@ def _supervise(supervisor: Supervisor, settings: Settings, begin: float, doors: 
     status = 0
     supervisor.start()
     try:
-        if supervisor.await_ready(
-            lambda: (doors is None or doors.board.ready) and _http_answers(settings), READY_TIMEOUT
-        ):
+        if supervisor.await_ready(lambda: _missing(doors) or _unready(settings), READY_TIMEOUT):
             _announce(settings, state, time.monotonic() - begin, alone=doors is None)
             supervisor.run()
     except StartError as error:
@@ -335,13 +333,19 @@ def _supervise(supervisor: Supervisor, settings: Settings, begin: float, doors: 
     return status if stopped else 1
 
 
-def _http_answers(settings: Settings) -> bool:
+def _missing(doors: "Doors | None") -> str:
+    return "" if doors is None or doors.board.ready else "the DIMSE processes have not begun"
+
+
+def _unready(settings: Settings) -> str:
+    """Why HTTP does not serve yet; "" when it does."""
     connection = http.client.HTTPConnection(_reachable(settings.host), settings.http_port, timeout=10)
     try:
         connection.request("GET", "/readyz", headers={"Connection": "close"})
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
+        answer = connection.getresponse()
+        return "" if answer.status == http.HTTPStatus.OK else "; ".join(json.load(answer)["reasons"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return "HTTP does not answer"
     finally:
         connection.close()
 

@@ -151,10 +151,14 @@ def _number_fault(number: float | None, setting: Setting) -> str:
     if number is None:
         return f"a {'whole ' if setting.base_type is int else ''}number" + (f" ({about.unit})" if about.unit else "")
     if about.minimum is not None and number < about.minimum:
-        return f"at least {about.minimum:g}"
+        return f"at least {_number(setting, about.minimum)}"
     if about.maximum is not None and number > about.maximum:
-        return f"at most {about.maximum:g}"
+        return f"at most {_number(setting, about.maximum)}"
     return ""
+
+
+def _number(setting: Setting, number: float) -> str:
+    return shown(setting, int(number)) if setting.about.unit == "bytes" else f"{number:g}"
 
 
 def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:

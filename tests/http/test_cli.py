@@ -184,6 +184,18 @@ def test_taken_ports_are_said_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "postgres").exists()
 
 
+def test_what_a_start_waits_for_is_said(tmp_path: Path) -> None:
+    """An object store that does not answer: with a silence of a minute nobody would know what to look at."""
+    keys = {"s3_access_key": "a", "s3_secret_key": "b", "s3_retries": 0}
+    server = start_server(
+        tmp_path, workers=1, wait=False, objects="s3://bucket", s3_endpoint="http://127.0.0.1:9", **keys
+    )
+    try:
+        eventually(lambda: "not ready yet: the object store cannot be reached" in server.output(), 30)
+    finally:
+        server.stop()
+
+
 def test_serve_prints_its_urls(running: RunningServer) -> None:
     said = running.output()
     assert f"start page  {running.url}/\n" in said
