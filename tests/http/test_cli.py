@@ -10,9 +10,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 import psutil
+import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from typer.testing import CliRunner
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 from api.cli import app
 from storage.embedded import EmbeddedPostgres
 from storage.settings import table
+from tests.files import dataset, encoded
 from tests.support import (
     RunningServer,
     anor,
@@ -376,6 +379,24 @@ def test_slow_upload_is_finished_before_the_end(own: Path) -> None:
     with EmbeddedPostgres(own / "postgres"):
         status = anor("status", data=str(own))
     assert ["instances", "1"] in [line.split() for line in status.stdout.splitlines()]
+
+
+def test_slow_download_is_finished_before_the_end(own: Path) -> None:
+    file = encoded(dataset(Rows=2048, Columns=4096, PixelData=os.urandom(2048 * 4096 * 2)))
+    server = start_server(own)
+    assert post(server, file)[0] == 200
+    ds = pydicom.dcmread(BytesIO(file), stop_before_pixels=True)
+    path = f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: application/dicom\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as download:
+        download.sendall(request.encode())
+        received = bytearray(download.recv(65536))
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: _refused(server.port))
+        while chunk := download.recv(1 << 20):
+            received += chunk
+    assert received.partition(b"\r\n\r\n")[2] == file
+    assert server.process.wait(30) == 0
 
 
 def _refused(port: int) -> bool:

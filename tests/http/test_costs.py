@@ -2,17 +2,19 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from types import MappingProxyType
 
 import httpx
 import pytest
+from pydicom import dcmread
 
 from api.app import Anor, create_app
 from api.metrics import Metrics
 from dimse_bridge.scu import Requestor
 from storage.archive import Archive, open_archive
 from storage.settings import Settings
-from tests.files import ct, new_uid
+from tests.files import compressed, ct, new_uid
 from tests.http.bodies import ROOT
 from tests.rgw import Rgw
 
@@ -112,3 +114,18 @@ async def test_writes(served: Served) -> None:
         assert cost in {(1, 1), (1, 2)}
     answer, cost = await served.asked("DELETE", f"{ROOT}/studies/{study}")
     assert (answer.status_code, cost) == (204, (1, 0))
+
+
+async def test_the_last_of_many_frames_costs_what_the_first_does(served: Served) -> None:
+    frames = [b"\xff\xd8\xff" + number.to_bytes(4, "big") * 25 + b"\0" for number in range(14_000)]
+    file = compressed(frames, "1.2.840.10008.1.2.4.80")
+    answer = await served.web.post(f"{ROOT}/studies", content=file, headers={"content-type": "application/dicom"})
+    assert answer.status_code in (200, 202), answer.text
+    ds = dcmread(BytesIO(file), stop_before_pixels=True)
+    path = f"{ROOT}/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+    for number in (1, 7_000, 14_000):
+        before = served.archive.objects.counts.read
+        answer, cost = await served.asked("GET", f"{path}/frames/{number}", RAW)
+        assert (answer.status_code, cost) == (200, (1, 1))
+        assert answer.content == frames[number - 1]
+        assert served.archive.objects.counts.read - before == len(frames[number - 1])

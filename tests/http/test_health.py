@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
 from tests.files import compressed, ct
 from tests.http.bodies import ROOT, problem, store
@@ -120,6 +121,15 @@ def test_metrics_of_database_and_object_store(own: RunningServer) -> None:
         assert store(web, ct()).status_code == 503
         (own.data / "away").rename(objects)
         assert _count(web, "anor_objects_seconds_count", operation="write", outcome="unavailable") >= 1
+
+
+def test_metrics_of_what_pydicom_had_to_read(own: RunningServer) -> None:
+    with httpx.Client(base_url=own.url, timeout=60) as web:
+        assert store(web, ct()).status_code == 200
+        assert _count(web, "anor_scan_fallbacks_total") == 0
+        big = get_testdata_file("MR_small_bigendian.dcm", read=False)
+        assert store(web, Path(str(big)).read_bytes()).status_code in (200, 202)
+        assert _count(web, "anor_scan_fallbacks_total", reason="big endian") == 1
 
 
 def test_metrics_of_processes_without_http(tmp_path: Path) -> None:
