@@ -1,5 +1,6 @@
 """The application: FastAPI, with the hot routes answered before its stack is entered."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -128,7 +129,7 @@ def create_app(settings: Settings) -> Anor:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         archive = await open_archive(settings)
-        metrics = Metrics(settings.data / "metrics", archive.counters)
+        metrics = Metrics(settings.data / "metrics", os.getppid(), archive.counters, archive.times)
         metrics.start()
         requestor = Requestor(archive)
         try:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -57,7 +57,7 @@ def run_all(settings: Settings) -> int:
         parts = [
             *_http_parts(application, listeners),
             *_dimse_parts(settings, doors),
-            Part("worker", lambda: _worker(settings)),
+            Part("worker", lambda: _worker(settings, os.getppid())),
         ]
         supervisor = Supervisor(parts, postgres, listeners, settings.shutdown_timeout, doors.sockets)
         return _supervise(supervisor, settings, begin, doors)
@@ -92,7 +92,18 @@ def run_api(settings: Settings) -> int:
 
 def run_worker(settings: Settings) -> int:
     """`anor worker`: background work in this process."""
-    return _run_alone(settings, _worker)
+    _prepare(settings)
+    _require_migrated(settings)
+    raise_file_limit()
+    listener = None
+    if settings.metrics_port is not None:
+        from api.cli_metrics import metrics_listener
+
+        listener = metrics_listener(settings, settings.metrics_port)
+    try:
+        return _worker(settings, os.getpid(), listener)
+    except ArchiveError as error:
+        fail(error)
 
 
 def run_dimse(settings: Settings) -> int:
@@ -101,11 +112,16 @@ def run_dimse(settings: Settings) -> int:
     _prepare(settings)
     _require_migrated(settings)
     doors, settings = _dimse_doors(settings)
-    parts = _dimse_parts(settings, doors)
-    supervisor = Supervisor(parts, None, (), settings.shutdown_timeout, doors.sockets)
+    parts, listeners = _dimse_parts(settings, doors), []
+    if settings.metrics_port is not None:
+        from api.cli_metrics import metrics_listener, metrics_part
+
+        listeners.append(metrics_listener(settings, settings.metrics_port))
+        parts.append(metrics_part(listeners[0], settings))
+    supervisor = Supervisor(parts, None, listeners, settings.shutdown_timeout, doors.sockets)
     supervisor.start()
     try:
-        if supervisor.await_ready(lambda: doors.board.ready, READY_TIMEOUT):
+        if supervisor.await_ready(lambda: _missing(doors), READY_TIMEOUT):
             supervisor.run()
     except StartError as error:
         print(f"anor: {error}", file=sys.stderr)
@@ -131,16 +147,6 @@ def run_dimse_user(name: str) -> int:
     except UsersError as error:
         fail(error)
     return 0
-
-
-def _run_alone(settings: Settings, run: Callable[[Settings], int]) -> int:
-    _prepare(settings)
-    _require_migrated(settings)
-    raise_file_limit()
-    try:
-        return run(settings)
-    except ArchiveError as error:
-        fail(error)
 
 
 def _prepare(settings: Settings) -> None:
@@ -256,9 +262,12 @@ def _require_migrated(settings: Settings) -> None:
         fail(error)
 
 
-def _worker(settings: Settings) -> int:
+def _worker(settings: Settings, server: int, listener: socket.socket | None = None) -> int:
+    """The worker's process; `server` as for Counts, and where there is a socket, metrics on it."""
     import uvloop
 
+    from api.cli_metrics import telling
+    from api.metrics import Metrics
     from dimse_bridge.commitment import handlers as commitment_handlers
     from dimse_bridge.scu import Requestor
     from dimse_bridge.step_notifications import handlers as notification_handlers
@@ -292,8 +301,10 @@ def _worker(settings: Settings) -> int:
                 (reconstruction_handlers(archive), 1),
                 (archive_handlers(archive), settings.jobs_at_once),
             )
+            metrics = Metrics(settings.data / "metrics", server, archive.counters, archive.times)
             try:
-                await work(archive, stop, lanes, steps(archive))
+                async with telling(metrics, listener, settings):
+                    await work(archive, stop, lanes, steps(archive))
             finally:
                 await requestor.close()
         finally:
@@ -310,9 +321,7 @@ def _supervise(supervisor: Supervisor, settings: Settings, begin: float, doors: 
     status = 0
     supervisor.start()
     try:
-        if supervisor.await_ready(
-            lambda: (doors is None or doors.board.ready) and _http_answers(settings), READY_TIMEOUT
-        ):
+        if supervisor.await_ready(lambda: _missing(doors) or _unready(settings), READY_TIMEOUT):
             _announce(settings, state, time.monotonic() - begin, alone=doors is None)
             supervisor.run()
     except StartError as error:
@@ -324,13 +333,19 @@ def _supervise(supervisor: Supervisor, settings: Settings, begin: float, doors: 
     return status if stopped else 1
 
 
-def _http_answers(settings: Settings) -> bool:
+def _missing(doors: "Doors | None") -> str:
+    return "" if doors is None or doors.board.ready else "the DIMSE processes have not begun"
+
+
+def _unready(settings: Settings) -> str:
+    """Why HTTP does not serve yet; "" when it does."""
     connection = http.client.HTTPConnection(_reachable(settings.host), settings.http_port, timeout=10)
     try:
         connection.request("GET", "/readyz", headers={"Connection": "close"})
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
+        answer = connection.getresponse()
+        return "" if answer.status == http.HTTPStatus.OK else "; ".join(json.load(answer)["reasons"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return "HTTP does not answer"
     finally:
         connection.close()
 

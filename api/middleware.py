@@ -25,8 +25,6 @@ from api.websocket import handshake
 from dicomweb.errors import ArchiveError, BadRequest, Forbidden, NotFound
 from dicomweb.negotiation import parse_accept, plan_rendered
 
-MAX_HEADERS = 100
-MAX_HEADER_BYTES = 32 * 1024
 _EXPOSED = b"Content-Range, Content-Length, Content-Location, ETag, Location, Warning, X-Request-Id"
 _METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
 _PREFLIGHT_AGE = b"7200"
@@ -54,6 +52,8 @@ class FrontDoor:
         self._prefix = os.urandom(5).hex()
         self._count = itertools.count(1)
         self._log_access = services.settings.log_level == "debug"
+        self._max_headers = services.settings.max_headers
+        self._max_header_bytes = services.settings.max_header_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens inside."""
@@ -83,7 +83,7 @@ class FrontDoor:
 
     async def _serve(self, http: Exchange) -> None:
         scope = http.scope
-        origin = _check_headers(scope["headers"])
+        origin = self._check_headers(scope["headers"])
         if origin is not None and self._origins:
             self._allow_origin(origin, http.extra)
         method = http.method
@@ -126,6 +126,30 @@ class FrontDoor:
             await http.send(message)
 
         await self._inner(scope, http.receive, send)
+
+    def _check_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """Refuse header floods and a body that is framed twice (RFC 9112 6.1: smuggling); gives the Origin."""
+        count = size = 0
+        origin = None
+        framing = 0
+        for name, value in headers:
+            count += 1
+            size += len(name) + len(value)
+            if name == b"origin":
+                origin = value
+            elif name == b"content-length":
+                framing |= 1
+            elif name == b"transfer-encoding":
+                framing |= 2
+        if count > self._max_headers or size > self._max_header_bytes:
+            raise HttpRefusal(
+                HEADERS_TOO_LARGE,
+                f"at most {self._max_headers} header fields of {self._max_header_bytes} bytes together",
+                headers=((b"connection", b"close"),),
+            )
+        if framing == 3:
+            raise BadRequest("a request has Content-Length or Transfer-Encoding, not both")
+        return origin
 
     def _allow_origin(self, origin: bytes, extra: list[Header]) -> None:
         """CORS (Fetch standard): never with credentials, so that `*` is safe; the header varies by origin else."""
@@ -208,28 +232,3 @@ def _check_upgrade(operation: Operation, scope: Scope) -> None:
     if operation.websocket:
         raise HttpRefusal(UPGRADE_REQUIRED, "connect with a WebSocket", headers=((b"upgrade", b"websocket"),))
     raise BadRequest("the path is no WebSocket", attribute="Upgrade")
-
-
-def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """Refuse header floods and a body that is framed twice (RFC 9112 6.1: smuggling); gives the Origin."""
-    count = size = 0
-    origin = None
-    framing = 0
-    for name, value in headers:
-        count += 1
-        size += len(name) + len(value)
-        if name == b"origin":
-            origin = value
-        elif name == b"content-length":
-            framing |= 1
-        elif name == b"transfer-encoding":
-            framing |= 2
-    if count > MAX_HEADERS or size > MAX_HEADER_BYTES:
-        raise HttpRefusal(
-            HEADERS_TOO_LARGE,
-            f"at most {MAX_HEADERS} header fields of {MAX_HEADER_BYTES} bytes together",
-            headers=((b"connection", b"close"),),
-        )
-    if framing == 3:
-        raise BadRequest("a request has Content-Length or Transfer-Encoding, not both")
-    return origin

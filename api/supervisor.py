@@ -29,6 +29,7 @@ _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 30.0
 _HEALTHY_AFTER: Final = 60.0  # a child that lived this long starts again without delay
 _FILES: Final = 65_536
+_PATIENCE: Final = 5.0  # seconds that a start may take until what is missing is logged
 
 
 class StartError(Exception):
@@ -78,10 +79,14 @@ class Supervisor:
             self._children.append(child)
             self._fork(child)
 
-    def await_ready(self, probe: Callable[[], bool], timeout: float) -> bool:
-        """Until `probe` says so; False where we are told to stop before. Raises StartError when a part ends."""
-        deadline = time.monotonic() + timeout
-        while not probe():
+    def await_ready(self, probe: Callable[[], str], timeout: float) -> bool:
+        """Until `probe` says nothing that is missing; False where we are told to stop before.
+
+        Raises StartError when a part ends, or after `timeout` seconds; what is missing is said early.
+        """
+        begin = time.monotonic()
+        said = ""
+        while missing := probe():
             if signal.sigtimedwait(_STOPPING, 0.01) is not None:
                 return False
             for child in self._children:
@@ -89,8 +94,12 @@ class Supervisor:
                 if status is not None:
                     child.pid = 0
                     raise StartError(f"{child.part.name} ended while starting ({_describe(status)})")
-            if time.monotonic() > deadline:
-                raise StartError(f"not ready after {timeout:g} seconds")
+            waited = time.monotonic() - begin
+            if waited > _PATIENCE and missing != said:
+                log.warning("not ready yet: %s", missing)
+                said = missing
+            if waited > timeout:
+                raise StartError(f"not ready after {timeout:g} seconds: {missing}")
         return True
 
     def run(self) -> None:

@@ -12,10 +12,9 @@ from api.exchange import Exchange
 from dicomweb.errors import BadRequest, TooLarge, UnsupportedMediaType
 from storage.spool import Spool, Spooled
 
-# A body slower than this over a whole window is refused: a handful of trickling clients must not hold the server's
-# memory.
+# A body slower than `min_body_rate` over a whole window is refused: a handful of trickling clients must not hold the
+# server's memory.
 _WINDOW_S = 30.0
-_WINDOW_BYTES = 30 * 1024
 # What an upload may hold in memory once the budget is spent; the rest of it goes to disk.
 _SMALL = 64 * 1024
 _INFLATE_STEP = 1 << 18
@@ -35,6 +34,7 @@ class BodyReader:
     """
 
     __slots__ = (
+        "_enough",
         "_finished",
         "_http",
         "_limit",
@@ -44,16 +44,20 @@ class BodyReader:
         "_slow",
         "_task",
         "_timer",
+        "_too_large",
         "_wait_from",
         "_waited",
         "_window",
         "size",
     )
 
-    def __init__(self, http: Exchange, limit: int) -> None:
+    def __init__(self, http: Exchange, limit: int, setting: str = "") -> None:
+        """`setting`: the name of the one that says the limit, for who meets it."""
         self._http = http
         self._receive = http.receive
         self._limit = limit
+        self._too_large = f"the request body is larger than {limit} bytes" + (f" ({setting})" if setting else "")
+        self._enough = http.settings.min_body_rate * _WINDOW_S
         self.size = 0
         self._finished = False
         self._slow = False
@@ -66,7 +70,7 @@ class BodyReader:
         self._wait_from: float | None = None
         declared = http.header(b"content-length")
         if limit and declared is not None and declared.isdigit() and int(declared) > limit:
-            raise TooLarge(f"the request body is larger than {limit} bytes")
+            raise TooLarge(self._too_large)
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
@@ -97,7 +101,7 @@ class BodyReader:
             if chunk:
                 self.size += len(chunk)
                 if self._limit and self.size > self._limit:
-                    raise TooLarge(f"the request body is larger than {self._limit} bytes")
+                    raise TooLarge(self._too_large)
                 return chunk
         return None
 
@@ -106,7 +110,7 @@ class BodyReader:
         now = self._loop.time()
         waited = self._waited + (now - self._wait_from if self._wait_from is not None else 0.0)
         waiting = self._wait_from is not None
-        if waiting and waited > 0.9 * _WINDOW_S and self.size - self._seen < _WINDOW_BYTES and self._task is not None:
+        if waiting and waited > 0.9 * _WINDOW_S and self.size - self._seen < self._enough and self._task is not None:
             self._slow = True
             self._task.cancel()
             return
@@ -148,7 +152,7 @@ class Gunzipped:
                 raise BadRequest("bytes follow the gzip body")
             self._size += len(inflated)
             if self._size > max(self._limit, 0) or self._size > self._ratio * max(self._source.size, _SMALL):
-                raise TooLarge("the inflated body exceeds the limit")
+                raise TooLarge("the inflated body exceeds max_instance, or max_inflate_ratio times what was sent")
             if inflated:
                 return inflated
 
@@ -258,7 +262,7 @@ class Upload:
 
 async def received(http: Exchange) -> Upload:
     """A body that is one file, whatever its type. Raises as `BodyReader`, and TooLarge."""
-    with BodyReader(http, http.settings.max_instance) as body:
+    with BodyReader(http, http.settings.max_instance, "max_instance") as body:
         return await collected(http, body, http.header(b"content-length"))
 
 

@@ -257,7 +257,8 @@ def inflate_dataset(packed: bytes | memoryview, max_size: int, max_ratio: int) -
                 chunk = inflater.decompress(rest, min(_CHUNK, allowed + 1 - size))
                 size += len(chunk)
                 if size > allowed:
-                    raise TooLarge(f"the deflated data set exceeds {allowed} bytes when inflated")
+                    limits = "(max_inflated, max_inflate_ratio)"
+                    raise TooLarge(f"the deflated data set exceeds {allowed} bytes when inflated {limits}")
                 out.write(chunk)
                 crc = zlib.crc32(chunk, crc)
                 rest = inflater.unconsumed_tail

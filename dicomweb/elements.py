@@ -171,7 +171,7 @@ class ElementWalk:
 
     def _check_count(self) -> None:
         if self.walker.count > self.limits.max_elements:
-            raise TooLarge(f"more than {self.limits.max_elements} elements")
+            raise TooLarge(f"more than {self.limits.max_elements} elements (max_elements)")
 
     def _learn_plain(self, head: Head, pos: int, start: int, stop: int) -> int:
         """As `_learn`, for the common case: a short value that is neither a sequence nor binary."""

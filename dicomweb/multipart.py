@@ -234,7 +234,7 @@ class Parser:
     def _begin_part(self, head: bytes) -> None:
         self._parts += 1
         if self._parts > self._limits.parts:
-            raise TooLarge(f"the multipart body has more than {self._limits.parts} parts")
+            raise TooLarge(f"the multipart body has more than {self._limits.parts} parts (max_parts)")
         self._events.append(PartBegin(_parse_headers(head, self._limits, self._parts)))
         self._in_part = True
         self._state = _State.BODY

@@ -23,7 +23,7 @@ def parse_frame_list(text: str, limit: int = MAX_FRAMES) -> tuple[int, ...]:
     """
     members = text.split(",", limit + 1)
     if len(members) > limit:
-        raise TooLarge(f"a request may ask for {limit} frames at most")
+        raise TooLarge(f"a request may ask for {limit} frames at most (max_frames_per_request)")
     numbers: list[int] = []
     for member in members:
         number = member.strip()

@@ -231,11 +231,12 @@ class Walker(Rendering):
         return known
 
     def _too_many(self, tag: int) -> NoReturn:
-        raise TooLarge(f"more than {self.max_elements} elements", attribute=name_of(tag))
+        setting = "max_elements" if self.max_elements == self.limits.max_elements else "max_fg_elements"
+        raise TooLarge(f"more than {self.max_elements} elements ({setting})", attribute=name_of(tag))
 
     def _check_depth(self, tag: int, depth: int) -> None:
         if depth >= self.limits.max_depth:
-            refuse(tag, self._pos, f"nested more than {self.limits.max_depth} deep")
+            refuse(tag, self._pos, f"nested more than {self.limits.max_depth} deep (max_depth)")
 
     def _elements(self, item: _Item, out: list[bytes]) -> _Sequence | None:  # noqa: C901, PLR0912, PLR0915 - hot loop
         """Walk the elements of an item: None at its end, or the next sequence in it with `_pos` at its value field."""

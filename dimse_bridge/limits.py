@@ -36,6 +36,17 @@ class Limits:
             max_associations_per_peer=settings.dimse_associations_per_peer,
             associate_timeout=settings.dimse_associate_timeout,
             idle_timeout=settings.dimse_idle_timeout,
+            max_associate_pdu=settings.dimse_max_associate_pdu,
+            max_command=settings.dimse_max_command,
+            max_data_set=settings.dimse_max_data_set,
+            max_action=settings.dimse_max_commitment,
+            max_pending=settings.dimse_pending,
+            read_idle=settings.dimse_pdu_silence,
+            pdu_deadline=settings.dimse_pdu_timeout,
+            send_timeout=settings.dimse_send_timeout,
+            ask_timeout=settings.dimse_answer_timeout,
+            spool_timeout=settings.dimse_spool_timeout,
+            store_timeout=settings.dimse_store_timeout,
             # The abort of what is left comes after the grace, and the supervisor has no more patience than the setting.
             stop_grace=max(1.0, settings.shutdown_timeout - 10.0),
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -25,6 +26,7 @@ from dimse_bridge.store import into_archive
 from dimse_bridge.tls import Certificates
 from dimse_bridge.users import PASSCODE, Users, Verifier
 from storage.archive import Archive, open_archive
+from storage.counts import Counts
 from storage.settings import Settings
 
 # How long a thread that comes back from a system call waits for the interpreter while the event loop is busy; see
@@ -97,6 +99,8 @@ async def _serve(settings: Settings, doors: Doors, process: int) -> None:
         loop.add_signal_handler(number, stop.set)
     credentials = Credentials.of(settings)
     archive = await open_archive(settings)
+    counts = Counts(settings.data / "metrics", os.getppid(), archive.counters, archive.times)
+    counts.start()
     requestor = Requestor(archive)
     try:
         limits = Limits.of(settings)
@@ -111,5 +115,6 @@ async def _serve(settings: Settings, doors: Doors, process: int) -> None:
         await acceptor.stop()
         log_event("dimse-stopped", level=logging.INFO)
     finally:
+        await counts.stop()
         await requestor.close()
         await archive.close()

@@ -13,6 +13,7 @@ from storage.changes import ChangeService
 from storage.channels import EventChannels
 from storage.commitment import CommitmentService
 from storage.contents import ContentService
+from storage.counts import Key, Spread
 from storage.creation import CreationService
 from storage.data_sets import DataSetService
 from storage.db import Database
@@ -121,11 +122,13 @@ class Archive:
             raise Unavailable("the database takes no writes (a standby, or set to read-only)")
         await self.objects.check()
 
-    def counters(self) -> dict[tuple[str, ...], float]:
-        """Totals of this process for the metrics: a name, then labels and their values in turns."""
-        ingest, frames = self.ingest.counters, self.decoders.counters
+    def counters(self) -> dict[Key, float]:
+        """Totals of this process for the metrics."""
+        ingest, frames, objects = self.ingest.counters, self.decoders.counters, self.objects.counts
         return {
             ("ingest_bytes",): ingest.bytes,
+            ("objects_bytes", "direction", "read"): objects.read,
+            ("objects_bytes", "direction", "written"): objects.written,
             **{("ingest", "outcome", name): count for name, count in ingest.outcomes.items()},
             **{("scan_fallbacks", "reason", name): count for name, count in ingest.fallbacks.items()},
             ("decoder_starts",): frames.starts,
@@ -133,6 +136,10 @@ class Archive:
             **{("transcode_cache", "result", name): count for name, count in self.transcode.cache_use.items()},
             **{("thumbnail_cache", "result", name): count for name, count in self.rendering.thumbnails.use.items()},
         }
+
+    def times(self) -> dict[Key, Spread]:
+        """How long statements and requests to the object store took in this process."""
+        return {**self.db.times.spreads, **self.objects.counts.times.spreads}
 
     async def close(self) -> None:
         """Close connections; requests in flight fail."""

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import asyncpg
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.connections import DRIVER_ERRORS, Connections
+from storage.counts import Times
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 # Deadlock and serialization failure: the transaction did not happen, so it may simply be run again.
 _RETRYABLE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _MAX_TRIES = 5
+_DONE, _FAILED = ("database_seconds", "outcome", "ok"), ("database_seconds", "outcome", "failed")
 
 Record = asyncpg.Record
 T = TypeVar("T")
@@ -75,6 +78,7 @@ class Database:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._queries = named_queries()
+        self.times = Times()
         self.statements = 0  # how many statements ran: tests count them per endpoint
 
     @classmethod
@@ -106,6 +110,11 @@ class Database:
         """Close every connection; those in use are waited for briefly."""
         await self._connections.close()
 
+    @property
+    def connections_in_use(self) -> int:
+        """How many statements and transactions run at this moment."""
+        return self._connections.in_use
+
     async def _run(self, call: Callable[[Any], Awaitable[T]]) -> T:
         for attempt in range(_MAX_TRIES):
             try:
@@ -123,14 +132,19 @@ class Database:
         raise AssertionError("unreachable")
 
     async def _once(self, call: Callable[[Any], Awaitable[T]]) -> T:
-        connection = await self._taken()
+        begin, key = time.perf_counter(), _FAILED
         try:
-            self.statements += 1
-            result = await call(connection)
-        except BaseException:
-            await self._connections.drop(connection)
-            raise
-        self._connections.give(connection)
+            connection = await self._taken()
+            try:
+                self.statements += 1
+                result = await call(connection)
+            except BaseException:
+                await self._connections.drop(connection)
+                raise
+            self._connections.give(connection)
+            key = _DONE
+        finally:
+            self.times.add(key, time.perf_counter() - begin)
         return result
 
     async def _taken(self) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from dicomweb.errors import CorruptObject, ObjectMissing, Unavailable
 from storage.directory_files import (
@@ -36,6 +36,7 @@ from storage.directory_files import (
     write_object,
 )
 from storage.file_reads import open_cached, read_cached, read_exactly
+from storage.object_counts import ObjectCounts, Operation
 from storage.objects import STREAM_CHUNK, Chunk, ObjectInfo, Range, check_key, check_prefix, check_range
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class DirectoryStore:
 
     def __init__(self, root: Path, *, unnamed: bool | None = None) -> None:
         """`unnamed`: write to files without a name (O_TMPFILE); by default wherever the file system has them."""
+        self.counts = ObjectCounts()
         self._root = str(root.absolute())
         self._spool = Path(self._root, SPOOL)
         self._known: set[str] = set()
@@ -94,7 +96,9 @@ class DirectoryStore:
         write = self._write_if_it_fits if size <= SMALL else self._write_in_directory
         future: Future[None] = self._writers.submit(guarded, lambda: write(path, work), "write")
         try:
-            await asyncio.wrap_future(future)
+            with self.counts.request("write"):
+                await asyncio.wrap_future(future)
+            self.counts.written += size
         except asyncio.CancelledError:
             # The thread cannot be stopped. Nobody will ever commit this key, so what it wrote goes when it ends.
             if not future.cancelled():
@@ -154,7 +158,9 @@ class DirectoryStore:
     async def get(self, key: str) -> bytes:
         """See ObjectStore."""
         path = self._path(key)
-        return await self._in(self._readers, lambda: self._get(path), "read")
+        found = await self._in(self._readers, lambda: self._get(path), "read")
+        self.counts.read += len(found)
+        return found
 
     def _get(self, path: str) -> bytes:
         fd = self._open(path)
@@ -172,11 +178,12 @@ class DirectoryStore:
         path = self._path(key)
         for offset, length in ranges:
             check_range(offset, length)
-        if sum(length for _, length in ranges) <= INLINE_MAX:
-            found = self._cached(path, ranges)
-            if found is not None:
-                return found
-        return await self._in(self._readers, lambda: self._read(path, ranges), "read")
+        total = sum(length for _, length in ranges)
+        found = self._cached(path, ranges) if total <= INLINE_MAX else None
+        if found is None:
+            found = await self._in(self._readers, lambda: self._read(path, ranges), "read")
+        self.counts.read += total
+        return found
 
     def get_cached(self, key: str, offset: int, length: int) -> bytes | None:
         """See ObjectStore. Up to 1 MiB from the page cache."""
@@ -184,7 +191,10 @@ class DirectoryStore:
         if length > INLINE_MAX:
             return None
         found = self._cached(self._path(key), ((offset, length),))
-        return None if found is None else found[0]
+        if found is None:
+            return None
+        self.counts.read += length
+        return found[0]
 
     def _cached(self, path: str, ranges: Sequence[Range]) -> list[bytes] | None:
         try:
@@ -228,6 +238,7 @@ class DirectoryStore:
                     _checked(data, want, position)
                 offset += want
                 length -= want
+                self.counts.read += want
                 yield data
         finally:
             os.close(opened)
@@ -241,7 +252,7 @@ class DirectoryStore:
     async def size(self, key: str) -> int:
         """See ObjectStore."""
         path = self._path(key)
-        return await self._in(self._readers, lambda: self._stat(path).st_size, "read")
+        return await self._in(self._readers, lambda: self._stat(path).st_size, "read", "size")
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """See ObjectStore. One directory in memory at a time."""
@@ -285,7 +296,7 @@ class DirectoryStore:
         """See ObjectStore."""
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                await self._in(self._writers, self._probe, "write")
+                await self._in(self._writers, self._probe, "write", "probe")
         except TimeoutError:
             raise Unavailable(f"the object store did not write a probe within {CHECK_SECONDS:.0f} s") from None
 
@@ -331,8 +342,16 @@ class DirectoryStore:
         if not same:
             raise Unavailable("the object store's directory is gone or was replaced (unmounted?)")
 
-    async def _in(self, pool: ThreadPoolExecutor, work: Callable[[], T], doing: str) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, guarded, work, doing)
+    async def _in(
+        self,
+        pool: ThreadPoolExecutor,
+        work: Callable[[], T],
+        doing: Literal["write", "read", "delete", "list"],
+        operation: Operation | None = None,
+    ) -> T:
+        """Run `work` in a thread: one request of the store."""
+        with self.counts.request(operation or doing):
+            return await asyncio.get_running_loop().run_in_executor(pool, guarded, work, doing)
 
 
 def _checked(data: bytes, length: int, offset: int) -> bytes:

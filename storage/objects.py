@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from storage.object_counts import ObjectCounts
+
 if TYPE_CHECKING:
     from storage.settings import Settings
 
@@ -37,6 +39,11 @@ class ObjectStore(Protocol):
 
     A cancelled `put` or `put_file` leaves no object under its key (it may be visible for moments until it is removed).
     """
+
+    @property
+    def counts(self) -> ObjectCounts:
+        """Requests and bytes of this process."""
+        ...
 
     @property
     def spool_dir(self) -> Path:

@@ -20,6 +20,7 @@ from obstore.store import S3Store as Client
 
 from dicomweb.errors import ArchiveError, CorruptObject, ObjectMissing, Unavailable
 from storage.directory_files import make_directory, remove_stale, translated, unlink_quietly
+from storage.object_counts import ObjectCounts, Operation
 from storage.objects import STREAM_CHUNK, Chunk, ObjectInfo, Range, check_key, check_prefix, check_range, is_key
 from storage.s3_admin import S3Admin
 from storage.s3_config import bucket_and_prefix, client_config, client_options, credential_source, retry_config
@@ -46,6 +47,7 @@ class S3Store:
     """The ObjectStore of one bucket and prefix."""
 
     def __init__(self, client: Client, admin: S3Admin, spool: Path, *, deadline: float, part_size: int) -> None:
+        self.counts = ObjectCounts()
         self._client = client
         self._admin = admin
         self._spool = spool
@@ -100,12 +102,14 @@ class S3Store:
         except asyncio.CancelledError:
             self._clean_up(key)
             raise
+        self.counts.written += size
 
     async def _put(self, key: str, body: bytes | memoryview) -> None:
         """PUT with If-None-Match where the service knows it; uniqueness does not depend on it, for keys are random."""
         if self._conditional:
             try:
-                await self._within(obstore.put_async(self._client, key, body, mode="create", use_multipart=False))
+                put = obstore.put_async(self._client, key, body, mode="create", use_multipart=False)
+                await self._within("write", put)
             except (Unavailable, ObjectMissing) as error:
                 if already_there(error.__cause__):
                     await self._accept_own_retry(key, body)
@@ -115,7 +119,7 @@ class S3Store:
                 self._conditional = False
             else:
                 return
-        await self._within(obstore.put_async(self._client, key, body, use_multipart=False))
+        await self._within("write", obstore.put_async(self._client, key, body, use_multipart=False))
 
     async def _accept_own_retry(self, key: str, body: bytes | memoryview) -> None:
         """The key is taken: by our own request whose answer was lost (the bytes are ours), or by another object."""
@@ -147,13 +151,15 @@ class S3Store:
         writer = obstore.open_writer_async(self._client, key, buffer_size=part, max_concurrency=UPLOADS)
         fd = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            for offset in range(0, size, UPLOAD_PIECE):
-                data = await asyncio.to_thread(os.pread, fd, min(UPLOAD_PIECE, size - offset), offset)
-                await self._within(writer.write(data))
-            await self._within(writer.close())
+            with self.counts.request("write"):
+                for offset in range(0, size, UPLOAD_PIECE):
+                    data = await asyncio.to_thread(os.pread, fd, min(UPLOAD_PIECE, size - offset), offset)
+                    await self._limited(writer.write(data))
+                await self._limited(writer.close())
         finally:
             os.close(fd)
         stored = await self.size(key)
+        self.counts.written += stored
         if stored != size:
             raise Unavailable(f"the object store kept {stored} of {size} bytes")
 
@@ -179,13 +185,15 @@ class S3Store:
     async def delete(self, key: str) -> None:
         """See ObjectStore. In a bucket with versions the older version stays until a lifecycle rule removes it."""
         with contextlib.suppress(ObjectMissing):
-            await self._within(obstore.delete_async(self._client, check_key(key)))
+            await self._within("delete", obstore.delete_async(self._client, check_key(key)))
 
     # ------------------------------------------------------------------------------------------------ reading
 
     async def get(self, key: str) -> bytes:
         """See ObjectStore."""
-        return await self._within(self._get(check_key(key)))
+        found = await self._within("read", self._get(check_key(key)))
+        self.counts.read += len(found)
+        return found
 
     async def _get(self, key: str) -> bytes:
         result = await obstore.get_async(self._client, key)
@@ -200,7 +208,8 @@ class S3Store:
             return b""
         if length > ONE_ANSWER:
             return b"".join([chunk async for chunk in self.stream(key, offset, length)])
-        found = await self._within(obstore.get_range_async(self._client, key, start=offset, length=length))
+        found = await self._within("read", obstore.get_range_async(self._client, key, start=offset, length=length))
+        self.counts.read += len(found)
         return _checked(found.to_bytes(), length, offset)
 
     def get_cached(self, key: str, offset: int, length: int) -> bytes | None:  # noqa: ARG002
@@ -234,16 +243,19 @@ class S3Store:
         if length == 0:
             await self.size(key)
             return
-        result = await self._within(obstore.get_async(self._client, key, options={"range": (offset, offset + length)}))
+        get = obstore.get_async(self._client, key, options={"range": (offset, offset + length)})
+        result = await self._within("read", get)
         have = 0
         pieces = result.stream(min_chunk_size=STREAM_PIECE).__aiter__()
         while True:
             try:
-                piece = await self._within(anext(pieces))
+                with self.counts.request("read", goes_on=True):
+                    piece = await self._limited(anext(pieces))
             except StopAsyncIteration:
                 break
             view = bytes(piece)
             have += len(view)
+            self.counts.read += len(view)
             if len(view) <= STREAM_CHUNK:
                 yield view
             else:
@@ -255,16 +267,16 @@ class S3Store:
     async def size(self, key: str) -> int:
         """See ObjectStore. One HEAD; after a 404 a GET too, which tells a missing bucket from a missing object."""
         try:
-            return (await self._within(obstore.head_async(self._client, check_key(key))))["size"]
+            return (await self._within("size", obstore.head_async(self._client, check_key(key))))["size"]
         except ObjectMissing:
-            return (await self._within(obstore.get_async(self._client, key))).meta["size"]
+            return (await self._within("size", obstore.get_async(self._client, key))).meta["size"]
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """See ObjectStore. A thousand objects per request; foreign objects whose names are no keys are passed over."""
         pages = obstore.list(self._client, check_prefix(prefix).rstrip("/") or None, chunk_size=1000)
         while True:
             try:
-                page = await self._within(anext(pages))
+                page = await self._within("list", anext(pages))
             except StopAsyncIteration:
                 return
             for found in page:
@@ -281,10 +293,10 @@ class S3Store:
     async def check(self) -> None:
         """See ObjectStore. Reads each time, writes at most once a minute."""
         if time.monotonic() - self._probe_written > PROBE_WRITE_SECONDS:
-            await self._within(obstore.put_async(self._client, PROBE_KEY, b"probe", use_multipart=False))
+            await self._within("probe", obstore.put_async(self._client, PROBE_KEY, b"probe", use_multipart=False))
             self._probe_written = time.monotonic()
         try:
-            found = await self._within(self._get(PROBE_KEY))
+            found = await self._within("probe", self._get(PROBE_KEY))
         except ArchiveError as error:
             self._probe_written = float("-inf")  # after a failure the next success must be a whole one
             raise Unavailable(f"the object store failed a probe: {error.message}") from error
@@ -297,7 +309,12 @@ class S3Store:
             await asyncio.wait(self._cleanups, timeout=self._deadline)
         self._admin.close()
 
-    async def _within(self, call: Awaitable[T]) -> T:
+    async def _within(self, operation: Operation, call: Awaitable[T]) -> T:
+        """One request, which is counted. Raises as `_limited`."""
+        with self.counts.request(operation):
+            return await self._limited(call)
+
+    async def _limited(self, call: Awaitable[T]) -> T:
         """Await one call under the deadline; the client's errors become ours."""
         try:
             async with asyncio.timeout(self._deadline):

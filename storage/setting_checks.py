@@ -1,6 +1,7 @@
 """Checks of single setting values, and whether an address can be reached from other machines."""
 
 import ipaddress
+import math
 import re
 import socket
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class SettingError(Exception):
 
 def parse_number(raw: object, *, whole: bool, size: bool) -> int | float | None:
     """The number in `raw`, or None. With `size`, text may end in a unit: `8 MiB`, `64k`."""
-    if isinstance(raw, bool):
+    if isinstance(raw, bool) or (isinstance(raw, float) and not math.isfinite(raw)):  # TOML knows inf and nan
         return None
     if isinstance(raw, int | float):
         return (int(raw) if raw == int(raw) else None) if whole else float(raw)
@@ -131,6 +132,10 @@ _TEXTS: Final[dict[str, tuple[_Check, str]]] = {
     "aet": (_is_aet, "an AE title: 1 to 16 printable ASCII characters"),
     "dsn": (lambda text: text.startswith(_DSN), "a URL that begins with postgresql://"),
     "url": (_is_url, "a URL that begins with http:// or https://, without a query"),
+    "sse": (
+        lambda text: text in {"AES256", "aws:kms"} or bool(re.fullmatch(r"aws:kms:\S+", text)),
+        "AES256, aws:kms or aws:kms:KEY-ID",
+    ),
     "root": (lambda text: bool(re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text)), "a path such as /dicom-web"),
     "origins": (_are_origins, "`*` or a comma-separated list of origins such as https://viewer.example.org"),
     "character_set": (

@@ -76,20 +76,9 @@ def load_settings(
 
 def _absolute(values: dict[str, Any]) -> dict[str, Any]:
     """Paths relative to where the command was given; a child may run elsewhere."""
-    values["data"] = values["data"].absolute()
-    for name in (
-        "annotation_font",
-        "dimse_tls_certificate",
-        "dimse_tls_key",
-        "dimse_tls_ca",
-        "dimse_users",
-        "dimse_jwt_keys",
-        "outgoing_ca_file",
-        "outgoing_client_certificate",
-        "outgoing_client_key",
-    ):
-        if values[name] is not None:
-            values[name] = values[name].absolute()
+    for setting in table():
+        if setting.base_type is Path and values[setting.name] is not None:
+            values[setting.name] = values[setting.name].absolute()
     if values["objects"] is not None and "://" not in values["objects"]:
         values["objects"] = str(Path(values["objects"]).expanduser().absolute())
     return values
@@ -162,10 +151,14 @@ def _number_fault(number: float | None, setting: Setting) -> str:
     if number is None:
         return f"a {'whole ' if setting.base_type is int else ''}number" + (f" ({about.unit})" if about.unit else "")
     if about.minimum is not None and number < about.minimum:
-        return f"at least {about.minimum:g}"
+        return f"at least {_number(setting, about.minimum)}"
     if about.maximum is not None and number > about.maximum:
-        return f"at most {about.maximum:g}"
+        return f"at most {_number(setting, about.maximum)}"
     return ""
+
+
+def _number(setting: Setting, number: float) -> str:
+    return shown(setting, int(number)) if setting.about.unit == "bytes" else f"{number:g}"
 
 
 def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from storage.settings_about import KIB, MIB, about
+from storage.settings_server import ServerSettings
 
 
 @dataclass(frozen=True, slots=True)
-class DimseSettings:
+class DimseSettings(ServerSettings):
     """What can be set for associations with other application entities."""
 
     dimse_open: str = field(
@@ -85,6 +86,74 @@ class DimseSettings:
     dimse_idle_timeout: float = field(
         default=60.0,
         metadata=about("DIMSE", "How long an association may say nothing.", unit="seconds", minimum=1),
+    )
+    dimse_pending: int = field(
+        default=32,
+        metadata=about(
+            "DIMSE",
+            "Connections of one process that have not asked for an association yet; one more closes the oldest.",
+            minimum=1,
+            maximum=4096,
+        ),
+    )
+    dimse_max_associate_pdu: int = field(
+        default=256 * KIB,
+        metadata=about("DIMSE", "Longest request for an association.", unit="bytes", minimum=4 * KIB, maximum=16 * MIB),
+    )
+    dimse_max_command: int = field(
+        default=16 * KIB,
+        metadata=about("DIMSE", "Longest command set of a request.", unit="bytes", minimum=KIB, maximum=MIB),
+    )
+    dimse_max_data_set: int = field(
+        default=256 * KIB,
+        metadata=about(
+            "DIMSE",
+            "Longest data set of a request other than C-STORE and storage commitment.",
+            unit="bytes",
+            minimum=4 * KIB,
+            maximum=64 * MIB,
+        ),
+    )
+    dimse_max_commitment: int = field(
+        default=4 * MIB,
+        metadata=about(
+            "DIMSE",
+            "Longest data set of a request for storage commitment.",
+            unit="bytes",
+            minimum=4 * KIB,
+            maximum=64 * MIB,
+        ),
+    )
+    dimse_pdu_silence: float = field(
+        default=5.0,
+        metadata=about("DIMSE", "Silence in the middle of a PDU that is borne.", unit="seconds", minimum=0.1),
+    )
+    dimse_pdu_timeout: float = field(
+        default=30.0,
+        metadata=about(
+            "DIMSE", "How long a PDU may take from its first to its last byte.", unit="seconds", minimum=0.1
+        ),
+    )
+    dimse_send_timeout: float = field(
+        default=30.0,
+        metadata=about("DIMSE", "How long a peer may read nothing of what we send.", unit="seconds", minimum=0.1),
+    )
+    dimse_answer_timeout: float = field(
+        default=60.0,
+        metadata=about(
+            "DIMSE",
+            "How long a peer may take to answer a request of ours on its association (C-STORE of C-GET).",
+            unit="seconds",
+            minimum=0.1,
+        ),
+    )
+    dimse_spool_timeout: float = field(
+        default=60.0,
+        metadata=about("DIMSE", "How long the disk may take no more of a C-STORE.", unit="seconds", minimum=0.1),
+    )
+    dimse_store_timeout: float = field(
+        default=600.0,
+        metadata=about("DIMSE", "How long storing an instance may take after its arrival.", unit="seconds", minimum=1),
     )
     dimse_storage_classes: str = field(
         default="",

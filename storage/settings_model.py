@@ -72,7 +72,6 @@ class Settings(RestSettings):
     database_timeout: float = field(
         default=30.0, metadata=about("Database", "Longest time of one statement.", unit="seconds", minimum=0.1)
     )
-
     postgres_bin: Path | None = field(
         default=None,
         metadata=about(
@@ -96,7 +95,8 @@ class Settings(RestSettings):
         default="path", metadata=about("Objects", "Bucket in the path, or in the host name.")
     )
     s3_sse: str | None = field(
-        default=None, metadata=about("Objects", "Server-side encryption: `AES256`, `aws:kms` or `aws:kms:KEY-ID`.")
+        default=None,
+        metadata=about("Objects", "Server-side encryption: `AES256`, `aws:kms` or `aws:kms:KEY-ID`.", check="sse"),
     )
     s3_connect_timeout: float = field(
         default=5.0, metadata=about("Objects", "Connecting to S3.", unit="seconds", minimum=0.1)

@@ -96,7 +96,7 @@ class Spool:
             self.preamble_added = True
         length = len(chunk)
         if self.size + length > self._max_size:
-            raise TooLarge(f"the instance is larger than {self._max_size} bytes")
+            raise TooLarge(f"the instance is larger than {self._max_size} bytes (max_instance)")
         self.size += length
         self._chunks.append(chunk)
         self._pending += length

@@ -61,7 +61,7 @@ class ZipMembers:
             raise BadRequest(f"the ZIP file is damaged: {error}") from error
         if len(self._zip.infolist()) > limits.max_members:
             self._zip.close()
-            raise TooLarge(f"the ZIP file has more than {limits.max_members} members")
+            raise TooLarge(f"the ZIP file has more than {limits.max_members} members (max_parts)")
         self._limits = limits
 
     def __iter__(self) -> Iterator[Member]:
@@ -82,9 +82,9 @@ class ZipMembers:
         if info.flag_bits & 0x1:
             return "the member is encrypted"
         if info.file_size > self._limits.max_member:
-            return f"the member is larger than {self._limits.max_member} bytes"
+            return f"the member is larger than {self._limits.max_member} bytes (max_instance)"
         if info.file_size > _SMALL and info.file_size > self._limits.max_ratio * max(info.compress_size, 1):
-            return f"the member inflates more than {self._limits.max_ratio} times"
+            return f"the member inflates more than {self._limits.max_ratio} times (max_inflate_ratio)"
         return ""
 
 

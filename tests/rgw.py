@@ -4,6 +4,7 @@
 pause and revive its daemons, as long as they leave it alive. From a shell, for experiments: `python -m tests.rgw`.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -38,6 +39,7 @@ POOLS = (
     "default.rgw.buckets.non-ec",
 )
 START_SECONDS = 90.0
+SSE_KEY = "a-key"  # of server-side encryption (SSE-KMS)
 
 
 def free_port() -> int:
@@ -277,6 +279,10 @@ class Rgw:
             "objecter tick interval": "1",
             # A gateway that starts fast: few shards of everything.
             "rgw zone": "default",
+            # One key for server-side encryption, which Ceph wants over TLS else.
+            "rgw crypt require ssl": "false",
+            "rgw crypt s3 kms backend": "testing",
+            "rgw crypt s3 kms encryption keys": f"{SSE_KEY}={base64.b64encode(secrets.token_bytes(32)).decode()}",
             "rgw gc max objs": "8",
             "rgw lc max objs": "1",
             "rgw objexp hints num shards": "1",

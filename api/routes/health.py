@@ -37,9 +37,12 @@ async def _reasons(archive: Archive) -> list[str]:
 
 
 async def metrics(services: CurrentServices) -> Response:
-    """Counters of all workers together, in Prometheus' text format."""
-    left = float(services.uploads.left)
-    gauges = {"upload_memory_left_bytes": ("Memory left for uploads in the worker that answers.", left)}
+    """Counters of all processes together, in Prometheus' text format."""
+    left, used = float(services.uploads.left), float(services.archive.db.connections_in_use)
+    gauges = {
+        "upload_memory_left_bytes": ("Memory left for uploads in the worker that answers.", left),
+        "database_connections_in_use": ("Connections in use in the worker that answers.", used),
+    }
     return Response(services.metrics.expose(gauges), media_type=CONTENT_TYPE.decode())
 
 
@@ -79,7 +82,8 @@ OPERATIONS = (
         "metrics.read",
         "Operation",
         "Metrics for Prometheus",
-        "Counters of all worker processes together. Labels are route templates, methods and codes, never identifiers.",
+        "Counters of all processes of this server together. Labels are route templates, operations, methods and codes, "
+        "never identifiers.",
         metrics,
         (
             Answer(

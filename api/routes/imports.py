@@ -38,7 +38,7 @@ async def import_slide(http: Exchange) -> None:
     name, options = _asked(http.query())
     upload = Upload(http, http.header(b"content-length"))
     try:
-        with BodyReader(http, http.settings.max_body) as body:
+        with BodyReader(http, http.settings.max_body, "max_body") as body:
             while (chunk := await body.read()) is not None:
                 await upload.spool.write(chunk)
         if not upload.spool.size:

@@ -19,7 +19,7 @@ async def store(http: Exchange) -> None:
     refuse_encoding(http)
     boundary = stow.request_boundary(http.header(b"content-type"))
     transaction = StoreTransaction(http, expect_study=study)
-    with BodyReader(http, http.settings.max_body) as body:
+    with BodyReader(http, http.settings.max_body, "max_body") as body:
         outcomes = await (
             transaction.read_single(body) if boundary is None else transaction.read_multipart(body, boundary)
         )

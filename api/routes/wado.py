@@ -32,6 +32,7 @@ ACCEPT_INSTANCES = Parameter(
 )
 IF_NONE_MATCH = Parameter("If-None-Match", "header", "an ETag of an earlier answer", '"4f1c"')
 _VERSION_PARAMETER = Parameter("v", "query", "version of the bytes, for immutable caching", "4f1c2a9be07d3388")
+_VARY_METADATA: Header = (b"vary", b"Accept, Accept-Encoding")
 # Below this a single instance is read at once; above, it is streamed.
 WHOLE = 1 << 20
 
@@ -57,13 +58,13 @@ async def metadata(http: Exchange) -> None:
     if condition is not None:
         tag = _metadata_etag(await retrieve.version(http.access, study, series, sop), gzip)
         if etag_matches(condition, tag.decode()):
-            await send_not_modified(http, [(b"etag", tag), CACHE_REVALIDATE])
+            await send_not_modified(http, [(b"etag", tag), _VARY_METADATA, CACHE_REVALIDATE])
             return
     found = await retrieve.metadata(http.access, study, series, sop, gzip=gzip)
     headers: list[Header] = [
         (b"content-type", media_type.encode()),
         (b"etag", _metadata_etag(found.version, gzip)),
-        (b"vary", b"Accept, Accept-Encoding"),
+        _VARY_METADATA,
         CACHE_REVALIDATE,
     ]
     if gzip:

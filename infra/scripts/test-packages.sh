@@ -13,6 +13,7 @@ packages=(
   gcc libc6-dev                          # keeps that peer on the loopback interface, tests/orthanc.py
   chromium libatomic1                    # pages and viewers, tests/browser, and what drives it
   postgresql-15                          # the programs alone
+  pgbouncer                              # the database behind a pooler in transaction mode
   nginx-light                            # infra/nginx in front of a server
   fonts-dejavu-core                      # text on rendered images in other scripts than Latin
 )

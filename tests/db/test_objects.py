@@ -55,6 +55,11 @@ def spool_file(store: ObjectStore, content: bytes) -> Path:
     return path
 
 
+def counted(store: ObjectStore) -> dict[tuple[str, str], int]:
+    """How many requests there were, by operation and outcome."""
+    return {(key[2], key[4]): round(sum(spread[1:])) for key, spread in store.counts.times.spreads.items()}
+
+
 # ------------------------------------------------------------------------------------------------ write and read
 
 
@@ -401,3 +406,40 @@ def test_an_address_that_is_neither_directory_nor_bucket_is_refused(tmp_path: Pa
     for objects in ("http://example.org/bucket", "s3://", "s3://bucket?x=1"):
         with pytest.raises(ValueError, match="s3://bucket/prefix"):
             make(objects)
+
+
+async def test_requests_and_bytes_are_counted(store, store_settings):
+    key, body = new_key(), secrets.token_bytes(40 * MIB)
+    await store.put_file(key, spool_file(store, body), len(body))  # above s3_multipart_size: one upload is one request
+    await store.put(new_key(), [b"abc"], 3)
+    assert store.counts.written == len(body) + 3
+    assert await store.get_range(key, 5, 3 * MIB) == body[5 : 5 + 3 * MIB]
+    assert len(await streamed(store, key, 0, 2 * MIB)) == 2 * MIB
+    assert store.counts.read == 5 * MIB
+    with pytest.raises(ObjectMissing):
+        await store.get(new_key())
+    await keys_of(store)
+    await store.delete(key)
+    found = counted(store)
+    assert {found[operation, "ok"] for operation in ("delete", "list")} <= set(range(1, 20))
+    assert found["write", "ok"] == 2
+    assert found["read", "ok"] >= 1
+    assert found["read", "object-missing"] == 1
+    (slowest,) = [spread for key, spread in store.counts.times.spreads.items() if key[2:5:2] == ("write", "ok")]
+    assert slowest[0] > 0.01  # seconds, for 40 MiB that were made durable
+
+
+async def test_a_store_that_is_away_is_counted(tmp_path):
+    """Nobody listens there; and a directory that is gone."""
+    s3 = {"objects": "s3://bucket/p", "s3_endpoint": "http://127.0.0.1:9", "s3_access_key": "a", "s3_secret_key": "b"}
+    away = open_store(load_settings({"data": tmp_path / "s3", **s3, "s3_retries": 0}, {}, None)[0])
+    gone = open_store(load_settings({"data": tmp_path / "gone"}, {}, None)[0])
+    (tmp_path / "gone/objects").rename(tmp_path / "gone/elsewhere")
+    for each in (away, gone):
+        with pytest.raises(Unavailable):
+            await each.put(new_key(), [b"abc"], 3)
+        with pytest.raises(Unavailable):
+            await each.get(new_key())
+        assert counted(each) == {("write", "unavailable"): 1, ("read", "unavailable"): 1}
+        assert (each.counts.read, each.counts.written) == (0, 0)
+        await each.close()

@@ -14,7 +14,7 @@ from storage.s3_admin import RULE_ID, S3Admin
 from storage.s3_config import bucket_and_prefix, client_config, client_options
 from storage.s3_store import S3Store
 from storage.settings import Settings, load_settings
-from tests.rgw import Rgw, free_port
+from tests.rgw import SSE_KEY, Rgw, free_port
 
 MIB = 1 << 20
 
@@ -240,6 +240,34 @@ def test_bucket_set_up(rgw, s3_settings):
     client.put_bucket_acl(Bucket=bucket, ACL="private")
     client.close()
     admin.close()
+
+
+async def test_objects_are_encrypted_where_that_is_set(s3_settings, rgw, rgw_bucket, tmp_path):
+    """SSE-KMS, for a single PUT and for an upload in parts; what is read is what was written."""
+    settings = s3_settings(s3_sse=f"aws:kms:{SSE_KEY}", s3_read_timeout=10)
+    encrypting = S3Store.from_settings(settings)
+    small, large = new_key(), new_key()
+    body = secrets.token_bytes(20 * MIB)
+    (tmp_path / "large").write_bytes(body)
+    await encrypting.put(small, [b"before"], 6)
+    await encrypting.put_file(large, tmp_path / "large", len(body))
+    client = rgw.client()
+    prefix = bucket_and_prefix(settings.objects)[1]
+    for key in (small, large):
+        said = client.head_object(Bucket=rgw_bucket, Key=f"{prefix}/{key}")
+        assert (said["ServerSideEncryption"], said["SSEKMSKeyId"]) == ("aws:kms", SSE_KEY)
+    client.close()
+    assert await encrypting.get(small) == b"before"
+    assert await encrypting.get_ranges(large, [(17 * MIB, 100), (5, 70_000)]) == [
+        body[17 * MIB : 17 * MIB + 100],
+        body[5:70_005],
+    ]
+    assert b"".join([chunk async for chunk in encrypting.stream(large, 0, len(body))]) == body
+    await encrypting.close()
+    unknown = S3Store.from_settings(s3_settings(s3_sse="aws:kms:no-such-key"))
+    with pytest.raises(Unavailable):
+        await unknown.put(new_key(), [b"x"], 1)
+    await unknown.close()
 
 
 def test_settings_become_client_options(tmp_path):

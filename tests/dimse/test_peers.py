@@ -1,5 +1,7 @@
 """Who may connect, in one process and in several that share a port."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from dimse_bridge import status
 from dimse_bridge.identity import check_identity
 from dimse_bridge.limits import Limits
 from dimse_bridge.peers import Board, Peers
+from storage.settings import Settings, load_settings
 from tests.dimse.peers import encoded, instance
 from tests.dimse.wire import CT, EXPLICIT_LE, IMPLICIT_LE
 
@@ -112,3 +115,31 @@ def test_identity_is_read_behind_a_sequence_without_length():
 )
 def test_identity_of_rubbish_is_left_to_the_scanner(data, syntax):
     check_identity(b"\x08\x00\x05\x00" + data, syntax, "", "")
+
+
+def test_every_limit_is_a_setting() -> None:
+    names = {
+        "max_pdu": "dimse_max_pdu",
+        "max_associate_pdu": "dimse_max_associate_pdu",
+        "max_command": "dimse_max_command",
+        "max_data_set": "dimse_max_data_set",
+        "max_action": "dimse_max_commitment",
+        "max_associations": "dimse_associations",
+        "max_associations_per_peer": "dimse_associations_per_peer",
+        "max_pending": "dimse_pending",
+        "associate_timeout": "dimse_associate_timeout",
+        "idle_timeout": "dimse_idle_timeout",
+        "read_idle": "dimse_pdu_silence",
+        "pdu_deadline": "dimse_pdu_timeout",
+        "send_timeout": "dimse_send_timeout",
+        "ask_timeout": "dimse_answer_timeout",
+        "spool_timeout": "dimse_spool_timeout",
+        "store_timeout": "dimse_store_timeout",
+    }
+    usual, of_settings = Limits(), Limits.of(Settings())
+    for field, name in names.items():
+        assert getattr(usual, field) == getattr(of_settings, field), name
+        other = getattr(usual, field) * 2
+        changed = Limits.of(load_settings({name: other}, {}, None)[0])
+        assert changed == dataclasses.replace(of_settings, **{field: other})
+    assert {each.name for each in dataclasses.fields(Limits)} == {*names, "stop_grace"}

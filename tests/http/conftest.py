@@ -43,6 +43,8 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             max_body=300_000,
             max_instance=100_000,
             max_parts=3,
+            max_headers=30,
+            max_header_bytes=8192,
             qido_max_limit=5,
             qido_default_limit=2,
             cors_origins="https://viewer.example.org",

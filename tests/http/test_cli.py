@@ -10,9 +10,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 import psutil
+import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from typer.testing import CliRunner
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 from api.cli import app
 from storage.embedded import EmbeddedPostgres
 from storage.settings import table
+from tests.files import dataset, encoded
 from tests.support import (
     RunningServer,
     anor,
@@ -184,6 +187,18 @@ def test_taken_ports_are_said_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "postgres").exists()
 
 
+def test_what_a_start_waits_for_is_said(tmp_path: Path) -> None:
+    """An object store that does not answer: with a silence of a minute nobody would know what to look at."""
+    keys = {"s3_access_key": "a", "s3_secret_key": "b", "s3_retries": 0}
+    server = start_server(
+        tmp_path, workers=1, wait=False, objects="s3://bucket", s3_endpoint="http://127.0.0.1:9", **keys
+    )
+    try:
+        eventually(lambda: "not ready yet: the object store cannot be reached" in server.output(), 30)
+    finally:
+        server.stop()
+
+
 def test_serve_prints_its_urls(running: RunningServer) -> None:
     said = running.output()
     assert f"start page  {running.url}/\n" in said
@@ -268,11 +283,18 @@ def test_one_server_per_data_directory(running: RunningServer) -> None:
 def test_parts_alone_beside_a_running_server(running: RunningServer, tmp_path: Path) -> None:
     """`anor api` and `anor worker` with the embedded database of another process."""
     port, dimse_port = free_port(), free_port()
+    told = {"worker": free_port(), "dimse": free_port()}
     environment = dict(running.environment) | {"ANOR_HTTP_PORT": str(port)}
     command = [str(part) for part in (Path(psutil.Process(running.process.pid).cmdline()[0]), "-m", "api.cli")]
     with (tmp_path / "log").open("wb") as log:
         parts = [
-            subprocess.Popen([*command, *arguments], env=environment, stdout=log, stderr=log, cwd=Path.cwd())
+            subprocess.Popen(
+                [*command, *arguments],
+                env=environment | {"ANOR_METRICS_PORT": str(told.get(arguments[0], 0))},
+                stdout=log,
+                stderr=log,
+                cwd=Path.cwd(),
+            )
             for arguments in (["api", "--workers", "1"], ["worker"], ["dimse", "--dimse-port", str(dimse_port)])
         ]
     beside = RunningServer(running.data, parts[0], tmp_path / "log", f"http://127.0.0.1:{port}")
@@ -280,6 +302,12 @@ def test_parts_alone_beside_a_running_server(running: RunningServer, tmp_path: P
         eventually(lambda: _answers(beside))
         eventually(lambda: _listens(dimse_port))  # what is told to stop while it starts has no exit status of its own
         assert get(beside, "/readyz")[0] == 200
+        for name, metrics_port in told.items():
+            alone = RunningServer(running.data, parts[0], tmp_path / "log", f"http://127.0.0.1:{metrics_port}")
+            eventually(lambda alone=alone: _answers(alone))
+            # The process that answers for `anor dimse` asks no database itself: its neighbours do.
+            eventually(lambda alone=alone: b'anor_database_seconds_count{outcome="ok"}' in get(alone, "/metrics")[1])
+            assert f"metrics     http://127.0.0.1:{metrics_port}/metrics" in beside.output(), name
         assert all(part.poll() is None for part in parts), beside.output()
     finally:
         for part in parts:
@@ -351,6 +379,24 @@ def test_slow_upload_is_finished_before_the_end(own: Path) -> None:
     with EmbeddedPostgres(own / "postgres"):
         status = anor("status", data=str(own))
     assert ["instances", "1"] in [line.split() for line in status.stdout.splitlines()]
+
+
+def test_slow_download_is_finished_before_the_end(own: Path) -> None:
+    file = encoded(dataset(Rows=2048, Columns=4096, PixelData=os.urandom(2048 * 4096 * 2)))
+    server = start_server(own)
+    assert post(server, file)[0] == 200
+    ds = pydicom.dcmread(BytesIO(file), stop_before_pixels=True)
+    path = f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: application/dicom\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as download:
+        download.sendall(request.encode())
+        received = bytearray(download.recv(65536))
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: _refused(server.port))
+        while chunk := download.recv(1 << 20):
+            received += chunk
+    assert received.partition(b"\r\n\r\n")[2] == file
+    assert server.process.wait(30) == 0
 
 
 def _refused(port: int) -> bool:

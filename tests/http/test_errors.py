@@ -134,6 +134,14 @@ def test_header_floods(server: RunningServer, headers: bytes) -> None:
     assert _status(answer) == 431
 
 
+@pytest.mark.parametrize("headers", [{f"x-{n}": "1" for n in range(31)}, {"x": "a" * 8200}])
+def test_header_limits_are_settings(web: httpx.Client, strict: httpx.Client, headers: dict[str, str]) -> None:
+    assert web.get("/healthz", headers=headers).status_code == 200
+    answer = strict.get("/healthz", headers=headers)
+    assert (answer.status_code, problem(answer)) == (431, "headers-too-large")
+    assert "at most 30 header fields of 8192 bytes together" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     "request_",
     [

@@ -1,6 +1,8 @@
 """Liveness, readiness when a part is missing, and metrics added up over the workers."""
 
+import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -9,8 +11,10 @@ from pathlib import Path
 import httpx
 import imagecodecs
 import numpy as np
+import psutil
 import pytest
 from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
 from tests.files import compressed, ct
 from tests.http.bodies import ROOT, problem, store
@@ -96,6 +100,54 @@ def test_metrics_of_decoders_and_caches(own: RunningServer) -> None:
             assert _count(web, "anor_decoder_frames_total", codec="jpeg-ls", outcome=outcome) == frames
         assert _count(web, "anor_decoder_frames_total") == 4
         assert _count(web, "anor_decoder_starts_total") >= 1
+
+
+def test_metrics_of_database_and_object_store(own: RunningServer) -> None:
+    with httpx.Client(base_url=own.url, timeout=60) as web:
+        body = ct()
+        ds = dcmread(BytesIO(body))
+        path = f"{ROOT}/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+        assert store(web, body).status_code == 200
+        assert web.get(path, headers={"accept": "application/dicom"}).content == body
+        assert _count(web, "anor_objects_seconds_count", operation="write", outcome="ok") == 1
+        assert _count(web, "anor_objects_bytes_total", direction="written") == len(body)
+        assert _count(web, "anor_objects_bytes_total", direction="read") >= len(body)
+        before = _count(web, "anor_database_seconds_count", outcome="ok")
+        assert web.get(f"{ROOT}/studies").status_code == 200
+        assert _count(web, "anor_database_seconds_count", outcome="ok") > before
+        assert _count(web, "anor_database_connections_in_use") >= 0
+        objects = own.data / "objects"
+        objects.rename(own.data / "away")
+        assert store(web, ct()).status_code == 503
+        (own.data / "away").rename(objects)
+        assert _count(web, "anor_objects_seconds_count", operation="write", outcome="unavailable") >= 1
+
+
+def test_metrics_of_what_pydicom_had_to_read(own: RunningServer) -> None:
+    with httpx.Client(base_url=own.url, timeout=60) as web:
+        assert store(web, ct()).status_code == 200
+        assert _count(web, "anor_scan_fallbacks_total") == 0
+        big = get_testdata_file("MR_small_bigendian.dcm", read=False)
+        assert store(web, Path(str(big)).read_bytes()).status_code in (200, 202)
+        assert _count(web, "anor_scan_fallbacks_total", reason="big endian") == 1
+
+
+def test_metrics_of_processes_without_http(tmp_path: Path) -> None:
+    """What comes by DIMSE and what the worker does are on the same page."""
+    with (
+        running_server(tmp_path / "own", workers=1) as server,
+        httpx.Client(base_url=server.url, timeout=60) as web,
+    ):
+        (tmp_path / "one.dcm").write_bytes(ct())
+        call = ["storescu", "-aec", "ANOR", "127.0.0.1", str(server.dimse_port), str(tmp_path / "one.dcm")]
+        subprocess.run(call, check=True, timeout=60)
+        assert _count(web, "anor_ingest_total", outcome="stored") == 1
+        assert _count(web, "anor_objects_seconds_count", operation="write", outcome="ok") == 1
+        # The DIMSE processes and the worker write what they count as the HTTP worker does.
+        children = {str(child.pid) for child in psutil.Process(server.process.pid).children()}
+        written = {path.stem for path in (server.data / "metrics" / str(server.process.pid)).glob("*.json")}
+        assert written <= children
+        assert len(written) == 1 + len(os.sched_getaffinity(0)) + 1
 
 
 def test_object_store_is_gone(own: RunningServer) -> None:

@@ -220,9 +220,10 @@ def test_client_that_leaves_in_the_middle(server: RunningServer, web: httpx.Clie
 def test_limits(strict: httpx.Client) -> None:
     too_many = store(strict, *[ct() for _ in range(4)])
     assert too_many.status_code == 413
-    assert "3 instances that came before are stored" in too_many.json()["detail"]
+    assert "more than 3 parts (max_parts); 3 instances that came before are stored" in too_many.json()["detail"]
     declared = store(strict, b"x" * 400_000)
     assert (declared.status_code, problem(declared)) == (413, "too-large")
+    assert declared.json()["detail"] == "the request body is larger than 300000 bytes (max_body)"
     chunked = strict.post(
         f"{ROOT}/studies", content=iter([b"--b\r\n\r\n", *[b"x" * 9_000] * 60]), headers={"Content-Type": MULTIPART}
     )
@@ -231,6 +232,7 @@ def test_limits(strict: httpx.Client) -> None:
     beside = store(strict, encoded(ds), ct())
     assert beside.status_code == 202
     assert reasons(beside) == [0xA700]
+    assert "larger than 100000 bytes (max_instance)" in items(beside, "0008119A")[0]["00000902"]["Value"][0]
 
 
 def test_a_file_that_is_refused_is_named_as_far_as_it_can_be_read(web: httpx.Client) -> None:

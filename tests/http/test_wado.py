@@ -130,6 +130,7 @@ def test_etag_of_metadata_changes_with_the_series(web: httpx.Client, ct_series: 
     assert first.headers["cache-control"] == "private, no-cache"
     same = web.get(path, headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})
     assert (same.status_code, same.content) == (304, b"")
+    assert same.headers["vary"] == first.headers["vary"]  # RFC 9110 15.4.5
     assert same.headers["etag"] == first.headers["etag"]
     more = dataset(StudyInstanceUID=ct_series.study, SeriesInstanceUID=ct_series.series)
     assert store(web, encoded(more)).status_code == 200

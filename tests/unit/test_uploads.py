@@ -1,6 +1,7 @@
 """Request bodies: pace, size, gzip and the bound on memory, without a server."""
 
 import asyncio
+import dataclasses
 import gzip
 import os
 from typing import Any
@@ -11,10 +12,13 @@ from api import uploads
 from api.errors import HttpRefusal
 from api.uploads import BodyReader, Gunzipped, MemoryBudget
 from dicomweb.errors import BadRequest, TooLarge
+from storage.settings import Settings
 
 
 class Wire:
     """What a reader needs of an exchange: messages, each after a pause."""
+
+    settings = Settings()
 
     def __init__(self, chunks: list[bytes], *, pause: float = 0, end: bool = True, length: int | None = None) -> None:
         self._chunks = chunks
@@ -70,6 +74,13 @@ async def test_slow_body_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert task is not None
     assert task.cancelling() == 0
     await asyncio.sleep(0)  # the cancellation was used up
+
+
+async def test_how_slow_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "_WINDOW_S", 0.1)
+    patient = Wire([b"x"] * 40, pause=0.01)
+    patient.settings = dataclasses.replace(Settings(), min_body_rate=0)
+    assert len(await read_all(patient)) == 40
 
 
 async def test_slow_because_of_us_is_no_fault_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:

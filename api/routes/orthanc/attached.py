@@ -136,7 +136,7 @@ async def put_attachment(http: Exchange, level: Level) -> None:
     refuse_encoding(http)
     entry = Upload(http, http.header(b"content-length"), raw=True)
     try:
-        with BodyReader(http, http.settings.max_body) as body:
+        with BodyReader(http, http.settings.max_body, "max_body") as body:
             while (chunk := await body.read()) is not None:
                 await entry.spool.write(chunk)
     except BaseException:

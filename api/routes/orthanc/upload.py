@@ -41,7 +41,7 @@ _Result = dict[str, str]
 async def upload(http: Exchange) -> None:
     """Store what is sent. An identical file, and one that the policy refuses, is `AlreadyStored` as in Orthanc."""
     kind = http.header(b"content-type") or ""
-    with BodyReader(http, http.settings.max_body) as reader:
+    with BodyReader(http, http.settings.max_body, "max_body") as reader:
         body = _decoded(http, reader)
         if kind.lower().startswith("multipart/"):
             found = await _form(http, body, kind)

@@ -1,0 +1,42 @@
+"""Settings of HTTP's limits and of metrics; `settings_model.Settings` has them all."""
+
+from dataclasses import dataclass, field
+
+from storage.settings_about import KIB, MIB, about
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What requests may need, and where processes without HTTP tell what they counted."""
+
+    metrics_port: int | None = field(
+        default=None,
+        metadata=about(
+            "Server",
+            "TCP port for `/metrics` and `/healthz` of `anor dimse` and `anor worker` (default: none); 0 takes a free"
+            " one.",
+            minimum=0,
+            maximum=65535,
+        ),
+    )
+    max_headers: int = field(
+        # The HTTP server itself refuses more than a hundred.
+        default=100,
+        metadata=about("Web", "Header fields of one request at most.", minimum=20, maximum=100),
+    )
+    max_header_bytes: int = field(
+        default=32 * KIB,
+        metadata=about(
+            "Web", "Header fields of one request together.", unit="bytes", minimum=4 * KIB, maximum=256 * KIB
+        ),
+    )
+    min_body_rate: int = field(
+        default=KIB,
+        metadata=about(
+            "Web",
+            "Bytes per second of a request's body; what stays below it for 30 seconds is refused. 0: any pace will do.",
+            unit="bytes",
+            minimum=0,
+            maximum=MIB,
+        ),
+    )
