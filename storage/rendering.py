@@ -3,7 +3,8 @@
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
@@ -97,6 +98,15 @@ def _outwards(images: Sequence[Instance], count: int) -> list[Instance]:
 def _only(image: Image, place: int) -> Image:
     """One of the frames of an image."""
     return replace(image, frames=image.frames[place : place + 1], located=image.located.part(place, place + 1))
+
+
+async def _worked(source: Source | BadPixels, work: Callable[[Source], Made]) -> Made | BadPixels:
+    if isinstance(source, BadPixels):
+        return source
+    try:
+        return await asyncio.to_thread(work, source)
+    except BadPixels as error:
+        return error
 
 
 class RenderingService:
@@ -217,16 +227,17 @@ class RenderingService:
         """The frames of `image` as one file: GIF holds all, other types the first. Raises BadPixels, BadQuery."""
         if media_type == GIF and len(image.frames) > 1:
             return await self._animation(access, image, wanted)
-        bodies = self.each(access, image, wanted, media_type)
-        try:
-            return await anext(bodies)
-        finally:
-            await bodies.aclose()  # type: ignore[attr-defined]  # an async generator
+        async with aclosing(self.each(access, image, wanted, media_type)) as bodies:
+            body = await anext(bodies)
+        if isinstance(body, BadPixels):
+            raise body
+        return body
 
-    async def each(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> AsyncIterator[bytes]:
-        """The frames of `image` in its order, a file for each."""
-        async for body in self.worked(access, image, lambda source: render_image(source, wanted, media_type)):
-            yield body
+    def each(
+        self, access: Access, image: Image, wanted: Rendering, media_type: str
+    ) -> AsyncGenerator[bytes | BadPixels, None]:
+        """The frames of `image` in its order, a file for each; in place of a broken one its error."""
+        return self._outcomes(access, image, lambda source: render_image(source, wanted, media_type))
 
     async def _animation(self, access: Access, image: Image, wanted: Rendering) -> bytes:
         check_animation(len(image.frames), 0)
@@ -239,19 +250,27 @@ class RenderingService:
             return await asyncio.to_thread(encode_gif, frames, frame_time_of(image.dataset))
 
     async def worked(self, access: Access, image: Image, work: Callable[[Source], Made]) -> AsyncIterator[Made]:
-        """What `work` makes in a thread of each frame. Of large frames a process holds one at a time in memory."""
+        """What `work` makes in a thread of each frame. Raises BadPixels."""
+        async with aclosing(self._outcomes(access, image, work)) as outcomes:
+            async for made in outcomes:
+                if isinstance(made, BadPixels):
+                    raise made
+                yield made
+
+    async def _outcomes(
+        self, access: Access, image: Image, work: Callable[[Source], Made]
+    ) -> AsyncGenerator[Made | BadPixels, None]:
+        """In place of a broken frame its error. Of large frames a process holds one at a time in memory."""
         bulk = await self.referenced(access, image)
         if image.pixel.decoded_bytes <= _LARGE:
             async for source in self._sources(image, bulk):
                 async with self._slots:
-                    made = await asyncio.to_thread(work, source)
+                    made = await _worked(source, work)
                 yield made
             return
         for place in range(len(image.frames)):
             async with self._large:
-                [made] = [
-                    await asyncio.to_thread(work, source) async for source in self._sources(_only(image, place), bulk)
-                ]
+                [made] = [await _worked(source, work) async for source in self._sources(_only(image, place), bulk)]
             yield made
 
     async def thumbnail(
@@ -356,10 +375,15 @@ class RenderingService:
 
     # -- reading
 
-    async def _sources(self, image: Image, bulk: dict[str, bytes]) -> AsyncIterator[Source]:
+    async def _sources(self, image: Image, bulk: dict[str, bytes]) -> AsyncIterator[Source | BadPixels]:
         position = 0
-        async for pixels in self._pixels.decoded(image):
-            yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk, self._fonts.faces)
+        async for value in self._pixels.stored(image):
+            try:
+                pixels = await self._pixels.decode(image, value)
+            except BadPixels as error:
+                yield error
+            else:
+                yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk, self._fonts.faces)
             position += 1
 
     async def referenced(self, access: Access, image: Image) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 
 from api.exchange import Exchange
+from api.parts import parts_of
 from api.responses import (
     Header,
     client_has,
@@ -82,9 +83,13 @@ async def _send_native(http: Exchange, instance: Instance) -> None:
     await send_stream(http, 200, headers, None, http.archive.transcode.pixel_data(http.access, instance))
 
 
+def _location(http: Exchange, instance: Instance, number: int) -> str:
+    base = f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+    return f"{base}/frames/{number}"
+
+
 def _part_headers(http: Exchange, plan: RetrievePlan, instance: Instance, number: int) -> tuple[tuple[str, str], ...]:
-    base = f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}/frames/"
-    return part_headers(plan.media_type, plan.transfer_syntax, f"{base}{number}")
+    return part_headers(plan.media_type, plan.transfer_syntax, _location(http, instance, number))
 
 
 async def _send_parts(
@@ -112,13 +117,13 @@ async def _send_transcoded(http: Exchange, headers: list[Header], plan: Retrieve
         return
     writer = Writer(f"anor-{instance.version}")
     headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
-    parts = [_part_headers(http, plan, instance, number) for number in image.frames]
+    parts = [(_location(http, instance, n), _part_headers(http, plan, instance, n)) for n in image.frames]
     if len(parts) == 1:
         value = await transcode.frame(image, plan.transfer_syntax)
-        await send_bytes(http, 200, headers, (writer.part_head(parts[0]), value, writer.tail()))
+        await send_bytes(http, 200, headers, (writer.part_head(parts[0][1]), value, writer.tail()))
         return
-    frames = transcode.frames(image, plan.transfer_syntax)
-    await send_stream(http, 200, headers, None, _frame_parts(frames, parts, writer))
+    outcomes = transcode.outcomes(image, plan.transfer_syntax)
+    await send_stream(http, 200, headers, None, parts_of(http, writer, outcomes, parts))
 
 
 async def _send_part_of(http: Exchange, headers: list[Header], value: bytes) -> None:
@@ -261,7 +266,8 @@ def _bulk(path: str, note: str) -> Operation:
 
 _FRAMES_TEXT = (
     "Frames by their 1-based numbers, comma-separated: as stored where the client takes that, else transcoded to what "
-    "it names, each frame by itself. One frame may be a single part body, with Range."
+    "it names, each frame by itself. One frame may be a single part body, with Range. Of several transcoded frames, "
+    "one that cannot be decoded is a part with a problem document in its place."
 )
 OPERATIONS = (
     Operation(

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from api.exchange import Exchange
+from api.parts import parts_of
 from api.responses import (
     CACHE_REVALIDATE,
     Header,
@@ -133,13 +134,13 @@ async def _frame_parts(
         yield writer.part_head(part_headers(plan.media_type, location=f"{location}/rendered"))
         async for chunk in _whole_body(http, subject, plan, wanted):
             yield chunk
+        yield writer.tail()
     else:
         image = await rendering.whole(http.access, subject.picture) if whole else subject.picture
-        numbers = iter(image.frames)
-        async for body in rendering.each(http.access, image, wanted, plan.media_type):
-            where = f"{location}/frames/{next(numbers)}/rendered"
-            yield writer.part_head(part_headers(plan.media_type, location=where)) + body
-    yield writer.tail()
+        places = [f"{location}/frames/{number}/rendered" for number in image.frames]
+        parts = [(place, part_headers(plan.media_type, location=place)) for place in places]
+        async for chunk in parts_of(http, writer, rendering.each(http.access, image, wanted, plan.media_type), parts):
+            yield chunk
 
 
 async def _whole_body(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering) -> AsyncIterator[bytes]:

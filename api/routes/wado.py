@@ -1,8 +1,9 @@
 """WADO-RS: metadata and instances of studies, series and instances (PS3.18 10.4.1.1)."""
 
 import zlib
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
 
 from api.examples import DICOM, JSON_ACCEPT, MULTIPART_DICOM, STUDY_ROW, json_body
 from api.exchange import Exchange
@@ -18,7 +19,8 @@ from api.responses import (
 )
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
-from dicomweb.multipart import Writer, part_headers
+from dicomweb.media import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomweb.multipart import Writer, content_length, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_instances, plan_metadata
 from dicomweb.pixels.encode import quality_of
 from dicomweb.pixels.syntaxes import LOSSY
@@ -150,18 +152,18 @@ async def send_files(
         headers.append((b"content-type", plans[0].part_type.encode()))
         instance = instances[0]
         if plans[0].reencode != "none":
-            await send_stream(http, 200, headers, None, _rewritten(http, instance, plans[0]))
+            await send_stream(http, 200, headers, None, _alone(http, instance, plans[0]))
         else:
             await _send_stored(http, headers, instance)
         return
     writer = Writer(f"anor-{version}")
     headers.append((b"content-type", writer.content_type(plans[0].media_type).encode()))
     root = http.root_url
-    heads = [writer.part_head(_part(root, i, p)) for i, p in zip(instances, plans, strict=True)]
     length = None
     if all(plan.reencode == "none" for plan in plans):
-        length = sum(map(len, heads)) + sum(i.size for i in instances) + len(writer.tail())
-    await send_stream(http, 200, headers, length, _parts(http, instances, plans, heads, writer.tail()))
+        parts = ((_part(root, i, p), i.size) for i, p in zip(instances, plans, strict=True))
+        length = content_length(writer.boundary, parts)
+    await send_stream(http, 200, headers, length, _parts(http, instances, plans, writer))
 
 
 async def _send_stored(http: Exchange, headers: list[Header], instance: Instance) -> None:
@@ -179,38 +181,60 @@ def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str,
     return part_headers(plan.media_type, plan.transfer_syntax, location)
 
 
-def _rewritten(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncIterator[bytes]:
+def _rewritten(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncGenerator[bytes, None]:
     if plan.reencode == "transcode":
         return http.archive.transcode.instance(http.access, instance, plan.transfer_syntax, quality_of(plan.quality))
     return as_native(http.archive.retrieve, instance)
 
 
+async def _alone(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncIterator[bytes]:
+    """The rewritten file. What turns out to be broken among its first frames is an error, not a cut connection."""
+    async with aclosing(http.archive.transcode.ahead([_rewritten(http, instance, plan)])) as made:
+        begun = await anext(made)
+        if begun.fault is not None:
+            raise begun.fault
+        async for chunk in begun.chunks():
+            yield chunk
+
+
 async def _parts(
-    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], heads: Sequence[bytes], tail: bytes
+    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], writer: Writer
 ) -> AsyncIterator[bytes]:
-    """The multipart body. Files that leave as stored are read ahead; a rewritten one is made when its turn comes."""
-    retrieve = http.archive.retrieve
-    as_stored = [i for i, plan in zip(instances, plans, strict=True) if plan.reencode == "none"]
-    files = retrieve.files(as_stored)
-    try:
-        for instance, plan, head in zip(instances, plans, heads, strict=True):
-            if plan.reencode != "none":
-                # An error of the first is still answered as one.
-                chunks = _rewritten(http, instance, plan)
-                yield head + await anext(chunks, b"")
-                async for chunk in chunks:
-                    yield chunk
-                continue
-            yield head
-            _, body = await anext(files)
-            if isinstance(body, bytes):
-                yield body
+    """The multipart body; files are read and rewritten ahead.
+
+    One of several that cannot be transcoded leaves as it is stored: that costs the others nothing, and its part says
+    what it is.
+    """
+    both = list(zip(instances, plans, strict=True))
+    retrieve, root = http.archive.retrieve, http.root_url
+    made = http.archive.transcode.ahead(_rewritten(http, each, plan) for each, plan in both if plan.reencode != "none")
+    files = retrieve.files([each for each, plan in both if plan.reencode == "none"])
+    async with aclosing(files), aclosing(made):
+        for instance, plan in both:
+            if plan.reencode == "none":
+                _, body = await anext(files)
+                yield writer.part_head(_part(root, instance, plan))
+                if isinstance(body, bytes):
+                    yield body
+                    continue
+                chunks = body
             else:
-                async for chunk in body:
-                    yield chunk
-        yield tail
-    finally:
-        await files.aclose()  # an async generator: its read-ahead must end with the answer
+                begun = await anext(made)
+                if begun.fault is not None and len(both) == 1:
+                    raise begun.fault
+                sent, chunks = (plan, begun.chunks()) if begun.fault is None else _untouched(http, instance, plan)
+                yield writer.part_head(_part(root, instance, sent))
+            async for chunk in chunks:
+                yield chunk
+    yield writer.tail()
+
+
+def _untouched(http: Exchange, instance: Instance, plan: RetrievePlan) -> tuple[RetrievePlan, AsyncIterator[bytes]]:
+    """An instance with the pixels that it has, in an encoding that may leave (PS3.18 8.7.3)."""
+    retrieve = http.archive.retrieve
+    if instance.transfer_syntax in (IMPLICIT_LE, EXPLICIT_BE):
+        return replace(plan, transfer_syntax=EXPLICIT_LE), as_native(retrieve, instance)
+    return replace(plan, transfer_syntax=instance.transfer_syntax), retrieve.file(instance)
 
 
 _ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, Unavailable)
@@ -222,7 +246,8 @@ _METADATA_TEXT = (
 _INSTANCES_TEXT = (
     "The files as stored where the client takes that, else transcoded to the transfer syntax that it names. Without a "
     "transfer-syntax parameter: Explicit VR Little Endian, and as stored where the pixels are lossy already. Lossy "
-    "transcoding gives a derived instance with a UID of its own. 406 names what is available."
+    "transcoding gives a derived instance with a UID of its own. 406 names what is available. Of several instances, "
+    "one whose pixels cannot be decoded comes as stored."
 )
 _DICOM_BODY = (Content(MULTIPART_DICOM, "--anor\r\nContent-Type: application/dicom; transfer-syntax=...\r\n\r\n..."),)
 
