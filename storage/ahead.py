@@ -38,7 +38,7 @@ class Begun:
 
 
 async def begun_ahead(files: Iterable[AsyncGenerator[bytes, None]], count: int) -> AsyncGenerator[Begun, None]:
-    """The files in their order. Of `count` behind the one that is read 4 MiB are made; a file is closed with its turn."""
+    """The files in their order, each closed with its turn. Of `count` behind the one that is read 4 MiB are made."""
     waiting, ahead = iter(files), deque[asyncio.Task[Begun]]()
 
     def fill() -> None:

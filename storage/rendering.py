@@ -5,14 +5,14 @@ import os
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeVar
+from dataclasses import replace
+from typing import Final, TypeVar
 
 from dicomweb.errors import BadPixels, NotFound, TooLarge
 from dicomweb.media import FRAME_MEDIA_TYPE_OF
 from dicomweb.rendered.annotation import draw_text
 from dicomweb.rendered.attributes import binary, references
-from dicomweb.rendered.document import document_length, document_type, documents_of_class
+from dicomweb.rendered.document import document_type
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES, Shown, check_animation, encode_gif, encode_image, frame_time_of
 from dicomweb.rendered.image import REVISION, Source, picture, render_image
 from dicomweb.rendered.parameters import Rendering
@@ -21,10 +21,12 @@ from dicomweb.rendered.report import (
     MAX_TEXTS,
     PLAIN,
     REPORT_TYPES,
+    XML,
     is_report_class,
     long_texts,
     report_html,
     report_text,
+    report_xml,
     text_of,
 )
 from dicomweb.wado import bulk_path_of
@@ -32,12 +34,12 @@ from storage.access import Access
 from storage.cache import Cache
 from storage.fonts import Fonts
 from storage.pixels import Dataset, Image, PixelService
-from storage.retrieve import PIXEL_DATA, Instance, Located, RetrieveService
+from storage.retrieve import PIXEL_DATA, Instance, RetrieveService
 from storage.settings import Settings
+from storage.subject import Subject, types_of
 from storage.thumbnails import ThumbnailStore
 
 Made = TypeVar("Made")
-Kind = Literal["image", "video", "report", "document"]
 
 # A decoded frame above this waits for its turn.
 _LARGE: Final = 64 << 20
@@ -51,42 +53,6 @@ _MATES: Final = 3
 _OTHERS: Final = 2
 _DOCUMENT: Final = "00420011"
 _SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.4"
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What an instance is rendered from, and the media types that it can become, the preferred one first.
-
-    `image` for images and video; `located` and `inline`: a document, one of the two.
-    """
-
-    kind: Kind
-    types: tuple[str, ...]
-    instance: Instance
-    dataset: Dataset
-    image: Image | None = None
-    located: Located | None = None
-    inline: bytes = b""
-
-    @property
-    def picture(self) -> Image:
-        """The image of a subject that has one."""
-        assert self.image is not None
-        return self.image
-
-    @property
-    def size(self) -> int:
-        """Bytes of a document or video."""
-        stored = len(self.inline) if self.located is None else self.located.size(0)
-        return document_length(self.dataset, stored) if self.kind == "document" else stored
-
-
-def types_of(instance: Instance) -> tuple[str, ...]:
-    """The media types that an instance can probably become: from its frames, without any from its class."""
-    if instance.has_frames:
-        stored = FRAME_MEDIA_TYPE_OF.get(instance.transfer_syntax, "")
-        return (stored,) if stored.startswith("video/") else IMAGE_TYPES
-    return REPORT_TYPES if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
 
 
 def _outwards(images: Sequence[Instance], count: int) -> list[Instance]:
@@ -334,10 +300,12 @@ class RenderingService:
     # -- documents
 
     async def report(self, access: Access, subject: Subject, wanted: Rendering, media_type: str) -> bytes:
-        """A structured report as HTML or plain text, with the first 4 MiB of its long texts."""
+        """A structured report as HTML, plain text or XML, with the first 4 MiB of its long texts."""
         texts = await self._long_texts(access, subject)
-        made = report_text if media_type == PLAIN else report_html
         async with self._slots:
+            if media_type == XML:
+                return await asyncio.to_thread(report_xml, subject.dataset, texts)
+            made = report_text if media_type == PLAIN else report_html
             return await asyncio.to_thread(made, subject.dataset, wanted.annotation, texts)
 
     async def _long_texts(self, access: Access, subject: Subject) -> dict[str, str]:

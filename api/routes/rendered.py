@@ -34,12 +34,12 @@ from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_re
 from dicomweb.rendered.document import PDF
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES
 from dicomweb.rendered.parameters import Rendering, parse_rendering
-from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES
+from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES, XML
 from dicomweb.slides.tiled import PYRAMIDAL
 from dicomweb.wado import etag, parse_frame_list
-from storage.rendering import Subject, types_of
 from storage.retrieve import Instance
 from storage.slides import StoredSlide
+from storage.subject import Subject, types_of
 
 # What a stranger wrote is shown without scripts, forms or an origin; a browser's own PDF viewer needs more than that.
 _SANDBOX: Final[Header] = (b"content-security-policy", b"default-src 'none'; sandbox")
@@ -291,6 +291,7 @@ IMAGE_BODIES: Final = (
 _OTHER_BODIES: Final = (
     Content(HTML, "<!DOCTYPE html>..."),
     Content(PLAIN, "Chest report\n============\nCompletion: COMPLETE\n\nFinding: clear lungs\n"),
+    Content(XML, "<NativeDicomModel>...</NativeDicomModel>"),
     Content(PDF, "(the bytes of the document)"),
     Content("video/mp4", "(the bytes of the video)"),
 )
@@ -361,7 +362,7 @@ def _thumbnail(path: str, what: str) -> Operation:
 
 _INSTANCE_TEXT: Final = (
     "An image as JPEG, PNG or GIF: its first frame, as GIF all of them; with Accept multipart/related every frame in a "
-    "part. A structured report as HTML or plain text, an encapsulated PDF or a video as it is stored, with Range."
+    "part. A structured report as HTML, plain text or XML, an encapsulated PDF or a video as it is stored, with Range."
 )
 _FRAMES_TEXT: Final = (
     "Frames by their numbers from 1, comma-separated: one as a single part, several as parts of a multipart."
