@@ -25,6 +25,7 @@ from api.routes import (
     health,
     imports,
     jobs,
+    metadata,
     ohif,
     orthanc,
     pages,
@@ -55,6 +56,7 @@ from wsi.tiles import TileService
 
 OPERATIONS: tuple[Operation, ...] = (
     *qido.OPERATIONS,
+    *metadata.OPERATIONS,
     *wado.OPERATIONS,
     *frames.OPERATIONS,
     *rendered.OPERATIONS,

@@ -12,7 +12,7 @@ What is stored is sent as it is wherever the client takes it; else it is transco
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -22,6 +22,7 @@ from dicomweb.media import (
     DEFLATED_LE,
     DICOM,
     DICOM_JSON,
+    DICOM_XML,
     EXPLICIT_BE,
     EXPLICIT_LE,
     FRAME_MEDIA_TYPE_OF,
@@ -294,6 +295,19 @@ def plan_bulk(
 def plan_metadata(ranges: tuple[MediaRange, ...]) -> str:
     """The Content-Type of metadata and search results: DICOM JSON, or plain JSON where only that is accepted."""
     return _choose(ranges, (_Offer(DICOM_JSON), _Offer(JSON))).media_type
+
+
+@lru_cache(maxsize=512)
+def plan_documents(ranges: tuple[MediaRange, ...], *, single: bool) -> RetrievePlan:
+    """As `plan_metadata`, or the Native DICOM Model in XML: a part for each data set (PS3.18 8.7.3.2).
+
+    `single`: there is one data set, which may be the whole body; else a name of XML alone means that of the parts.
+    """
+    xml = _Offer(DICOM_XML)
+    kinds = (_Offer(DICOM_JSON), _Offer(JSON), _as_multipart(xml))
+    if single:
+        return _choose(ranges, (*kinds, xml))
+    return _choose([replace(r, multipart=r.multipart or r.media.essence == DICOM_XML) for r in ranges], kinds)
 
 
 @lru_cache(maxsize=1024)

@@ -12,9 +12,8 @@ from api.routes.wado import IF_NONE_MATCH, plan_of, send_files
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
 from dicomweb.folders import safe_name
-from dicomweb.media import DEFLATED_LE
+from dicomweb.media import DEFLATED_LE, DICOM_XML
 from dicomweb.media import DICOM_JSON as DICOM_JSON_TYPE
-from dicomweb.native_xml import MEDIA_TYPE as DICOM_XML
 from dicomweb.negotiation import ALL_TARGETS, parse_accept
 from dicomweb.pixels.encode import quality_of
 from dicomweb.tags import Level

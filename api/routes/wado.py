@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, S
 from contextlib import aclosing, suppress
 from dataclasses import replace
 
-from api.examples import DICOM, JSON_ACCEPT, MULTIPART_DICOM, STUDY_ROW, json_body
+from api.examples import DICOM, MULTIPART_DICOM
 from api.exchange import Exchange
 from api.responses import (
     CACHE_REVALIDATE,
@@ -14,18 +14,16 @@ from api.responses import (
     client_has,
     ranged,
     send_bytes,
-    send_not_modified,
     send_stream,
 )
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
 from dicomweb.media import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomweb.multipart import Writer, content_length, part_headers
-from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_instances, plan_metadata
+from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_instances
 from dicomweb.pixels.encode import quality_of
 from dicomweb.pixels.syntaxes import LOSSY
 from dicomweb.uids import checked_uid
-from dicomweb.wado import etag_matches
 from storage.retrieve import Instance
 from storage.rewriting import as_native
 
@@ -47,49 +45,6 @@ def uids_of(http: Exchange) -> tuple[str, str | None, str | None]:
         None if series is None else checked_uid(series, "series"),
         None if sop is None else checked_uid(sop, "instance"),
     )
-
-
-async def metadata(http: Exchange) -> None:
-    """The stored DICOM JSON, joined; for clients that take gzip without compressing anything."""
-    study, series, sop = uids_of(http)
-    media_type = plan_metadata(parse_accept(http.header(b"accept"), http.query_value("accept")))
-    gzip = accepts_gzip(http.header(b"accept-encoding"))
-    retrieve = http.archive.retrieve
-    condition = http.header(b"if-none-match")
-    if condition is not None:
-        tag = _metadata_etag(await retrieve.version(http.access, study, series, sop), gzip)
-        if etag_matches(condition, tag.decode()):
-            await send_not_modified(http, [(b"etag", tag), CACHE_REVALIDATE])
-            return
-    found = await retrieve.metadata(http.access, study, series, sop, gzip=gzip)
-    headers: list[Header] = [
-        (b"content-type", media_type.encode()),
-        (b"etag", _metadata_etag(found.version, gzip)),
-        (b"vary", b"Accept, Accept-Encoding"),
-        CACHE_REVALIDATE,
-    ]
-    if gzip:
-        headers.append((b"content-encoding", b"gzip"))
-    if found.body is not None:
-        await send_bytes(http, 200, headers, found.body)
-    else:
-        assert found.stream is not None
-        await send_stream(http, 200, headers, None, found.stream)
-
-
-def _metadata_etag(version: int, gzip: bool) -> bytes:
-    return b'"%x%s"' % (version, b"g" if gzip else b"")
-
-
-def accepts_gzip(header: str | None) -> bool:
-    """Whether Accept-Encoding takes gzip (RFC 9110 12.5.3)."""
-    if header is None:
-        return False
-    for item in header.lower().split(","):
-        coding, _, weight = item.partition(";")
-        if coding.strip() in ("gzip", "*", "x-gzip"):
-            return weight.replace(" ", "").removeprefix("q=").rstrip("0.") != "" if weight else True
-    return False
 
 
 async def retrieve_instances(http: Exchange) -> None:
@@ -238,11 +193,6 @@ def _untouched(http: Exchange, instance: Instance, plan: RetrievePlan) -> tuple[
 
 
 _ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, Unavailable)
-_METADATA = "Metadata of "
-_METADATA_TEXT = (
-    "The DICOM JSON Model of every instance, made once at ingest. Bulk data are referenced by URIs relative to the "
-    "series. Clients that accept gzip get the stored compression."
-)
 _INSTANCES_TEXT = (
     "The files as stored where the client takes that, else transcoded to the transfer syntax that it names. Without a "
     "transfer-syntax parameter: Explicit VR Little Endian, and as stored where the pixels are lossy already. Lossy "
@@ -250,21 +200,6 @@ _INSTANCES_TEXT = (
     "one whose pixels cannot be decoded comes as stored."
 )
 _DICOM_BODY = (Content(MULTIPART_DICOM, "--anor\r\nContent-Type: application/dicom; transfer-syntax=...\r\n\r\n..."),)
-
-
-def _metadata(path: str, what: str) -> Operation:
-    return Operation(
-        "GET",
-        f"{path}/metadata",
-        "dicom.metadata",
-        "WADO-RS",
-        f"Metadata of {what}",
-        _METADATA_TEXT,
-        metadata,
-        (Answer(200, "DICOM JSON.", json_body([STUDY_ROW])), Answer(304, "Not modified.")),
-        (JSON_ACCEPT, IF_NONE_MATCH),
-        errors=_ERRORS,
-    )
 
 
 def _instances(path: str, what: str, handler: HotHandler, *, single: bool = False) -> Operation:
@@ -287,9 +222,6 @@ _STUDY = "{root}/studies/{study}"
 _SERIES = _STUDY + "/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
 OPERATIONS = (
-    _metadata(_STUDY, "a study"),
-    _metadata(_SERIES, "a series"),
-    _metadata(_INSTANCE, "an instance"),
     _instances(_STUDY, "a study", retrieve_instances),
     _instances(_SERIES, "a series", retrieve_instances),
     _instances(_INSTANCE, "an instance", retrieve_instances, single=True),
