@@ -30,6 +30,7 @@ from dicomweb.media import (
     JSON,
     NATIVE,
     OCTET_STREAM,
+    ZIP,
     MediaType,
     parse_media_type,
     parse_media_types,
@@ -209,6 +210,8 @@ def _choose(ranges: Iterable[MediaRange], offers: tuple[_Offer, ...]) -> Retriev
 
 # Every transfer syntax that some image could be transcoded to: what an image allows is asked when it comes to that.
 ALL_TARGETS = frozenset((EXPLICIT_LE, *SYNTAXES))
+# What whole files can be written in.
+WRITABLE = ALL_TARGETS | {DEFLATED_LE}
 
 
 @lru_cache(maxsize=4096)
@@ -322,6 +325,17 @@ def plan_rendered(ranges: tuple[MediaRange, ...], available: tuple[str, ...], *,
     if several:
         return _choose([MediaRange(r.media, multipart=True, q=r.q) for r in ranges], multipart)
     return _choose(ranges, (*kinds, *multipart))
+
+
+def zip_syntax(ranges: tuple[MediaRange, ...], *, first: bool) -> str | None:
+    """The transfer syntax of the files where a ZIP file of them is accepted (PS3.18 8.7.3.1): `*` for as stored.
+
+    `first`: only where nothing is accepted sooner. None: no ZIP file.
+    """
+    for wanted in ranges[:1] if first else ranges:
+        if wanted.media.essence == ZIP and not wanted.multipart and wanted.q > 0:
+            return next(iter(wanted.transfer_syntaxes), "*")
+    return None
 
 
 def _as_multipart(offer: _Offer) -> _Offer:

@@ -17,18 +17,23 @@ from api.responses import (
     send_stream,
 )
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
+from api.zips import send_folders
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
-from dicomweb.media import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomweb.media import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, ZIP
 from dicomweb.multipart import Writer, content_length, part_headers
-from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_instances
+from dicomweb.negotiation import WRITABLE, MediaRange, RetrievePlan, parse_accept, plan_instances, zip_syntax
 from dicomweb.pixels.encode import quality_of
 from dicomweb.pixels.syntaxes import LOSSY
 from dicomweb.uids import checked_uid
 from storage.retrieve import Instance
 from storage.rewriting import as_native
+from storage.zipped import Packing
 
 ACCEPT_INSTANCES = Parameter(
-    "Accept", "header", "multipart/related; type=application/dicom, or application/dicom", MULTIPART_DICOM
+    "Accept",
+    "header",
+    "multipart/related; type=application/dicom, application/dicom or application/zip",
+    MULTIPART_DICOM,
 )
 IF_NONE_MATCH = Parameter("If-None-Match", "header", "an ETag of an earlier answer", '"4f1c"')
 _VERSION_PARAMETER = Parameter("v", "query", "version of the bytes, for immutable caching", "4f1c2a9be07d3388")
@@ -51,6 +56,29 @@ async def retrieve_instances(http: Exchange) -> None:
     """The files of a study or series, or one file."""
     study, series, sop = uids_of(http)
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
+    if (syntax := zip_syntax(ranges, first=True)) is not None:
+        await _send_zip(http, study, series, sop, syntax)
+        return
+    try:
+        await _send_as_files(http, study, series, sop, ranges)
+    except NotAcceptable as error:
+        if (syntax := zip_syntax(ranges, first=False)) is None:
+            raise NotAcceptable(f"{error.message}, {ZIP}") from None
+        await _send_zip(http, study, series, sop, syntax)
+
+
+async def _send_zip(http: Exchange, study: str, series: str | None, sop: str | None, syntax: str) -> None:
+    """Files in folders (PS3.18 8.7.3.1); what cannot be had in `syntax` is in it as stored."""
+    if syntax != "*" and syntax not in WRITABLE:
+        available = ", ".join(f"{ZIP}; transfer-syntax={uid}" for uid in ("*", *sorted(WRITABLE)))
+        raise NotAcceptable(f"files cannot be written in that transfer syntax; available: {available}")
+    folders = await http.archive.archives.folders_of(http.access, study, series, sop)
+    await send_folders(http, folders, Packing(None if syntax == "*" else syntax), f"{sop or series or study}.zip")
+
+
+async def _send_as_files(
+    http: Exchange, study: str, series: str | None, sop: str | None, ranges: tuple[MediaRange, ...]
+) -> None:
     if sop is not None:
         instance = await http.archive.retrieve.instance(http.access, study, series, sop)
         await send_files(http, [instance], [await plan_of(http, instance, ranges, single=True)], instance.version)
@@ -197,13 +225,14 @@ _INSTANCES_TEXT = (
     "The files as stored where the client takes that, else transcoded to the transfer syntax that it names. Without a "
     "transfer-syntax parameter: Explicit VR Little Endian, and as stored where the pixels are lossy already. Lossy "
     "transcoding gives a derived instance with a UID of its own. 406 names what is available. Of several instances, "
-    "one whose pixels cannot be decoded comes as stored."
+    "one whose pixels cannot be decoded comes as stored. `Accept: application/zip` gives a ZIP file, with Range."
 )
+_ZIP_BODY = Content(ZIP, "(the bytes of a ZIP file)")
 _DICOM_BODY = (Content(MULTIPART_DICOM, "--anor\r\nContent-Type: application/dicom; transfer-syntax=...\r\n\r\n..."),)
 
 
 def _instances(path: str, what: str, handler: HotHandler, *, single: bool = False) -> Operation:
-    bodies = (*_DICOM_BODY, Content(DICOM, "(the bytes of a DICOM file)")) if single else _DICOM_BODY
+    bodies = (*_DICOM_BODY, *((Content(DICOM, "(the bytes of a DICOM file)"),) if single else ()), _ZIP_BODY)
     return Operation(
         "GET",
         path,
