@@ -1,6 +1,7 @@
 """Rendered resources and thumbnails (PS3.18 10.4.1.1.3, 10.4.1.1.4)."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from api.exchange import Exchange
@@ -246,7 +247,7 @@ async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int 
     # Where nothing can be shown no type helps: NotFound comes before NotAcceptable.
     plan = plan_rendered(_ranges(http), IMAGE_TYPES)
     single = "instance" in http.path
-    slide = None if single else await _slide_of(http, shown[0])
+    slide = None if single else await _slide_of(http, shown)
     versions = " ".join(f"{instance.sop} {instance.version}" for instance in shown)
     named = versions if slide is None else f"{slide.series} {slide.name}"
     tag = etag(named, str(frame), plan.media_type, http.archive.rendering.look(wanted))
@@ -261,14 +262,17 @@ async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int 
     await send_bytes(http, 200, headers, body)
 
 
-async def _slide_of(http: Exchange, shown: Instance) -> StoredSlide | None:
-    """The slide that an instance is a part of: one frame of it, the middle one even, may show nothing but glass."""
-    if shown.sop_class not in PYRAMIDAL:
+async def _slide_of(http: Exchange, shown: Sequence[Instance]) -> StoredSlide | None:
+    """The slide that the first image is a part of: one frame of it, the middle one even, may show nothing but glass.
+
+    Where that is a label or an overview in a series of its own, the slide of another series.
+    """
+    if shown[0].sop_class not in PYRAMIDAL:
         return None
-    try:
-        return await http.services.tiles.slide(http.access, shown.series)
-    except (NotFound, TooLarge):
-        return None
+    for series in dict.fromkeys(each.series for each in shown if each.sop_class in PYRAMIDAL):
+        with suppress(NotFound, TooLarge):
+            return await http.services.tiles.slide(http.access, series)
+    return None
 
 
 async def _slide_thumbnail(http: Exchange, slide: StoredSlide, wanted: Rendering, media_type: str) -> bytes | None:
