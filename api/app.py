@@ -19,6 +19,7 @@ from api.metrics import Metrics
 from api.middleware import FrontDoor
 from api.openapi import document, product_version
 from api.routes import (
+    bulk_sets,
     delete,
     downloads,
     frames,
@@ -57,6 +58,7 @@ from wsi.tiles import TileService
 OPERATIONS: tuple[Operation, ...] = (
     *qido.OPERATIONS,
     *metadata.OPERATIONS,
+    *bulk_sets.OPERATIONS,
     *wado.OPERATIONS,
     *frames.OPERATIONS,
     *rendered.OPERATIONS,

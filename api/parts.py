@@ -9,6 +9,12 @@ from dicomweb.errors import BadPixels
 from dicomweb.multipart import Writer, part_headers
 
 
+def broken_part(http: Exchange, writer: Writer, location: str, error: BadPixels) -> bytes:
+    """A part with a problem document (RFC 9457) for the value at `location`."""
+    head = writer.part_head(part_headers("application/problem+json", location=location))
+    return head + problem_json(problem_of(error), http.request_id)
+
+
 async def parts_of(
     http: Exchange,
     writer: Writer,
@@ -17,7 +23,7 @@ async def parts_of(
 ) -> AsyncIterator[bytes]:
     """The body: a part for each outcome, in order. `parts` gives where each lies, and the headers of its part.
 
-    A broken one leaves a problem document (RFC 9457) in its place, so that no other is taken for it. Raises the first
+    A broken one leaves a problem document in its place, so that no other is taken for it. Raises the first
     BadPixels when there is nothing else.
     """
     broken: BadPixels | None = None
@@ -29,8 +35,7 @@ async def parts_of(
             location, headers = next(places)
             if isinstance(outcome, BadPixels):
                 broken = broken or outcome
-                held += writer.part_head(part_headers("application/problem+json", location=location))
-                held += problem_json(problem_of(outcome), http.request_id)
+                held += broken_part(http, writer, location, outcome)
                 if not sent:  # perhaps nothing can be: then this is no answer but an error
                     continue
                 yield held

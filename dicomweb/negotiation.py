@@ -323,7 +323,7 @@ def plan_rendered(ranges: tuple[MediaRange, ...], available: tuple[str, ...], *,
     kinds = tuple(_Offer(media_type) for media_type in available)
     multipart = tuple(_as_multipart(kind) for kind in kinds)
     if several:
-        return _choose([MediaRange(r.media, multipart=True, q=r.q) for r in ranges], multipart)
+        return _choose(in_parts(ranges), multipart)
     return _choose(ranges, (*kinds, *multipart))
 
 
@@ -336,6 +336,11 @@ def zip_syntax(ranges: tuple[MediaRange, ...], *, first: bool) -> str | None:
         if wanted.media.essence == ZIP and not wanted.multipart and wanted.q > 0:
             return next(iter(wanted.transfer_syntaxes), "*")
     return None
+
+
+def in_parts(ranges: tuple[MediaRange, ...]) -> tuple[MediaRange, ...]:
+    """The same, where the answer has many parts whatever is accepted: their types."""
+    return tuple(replace(each, multipart=True) for each in ranges)
 
 
 def _as_multipart(offer: _Offer) -> _Offer:
