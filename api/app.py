@@ -20,6 +20,7 @@ from api.middleware import FrontDoor
 from api.openapi import document, product_version
 from api.routes import (
     bulk_sets,
+    commitments,
     delete,
     downloads,
     frames,
@@ -57,6 +58,7 @@ from wsi.tiles import TileService
 
 OPERATIONS: tuple[Operation, ...] = (
     *qido.OPERATIONS,
+    *commitments.OPERATIONS,
     *metadata.OPERATIONS,
     *bulk_sets.OPERATIONS,
     *wado.OPERATIONS,
