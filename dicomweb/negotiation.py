@@ -295,15 +295,10 @@ def plan_bulk(
 
 
 @lru_cache(maxsize=512)
-def plan_metadata(ranges: tuple[MediaRange, ...]) -> str:
-    """The Content-Type of metadata and search results: DICOM JSON, or plain JSON where only that is accepted."""
-    return _choose(ranges, (_Offer(DICOM_JSON), _Offer(JSON))).media_type
-
-
-@lru_cache(maxsize=512)
 def plan_documents(ranges: tuple[MediaRange, ...], *, single: bool) -> RetrievePlan:
-    """As `plan_metadata`, or the Native DICOM Model in XML: a part for each data set (PS3.18 8.7.3.2).
+    """How to send metadata and results: DICOM JSON, plain JSON where only that is accepted, or XML (PS3.18 8.7.3.2).
 
+    XML is the Native DICOM Model, a part for each data set.
     `single`: there is one data set, which may be the whole body; else a name of XML alone means that of the parts.
     """
     xml = _Offer(DICOM_XML)

@@ -4,13 +4,14 @@ from typing import Final
 
 import orjson
 
-from api.datasets import BODY_ERRORS, CONTENT_TYPE, json_type, read_dataset
+from api.datasets import BODY_ERRORS, CONTENT_TYPE, document_plan, read_dataset, send_document
 from api.examples import CT_IMAGE, JSON_ACCEPT, SOP_UID, json_body
 from api.exchange import Exchange
-from api.responses import Header, send_bytes
+from api.responses import Header
 from api.routing import Answer, Operation
 from dicomweb import commitments
 from dicomweb.errors import BadRequest, NotAcceptable, NotFound, TooLarge, TransactionInUse, Unavailable
+from dicomweb.negotiation import RetrievePlan
 from dicomweb.uids import checked_uid
 from storage.commitment import Answer as Commitment
 
@@ -20,23 +21,22 @@ _NO_STORE: Final[Header] = (b"cache-control", b"no-store")
 
 async def request(http: Exchange) -> None:
     """Ask for commitment (13.4); the answer is known at once."""
-    kind, transaction = json_type(http), checked_uid(http.path["transaction"], "transaction")
+    plan, transaction = document_plan(http, single=True), checked_uid(http.path["transaction"], "transaction")
     dataset = await read_dataset(http, MAX_REQUEST, "a request for storage commitment")
     references = commitments.references_of(dataset, transaction)
-    await _send(http, kind, transaction, await http.archive.commitment.commit(http.access, transaction, references))
+    await _send(http, plan, transaction, await http.archive.commitment.commit(http.access, transaction, references))
 
 
 async def result(http: Exchange) -> None:
     """Ask for the result again (13.5)."""
-    kind, transaction = json_type(http), checked_uid(http.path["transaction"], "transaction")
-    await _send(http, kind, transaction, await http.archive.commitment.result(http.access, transaction))
+    plan, transaction = document_plan(http, single=True), checked_uid(http.path["transaction"], "transaction")
+    await _send(http, plan, transaction, await http.archive.commitment.result(http.access, transaction))
 
 
-async def _send(http: Exchange, kind: Header, transaction: str, answers: list[Commitment]) -> None:
+async def _send(http: Exchange, plan: RetrievePlan, transaction: str, answers: list[Commitment]) -> None:
     said = ((answer.sop_class, answer.sop, answer.reason) for answer in answers)
-    await send_bytes(
-        http, 200, [kind, _NO_STORE], orjson.dumps([commitments.response(transaction, said, http.root_url)])
-    )
+    body = orjson.dumps([commitments.response(transaction, said, http.root_url)])
+    await send_document(http, plan, body, _NO_STORE)
 
 
 _TRANSACTION: Final = "2.25.77"

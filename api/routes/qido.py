@@ -1,21 +1,15 @@
 """QIDO-RS: searches on the six resources (PS3.18 10.6)."""
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import orjson
-
+from api.datasets import send_documents
 from api.examples import DOCUMENT_ACCEPT, STUDY_ROW, XML_PARTS, json_body
 from api.exchange import Exchange, parse_query
-from api.responses import DICOM_JSON, JSON, Header, send_bytes, warning
+from api.responses import send_bytes, warning
 from api.routing import Answer, HotHandler, Operation, Parameter
 from dicomweb import qido
 from dicomweb.errors import BadQuery, NotAcceptable, Unavailable
-from dicomweb.media import DICOM_XML
-from dicomweb.multipart import Writer, part_headers
-from dicomweb.native_xml import native_xml
 from dicomweb.negotiation import parse_accept, plan_documents
 from dicomweb.query import Query
 from dicomweb.tags import Level
@@ -71,27 +65,10 @@ def _searcher(level: Level) -> HotHandler:
         if not found.rows:
             await send_bytes(http, 204, headers)
             return
-        if plan.multipart:
-            await _send_xml(http, headers, found.rows)
-            return
-        headers.append(DICOM_JSON if plan.media_type == "application/dicom+json" else JSON)
-        await send_bytes(http, 200, headers, b"[" + b",".join(found.rows) + b"]")
+        await send_documents(http, plan, found.rows, headers)
 
     search.__name__ = f"search_{level}"
     return search
-
-
-async def _send_xml(http: Exchange, headers: list[Header], rows: Sequence[bytes]) -> None:
-    """Matches as parts in the Native DICOM Model (PS3.18 8.7.3.2)."""
-    writer = Writer(f"anor-{http.request_id}")
-    head = part_headers(DICOM_XML)
-
-    def made() -> list[bytes]:
-        parts = [writer.part_head(head) + native_xml(orjson.loads(row)) for row in rows]
-        return [*parts, writer.tail()]
-
-    headers.append((b"content-type", writer.content_type(DICOM_XML).encode()))
-    await send_bytes(http, 200, headers, await asyncio.to_thread(made))
 
 
 _DESCRIPTION = (
