@@ -196,6 +196,8 @@ class TranscodeService:
             await frames.aclose()
 
     async def _page(self, access: Access, instance: Instance, start: int, count: int) -> Image:
+        if count == 0:
+            raise BadPixels("the image has no frame that can be read", attribute="PixelData")
         numbers = range(start, min(start + _PAGE, count + 1))
         return await self._pixels.image(access, instance.study, instance.series, instance.sop, numbers)
 

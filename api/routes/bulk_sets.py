@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import AsyncIterator, Hashable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 from api.exchange import Exchange
@@ -34,7 +34,9 @@ async def retrieve_all(http: Exchange, *, pixels: bool) -> None:
     else:
         instances = [await retrieve.instance(http.access, study, series, sop)]
         name = instances[0].version
-    values = None if pixels else plan_bulk(ranges)
+    values = None
+    with suppress(*((NotAcceptable,) if pixels else ())):  # of pixels a type of images may be accepted only
+        values = plan_bulk(ranges)
     plans = await _plans(http, instances, ranges)
     kinds = sorted({plan.identity for plan in plans.values()})
     headers: list[Header] = [
@@ -47,7 +49,7 @@ async def retrieve_all(http: Exchange, *, pixels: bool) -> None:
     writer = Writer(f"anor-{name}")
     first = next(iter(plans.values()), None) or values or plan_bulk(ranges)
     headers.append((b"content-type", writer.content_type(first.media_type).encode()))
-    await send_stream(http, 200, headers, None, _parts(http, instances, plans, values, writer))
+    await send_stream(http, 200, headers, None, _parts(http, instances, plans, values, writer, pixels=pixels))
 
 
 def _kind(instance: Instance) -> Hashable:
@@ -65,27 +67,32 @@ async def _plans(http: Exchange, instances: Sequence[Instance], ranges: tuple[Me
 
 
 async def _parts(
-    http: Exchange, instances: Sequence[Instance], plans: Plans, values: RetrievePlan | None, writer: Writer
+    http: Exchange,
+    instances: Sequence[Instance],
+    plans: Plans,
+    values: RetrievePlan | None,
+    writer: Writer,
+    *,
+    pixels: bool,
 ) -> AsyncIterator[bytes]:
-    """The body. `values`: how bulk data that are no pixels leave, None: not at all. Raises NotFound for no part."""
+    """The body. `values`: how plain values leave, None: not at all. Raises NotFound where there is no part."""
     empty = True
     for instance in instances:
         for entry in await http.archive.retrieve.bulk_table(instance):
-            if entry.path not in PIXEL_DATA:
-                if values is None:
-                    continue
-                chunks = _value(http, instance, entry.path, values, writer)
-            elif not instance.has_frames:  # nothing that could be read was found in it
+            if pixels and entry.path not in PIXEL_DATA:
                 continue
-            elif entry.encapsulated or plans[_kind(instance)].reencode == "transcode":
-                chunks = _frames(http, instance, plans[_kind(instance)], writer)
+            plan = plans.get(_kind(instance)) if instance.has_frames and entry.path in PIXEL_DATA else None
+            if plan is not None and (entry.encapsulated or plan.reencode == "transcode"):
+                chunks = _frames(http, instance, plan, writer)
+            elif (simple := plan or values) is None or entry.encapsulated:  # not accepted, or no frame was found in it
+                continue
             else:
-                chunks = _value(http, instance, entry.path, plans[_kind(instance)], writer)
+                chunks = _value(http, instance, entry.path, simple, writer)
             async for chunk in chunks:
                 empty = False
                 yield chunk
     if empty:
-        raise NotFound("there is no pixel data here" if values is None else "there are no bulk data here")
+        raise NotFound("there is no pixel data here" if pixels else "there are no bulk data here")
     yield writer.tail()
 
 

@@ -5,17 +5,19 @@ import signal
 import struct
 import time
 from io import BytesIO
+from pathlib import Path
 
 import httpx
 import imagecodecs
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from pydicom import dcmread
 
-from tests.files import compressed, new_uid
+from tests.files import compressed, ct, new_uid
 from tests.http.bodies import ROOT, problem, store
-from tests.support import RunningServer
+from tests.support import RunningServer, running_server
 
 UID = "1.2.840.10008.1.2."
 ELE = f"application/octet-stream; transfer-syntax={UID}1"
@@ -201,3 +203,36 @@ def test_an_instance_that_cannot_be_transcoded_leaves_as_stored_among_others(
         assert dcmread(BytesIO(body)).PixelData == GOOD.tobytes()
     alone = web.get(paths[1], headers={"accept": f"application/dicom; transfer-syntax={UID}1"})
     assert (alone.status_code, problem(alone)) == (422, "bad-pixels")
+
+
+def test_an_image_without_a_frame_that_can_be_read(web: httpx.Client) -> None:
+    """Its value is there as it is, of frames there is none."""
+    path = stored(web, ct(Rows=64, Columns=64, PixelData=bytes(100)))
+    for accept in (
+        f"application/dicom; transfer-syntax={UID}4.80",
+        f"image/jls, application/dicom; transfer-syntax={UID}5",
+    ):
+        answer = web.get(path, headers={"accept": accept})
+        assert (answer.status_code, problem(answer)) == (422, "bad-pixels")
+    assert web.get(f"{path}/frames/1").status_code == 404
+    for resource in ("bulkdata", "pixeldata"):
+        [(_, value)] = parts_of(web.get(f"{path}/{resource}"))
+        assert value == bytes(100)
+
+
+def test_a_stream_that_takes_for_ever_is_tried_once(tmp_path: Path) -> None:
+    """Progressive JPEG with thousands of scans over a large image: cheap to send, dear to decode."""
+    out = BytesIO()
+    Image.fromarray(np.zeros((6000, 6000), np.uint8)).save(out, "JPEG", progressive=True)
+    whole = out.getvalue()
+    scan = whole[whole.rfind(b"\xff\xda") : -2]
+    bomb = whole[:-2] + scan * 3000 + b"\xff\xd9"
+    assert len(bomb) < 1 << 20
+    with running_server(tmp_path, workers=1, decoder_seconds=2) as server, httpx.Client(base_url=server.url) as web:
+        path = stored(web, compressed([bomb], UID + "4.50", Rows=6000, Columns=6000))
+        answer = web.get(f"{path}/frames/1", headers={"accept": ELE}, timeout=60)
+        assert (answer.status_code, problem(answer)) == (422, "bad-pixels")
+        text = web.get("/metrics").text
+        assert "timed out" in text
+        [starts] = [float(line.split()[1]) for line in text.splitlines() if line.startswith("anor_decoder_starts")]
+        assert starts == 1
