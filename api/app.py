@@ -20,12 +20,15 @@ from api.metrics import Metrics
 from api.middleware import FrontDoor
 from api.openapi import document, product_version
 from api.routes import (
+    bulk_sets,
+    commitments,
     delete,
     downloads,
     frames,
     health,
     imports,
     jobs,
+    metadata,
     ohif,
     orthanc,
     pages,
@@ -56,6 +59,9 @@ from wsi.tiles import TileService
 
 OPERATIONS: tuple[Operation, ...] = (
     *qido.OPERATIONS,
+    *commitments.OPERATIONS,
+    *metadata.OPERATIONS,
+    *bulk_sets.OPERATIONS,
     *wado.OPERATIONS,
     *frames.OPERATIONS,
     *rendered.OPERATIONS,

@@ -51,6 +51,7 @@ TABLE: dict[type[domain.ArchiveError], Row] = {
     domain.BadDicom: Row(400, "The body is not a DICOM file that can be stored", 15),
     domain.IdentityMismatch: Row(409, "The identifiers do not match", 46),
     domain.Conflict: Row(409, "The instance exists with other content", 46),
+    domain.TransactionInUse: Row(409, "The Transaction UID is in use", 46),
     domain.RevisionConflict: Row(409, "The revision is another one", 43),
     domain.WorkitemRefused: Row(400, "The request breaks a rule of the workitem", 8),
     domain.WorkitemConflict: Row(409, "The workitem is not in the right state", 46),

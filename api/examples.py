@@ -169,3 +169,12 @@ JSON_ACCEPT = Parameter("Accept", "header", "application/dicom+json (default), a
 def json_body(example: Any) -> tuple[Content, ...]:
     """An answer in the DICOM JSON model."""
     return (Content(DICOM_JSON, example),)
+
+
+XML_PARTS = Content(
+    'multipart/related; type="application/dicom+xml"',
+    "--anor-4f1c\r\nContent-Type: application/dicom+xml\r\n\r\n<NativeDicomModel>...</NativeDicomModel>",
+)
+DOCUMENT_ACCEPT = Parameter(
+    "Accept", "header", "application/dicom+json, or multipart/related of application/dicom+xml", DICOM_JSON
+)

@@ -72,6 +72,17 @@ def ranged(http: Exchange, headers: list[Header], size: int) -> tuple[int, int, 
     return 206, *wanted
 
 
+def accepts_gzip(header: str | None) -> bool:
+    """Whether Accept-Encoding takes gzip (RFC 9110 12.5.3)."""
+    if header is None:
+        return False
+    for item in header.lower().split(","):
+        coding, _, weight = item.partition(";")
+        if coding.strip() in ("gzip", "*", "x-gzip"):
+            return weight.replace(" ", "").removeprefix("q=").rstrip("0.") != "" if weight else True
+    return False
+
+
 async def send_bytes(http: Exchange, status: int, headers: Sequence[Header], body: Body = b"") -> None:
     """Answer once with a body that is known whole.
 

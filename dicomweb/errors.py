@@ -106,6 +106,13 @@ class Conflict(ArchiveError):
     default_reason = 0x0111
 
 
+class TransactionInUse(ArchiveError):
+    """The Transaction UID of a request for storage commitment is that of an earlier one (PS3.4 J.3.2: 0x0131)."""
+
+    slug = "transaction-in-use"
+    default_reason = 0x0131
+
+
 class RevisionConflict(ArchiveError):
     """Metadata or an attachment were changed since the writer saw them, or the writer does not say what they saw."""
 

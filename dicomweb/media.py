@@ -16,8 +16,10 @@ DEFLATED_LE = "1.2.840.10008.1.2.1.99"
 NATIVE = frozenset((IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED_LE))
 
 OCTET_STREAM = "application/octet-stream"
+ZIP = "application/zip"
 DICOM = "application/dicom"
 DICOM_JSON = "application/dicom+json"
+DICOM_XML = "application/dicom+xml"
 JSON = "application/json"
 
 _PREFIX = "1.2.840.10008.1.2."

@@ -8,8 +8,6 @@ from xml.sax.saxutils import escape, quoteattr
 from dicomweb.dictionary import creator_tag, is_creator
 from dicomweb.tags import keyword_of
 
-MEDIA_TYPE: Final = "application/dicom+xml"
-
 _HEAD: Final = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'
     '<NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM" xml:space="preserve">'

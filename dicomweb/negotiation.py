@@ -12,7 +12,7 @@ What is stored is sent as it is wherever the client takes it; else it is transco
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -22,6 +22,7 @@ from dicomweb.media import (
     DEFLATED_LE,
     DICOM,
     DICOM_JSON,
+    DICOM_XML,
     EXPLICIT_BE,
     EXPLICIT_LE,
     FRAME_MEDIA_TYPE_OF,
@@ -29,6 +30,7 @@ from dicomweb.media import (
     JSON,
     NATIVE,
     OCTET_STREAM,
+    ZIP,
     MediaType,
     parse_media_type,
     parse_media_types,
@@ -208,6 +210,8 @@ def _choose(ranges: Iterable[MediaRange], offers: tuple[_Offer, ...]) -> Retriev
 
 # Every transfer syntax that some image could be transcoded to: what an image allows is asked when it comes to that.
 ALL_TARGETS = frozenset((EXPLICIT_LE, *SYNTAXES))
+# What whole files can be written in.
+WRITABLE = ALL_TARGETS | {DEFLATED_LE}
 
 
 @lru_cache(maxsize=4096)
@@ -291,9 +295,17 @@ def plan_bulk(
 
 
 @lru_cache(maxsize=512)
-def plan_metadata(ranges: tuple[MediaRange, ...]) -> str:
-    """The Content-Type of metadata and search results: DICOM JSON, or plain JSON where only that is accepted."""
-    return _choose(ranges, (_Offer(DICOM_JSON), _Offer(JSON))).media_type
+def plan_documents(ranges: tuple[MediaRange, ...], *, single: bool) -> RetrievePlan:
+    """How to send metadata and results: DICOM JSON, plain JSON where only that is accepted, or XML (PS3.18 8.7.3.2).
+
+    XML is the Native DICOM Model, a part for each data set.
+    `single`: there is one data set, which may be the whole body; else a name of XML alone means that of the parts.
+    """
+    xml = _Offer(DICOM_XML)
+    kinds = (_Offer(DICOM_JSON), _Offer(JSON), _as_multipart(xml))
+    if single:
+        return _choose(ranges, (*kinds, xml))
+    return _choose([replace(r, multipart=r.multipart or r.media.essence == DICOM_XML) for r in ranges], kinds)
 
 
 @lru_cache(maxsize=1024)
@@ -306,8 +318,24 @@ def plan_rendered(ranges: tuple[MediaRange, ...], available: tuple[str, ...], *,
     kinds = tuple(_Offer(media_type) for media_type in available)
     multipart = tuple(_as_multipart(kind) for kind in kinds)
     if several:
-        return _choose([MediaRange(r.media, multipart=True, q=r.q) for r in ranges], multipart)
+        return _choose(in_parts(ranges), multipart)
     return _choose(ranges, (*kinds, *multipart))
+
+
+def zip_syntax(ranges: tuple[MediaRange, ...], *, first: bool) -> str | None:
+    """The transfer syntax of the files where a ZIP file of them is accepted (PS3.18 8.7.3.1): `*` for as stored.
+
+    `first`: only where nothing is accepted sooner. None: no ZIP file.
+    """
+    for wanted in ranges[:1] if first else ranges:
+        if wanted.media.essence == ZIP and not wanted.multipart and wanted.q > 0:
+            return next(iter(wanted.transfer_syntaxes), "*")
+    return None
+
+
+def in_parts(ranges: tuple[MediaRange, ...]) -> tuple[MediaRange, ...]:
+    """The same, where the answer has many parts whatever is accepted: their types."""
+    return tuple(replace(each, multipart=True) for each in ranges)
 
 
 def _as_multipart(offer: _Offer) -> _Offer:

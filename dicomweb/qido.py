@@ -58,7 +58,7 @@ def parse(
         if not name or lower in _IGNORED:  # Weasis sends "?&includefield=..."
             continue
         if lower == "includefield":
-            every_field |= _include(value, fields, warnings)
+            every_field |= include(value, fields, warnings)
         elif lower in _FLAGS or lower in _COUNTS:
             if settings.setdefault(lower, value) != value:
                 raise BadQuery(f"query parameter {lower} is given more than once", attribute=lower)
@@ -96,8 +96,11 @@ def _bounded(params: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
         yield name.strip(), value
 
 
-def _include(value: str, fields: dict[Path, None], warnings: list[str]) -> bool:
-    """Add a comma list of attributes to `fields`; whether it said `all`. An unknown name has nothing to return."""
+def include(value: str, fields: dict[Path, None], warnings: list[str]) -> bool:
+    """Add the comma list of an includefield to `fields`; whether it said `all`.
+
+    An unknown name has nothing to return, and gets a warning.
+    """
     every_field = False
     for raw in value.split(","):
         name = raw.strip()

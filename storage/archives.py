@@ -12,7 +12,7 @@ from dicomweb.tags import Level
 from dicomweb.uids import parse_orthanc_id
 from storage.access import Access
 from storage.db import Database
-from storage.resource import Resource
+from storage.resource import Resource, spelled
 from storage.retrieve import Instance, RetrieveService, instance_of
 from storage.search import SearchService
 from storage.transcoding import TranscodeService
@@ -108,6 +108,16 @@ class ArchiveService:
             only = None if row["only"] is None else frozenset(row["only"])
             found.append(Folder(row["study_uid"], row["series_uid"], row["modality"], path, attributes, only))
         return found
+
+    async def folders_of(
+        self, access: Access, study: str, series: str | None = None, sop: str | None = None
+    ) -> list[Folder]:
+        """As `folders`, of one study, series or instance by its UIDs."""
+        access.require("dicom.read")
+        digest = await self._db.fetch_value("archive_identifier", access.tenant, study, series, sop)
+        if digest is None:
+            raise NotFound("no such instance" if sop else "no such series" if series else "no such study")
+        return await self.folders(access, [spelled(digest)])
 
     async def measure(self, access: Access, folders: Sequence[Folder]) -> Measured:
         """What is known of an archive before it is read."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 
-from dicomweb.errors import CorruptObject, NotFound, TooLarge
+from dicomweb.errors import CorruptObject, NotFound, TooLarge, TransactionInUse
 from storage.access import Access
 from storage.db import Database
 from storage.jobs import JobService
@@ -21,6 +21,8 @@ MAX_INSTANCES: Final = 10_000
 _MAX_WAITING: Final = 1000
 _PAGE: Final = 1000
 _AT_ONCE: Final = 16
+# When the worker ends a request by web should this process die before it is answered.
+_AFTER: Final = timedelta(hours=1)
 
 # Failure Reasons (PS3.3 C.14.1.1).
 COMMITTED: Final = 0
@@ -108,6 +110,24 @@ class CommitmentService:
             return PROCESSING_FAILURE if sop in damaged else COMMITTED
 
         return [Answer(sop_class, sop, reason(sop_class, sop)) for sop_class, sop in references]
+
+    async def commit(self, access: Access, transaction: str, references: Sequence[Reference]) -> list[Answer]:
+        """Answer a request at once, and keep it for `result`. Raises TransactionInUse, TooLarge, Unavailable."""
+        access.require("dicom.read")
+        job = await self.begin(access, transaction, {"aet": "", "called": ""}, references, _AFTER)
+        if job is None:
+            raise TransactionInUse("storage commitment was asked for under this Transaction UID before")
+        answers = await self.check(access.tenant, references)
+        await self.answered(job, answers)
+        return answers
+
+    async def result(self, access: Access, transaction: str) -> list[Answer]:
+        """What can be said now of an earlier request, by web or DIMSE. Raises NotFound, Unavailable."""
+        access.require("dicom.read")
+        job = await self._db.fetch_value("commitment_of", access.tenant, transaction)
+        if job is None:
+            raise NotFound("no request for storage commitment has this Transaction UID")
+        return await self.check(access.tenant, await self.references(job))
 
     async def hand_over(self, job: uuid.UUID) -> None:
         """Leave the answer to the worker, at once."""

@@ -7,9 +7,11 @@ they are first needed.
 import asyncio
 import mmap
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar
@@ -105,7 +107,10 @@ class _Decoder:
             async with asyncio.timeout(self._seconds + _SLACK):
                 answer = await self._ask(request)
         except BaseException as error:
+            spent = isinstance(error, EOFError) and await self._spent()
             self.kill()
+            if spent:
+                raise _TooSlow from error
             # RuntimeError is what the event loop says of a pipe that is closed.
             if isinstance(error, TimeoutError | EOFError | OSError | RuntimeError):
                 raise (_TooSlow if isinstance(error, TimeoutError) else _Died) from error
@@ -165,6 +170,14 @@ class _Decoder:
             raise EOFError
         answer: dict[str, Any] = orjson.loads(line)
         return answer
+
+    async def _spent(self) -> bool:
+        """Whether the process was ended for the processor time that it took: a second try would take as much."""
+        assert self._process is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                return await self._process.wait() == -signal.SIGXCPU
+        return False
 
     def kill(self) -> None:
         """End the process; the next job starts another."""

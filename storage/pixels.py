@@ -1,6 +1,6 @@
 """Decoded pixels of stored instances, with the attributes that tell what they mean."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -86,11 +86,6 @@ class PixelService:
         async with aclosing(self._retrieve.values(image.located)) as values:
             async for value in values:
                 yield value
-
-    async def decoded(self, image: Image) -> AsyncIterator[Pixels]:
-        """The frames of `image` in its order. Raises BadPixels."""
-        async for value in self.stored(image):
-            yield await self.decode(image, value)
 
     async def decode(self, image: Image, value: bytes) -> Pixels:
         """One stored frame: native ones here, compressed ones in a sandboxed process. Raises BadPixels."""

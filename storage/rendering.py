@@ -3,15 +3,16 @@
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Final, TypeVar
 
 from dicomweb.errors import BadPixels, NotFound, TooLarge
 from dicomweb.media import FRAME_MEDIA_TYPE_OF
 from dicomweb.rendered.annotation import draw_text
 from dicomweb.rendered.attributes import binary, references
-from dicomweb.rendered.document import document_length, document_type, documents_of_class
+from dicomweb.rendered.document import document_type
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES, Shown, check_animation, encode_gif, encode_image, frame_time_of
 from dicomweb.rendered.image import REVISION, Source, picture, render_image
 from dicomweb.rendered.parameters import Rendering
@@ -20,10 +21,12 @@ from dicomweb.rendered.report import (
     MAX_TEXTS,
     PLAIN,
     REPORT_TYPES,
+    XML,
     is_report_class,
     long_texts,
     report_html,
     report_text,
+    report_xml,
     text_of,
 )
 from dicomweb.wado import bulk_path_of
@@ -31,12 +34,12 @@ from storage.access import Access
 from storage.cache import Cache
 from storage.fonts import Fonts
 from storage.pixels import Dataset, Image, PixelService
-from storage.retrieve import PIXEL_DATA, Instance, Located, RetrieveService
+from storage.retrieve import PIXEL_DATA, Instance, RetrieveService
 from storage.settings import Settings
+from storage.subject import Subject, types_of
 from storage.thumbnails import ThumbnailStore
 
 Made = TypeVar("Made")
-Kind = Literal["image", "video", "report", "document"]
 
 # A decoded frame above this waits for its turn.
 _LARGE: Final = 64 << 20
@@ -52,42 +55,6 @@ _DOCUMENT: Final = "00420011"
 _SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What an instance is rendered from, and the media types that it can become, the preferred one first.
-
-    `image` for images and video; `located` and `inline`: a document, one of the two.
-    """
-
-    kind: Kind
-    types: tuple[str, ...]
-    instance: Instance
-    dataset: Dataset
-    image: Image | None = None
-    located: Located | None = None
-    inline: bytes = b""
-
-    @property
-    def picture(self) -> Image:
-        """The image of a subject that has one."""
-        assert self.image is not None
-        return self.image
-
-    @property
-    def size(self) -> int:
-        """Bytes of a document or video."""
-        stored = len(self.inline) if self.located is None else self.located.size(0)
-        return document_length(self.dataset, stored) if self.kind == "document" else stored
-
-
-def types_of(instance: Instance) -> tuple[str, ...]:
-    """The media types that an instance can probably become: from its frames, without any from its class."""
-    if instance.has_frames:
-        stored = FRAME_MEDIA_TYPE_OF.get(instance.transfer_syntax, "")
-        return (stored,) if stored.startswith("video/") else IMAGE_TYPES
-    return REPORT_TYPES if is_report_class(instance.sop_class) else documents_of_class(instance.sop_class)
-
-
 def _outwards(images: Sequence[Instance], count: int) -> list[Instance]:
     """The middle one and those around it, nearest first, `count` at most."""
     middle = len(images) // 2
@@ -97,6 +64,15 @@ def _outwards(images: Sequence[Instance], count: int) -> list[Instance]:
 def _only(image: Image, place: int) -> Image:
     """One of the frames of an image."""
     return replace(image, frames=image.frames[place : place + 1], located=image.located.part(place, place + 1))
+
+
+async def _worked(source: Source | BadPixels, work: Callable[[Source], Made]) -> Made | BadPixels:
+    if isinstance(source, BadPixels):
+        return source
+    try:
+        return await asyncio.to_thread(work, source)
+    except BadPixels as error:
+        return error
 
 
 class RenderingService:
@@ -217,16 +193,17 @@ class RenderingService:
         """The frames of `image` as one file: GIF holds all, other types the first. Raises BadPixels, BadQuery."""
         if media_type == GIF and len(image.frames) > 1:
             return await self._animation(access, image, wanted)
-        bodies = self.each(access, image, wanted, media_type)
-        try:
-            return await anext(bodies)
-        finally:
-            await bodies.aclose()  # type: ignore[attr-defined]  # an async generator
+        async with aclosing(self.each(access, image, wanted, media_type)) as bodies:
+            body = await anext(bodies)
+        if isinstance(body, BadPixels):
+            raise body
+        return body
 
-    async def each(self, access: Access, image: Image, wanted: Rendering, media_type: str) -> AsyncIterator[bytes]:
-        """The frames of `image` in its order, a file for each."""
-        async for body in self.worked(access, image, lambda source: render_image(source, wanted, media_type)):
-            yield body
+    def each(
+        self, access: Access, image: Image, wanted: Rendering, media_type: str
+    ) -> AsyncGenerator[bytes | BadPixels, None]:
+        """The frames of `image` in its order, a file for each; in place of a broken one its error."""
+        return self._outcomes(access, image, lambda source: render_image(source, wanted, media_type))
 
     async def _animation(self, access: Access, image: Image, wanted: Rendering) -> bytes:
         check_animation(len(image.frames), 0)
@@ -239,19 +216,27 @@ class RenderingService:
             return await asyncio.to_thread(encode_gif, frames, frame_time_of(image.dataset))
 
     async def worked(self, access: Access, image: Image, work: Callable[[Source], Made]) -> AsyncIterator[Made]:
-        """What `work` makes in a thread of each frame. Of large frames a process holds one at a time in memory."""
+        """What `work` makes in a thread of each frame. Raises BadPixels."""
+        async with aclosing(self._outcomes(access, image, work)) as outcomes:
+            async for made in outcomes:
+                if isinstance(made, BadPixels):
+                    raise made
+                yield made
+
+    async def _outcomes(
+        self, access: Access, image: Image, work: Callable[[Source], Made]
+    ) -> AsyncGenerator[Made | BadPixels, None]:
+        """In place of a broken frame its error. Of large frames a process holds one at a time in memory."""
         bulk = await self.referenced(access, image)
         if image.pixel.decoded_bytes <= _LARGE:
             async for source in self._sources(image, bulk):
                 async with self._slots:
-                    made = await asyncio.to_thread(work, source)
+                    made = await _worked(source, work)
                 yield made
             return
         for place in range(len(image.frames)):
             async with self._large:
-                [made] = [
-                    await asyncio.to_thread(work, source) async for source in self._sources(_only(image, place), bulk)
-                ]
+                [made] = [await _worked(source, work) async for source in self._sources(_only(image, place), bulk)]
             yield made
 
     async def thumbnail(
@@ -315,10 +300,12 @@ class RenderingService:
     # -- documents
 
     async def report(self, access: Access, subject: Subject, wanted: Rendering, media_type: str) -> bytes:
-        """A structured report as HTML or plain text, with the first 4 MiB of its long texts."""
+        """A structured report as HTML, plain text or XML, with the first 4 MiB of its long texts."""
         texts = await self._long_texts(access, subject)
-        made = report_text if media_type == PLAIN else report_html
         async with self._slots:
+            if media_type == XML:
+                return await asyncio.to_thread(report_xml, subject.dataset, texts)
+            made = report_text if media_type == PLAIN else report_html
             return await asyncio.to_thread(made, subject.dataset, wanted.annotation, texts)
 
     async def _long_texts(self, access: Access, subject: Subject) -> dict[str, str]:
@@ -356,10 +343,15 @@ class RenderingService:
 
     # -- reading
 
-    async def _sources(self, image: Image, bulk: dict[str, bytes]) -> AsyncIterator[Source]:
+    async def _sources(self, image: Image, bulk: dict[str, bytes]) -> AsyncIterator[Source | BadPixels]:
         position = 0
-        async for pixels in self._pixels.decoded(image):
-            yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk, self._fonts.faces)
+        async for value in self._pixels.stored(image):
+            try:
+                pixels = await self._pixels.decode(image, value)
+            except BadPixels as error:
+                yield error
+            else:
+                yield Source(pixels, image.pixel, image.dataset, image.frames[position], bulk, self._fonts.faces)
             position += 1
 
     async def referenced(self, access: Access, image: Image) -> dict[str, bytes]:

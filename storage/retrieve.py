@@ -3,11 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dicomweb.bulk import BulkTable
-from dicomweb.deflate import GzipArray, gzip_array, plain_array
+from dicomweb.deflate import DeflatedJson, GzipArray, gzip_array, plain_array
 from dicomweb.errors import CorruptObject, NotFound, TooLarge
 from dicomweb.frames import RECORD_SIZE, bit_span, is_fragmented, locate, realign
 from dicomweb.media import EXPLICIT_BE
@@ -151,14 +152,27 @@ class RetrieveService:
         self._cache.put(key, version, answer)
         return Metadata(version, answer, None)
 
-    async def _metadata_stream(self, level: str, args: tuple[object, ...], gzip: bool) -> AsyncIterator[bytes]:
+    async def each_metadata(
+        self, access: Access, study: str, series: str | None = None, sop: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The DICOM JSON of every instance in reading order, one at a time in memory."""
+        access.require("dicom.metadata")
+        async with aclosing(self._pieces(*_level(access, study, series, sop))) as pieces:
+            async for piece in pieces:
+                yield piece.inflate()
+
+    async def _pieces(self, level: str, args: tuple[object, ...]) -> AsyncGenerator[DeflatedJson, None]:
         """Many instances: row by row from a cursor, so that only a page of them is in memory."""
-        array = GzipArray()
-        separator = b"["
         limit = () if level == "instance" else (_UNLIMITED,)
         async with self._db.cursor(self._db.text(f"{level}_metadata"), (*args, *limit), prefetch=_CURSOR_ROWS) as rows:
             async for row in rows:
-                piece = await stored_metadata(self._objects, row["object_key"], row)
+                yield await stored_metadata(self._objects, row["object_key"], row)
+
+    async def _metadata_stream(self, level: str, args: tuple[object, ...], gzip: bool) -> AsyncIterator[bytes]:
+        array = GzipArray()
+        separator = b"["
+        async with aclosing(self._pieces(level, args)) as pieces:
+            async for piece in pieces:
                 if gzip:
                     yield b"".join(array.add(piece))
                 else:

@@ -3,10 +3,11 @@
 import asyncio
 import zlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import Final
 
-from dicomweb.errors import NotAcceptable
+from dicomweb.errors import BadPixels, NotAcceptable
 from dicomweb.media import DEFLATED_LE, EXPLICIT_LE, IMPLICIT_LE, NATIVE
 from dicomweb.meta import read_file_meta
 from dicomweb.pixels.encode import DEFAULT_QUALITY, BitString, Quality, encode_frame, native_bytes, packed_bits
@@ -23,6 +24,7 @@ from dicomweb.pixels.image import ImagePixel, Pixels
 from dicomweb.pixels.syntaxes import JPEG_XL_RECOMPRESSION, SYNTAXES, can_encode, encoded_form, is_repacked
 from dicomweb.reencode import pixel_head
 from storage.access import Access
+from storage.ahead import Begun, begun_ahead
 from storage.cache import AnswerCache
 from storage.decoders import DecoderPool
 from storage.pixels import Image, PixelService
@@ -30,6 +32,8 @@ from storage.retrieve import Instance, RetrieveService
 from storage.rewriting import as_implicit, as_native, header_of
 from storage.settings import Settings
 
+# A decoded frame above this waits for its turn.
+_LARGE: Final = 64 << 20
 # Frames of an instance that are located by one statement.
 _PAGE: Final = 200
 _NATIVE_MAX: Final = (1 << 32) - 2
@@ -46,6 +50,7 @@ class TranscodeService:
         self._pixels = pixels
         self._decoders = decoders
         self._cache = AnswerCache(settings.cache_bytes)
+        self._large = asyncio.Lock()
         self.cache_use: Counter[str] = Counter()
 
     async def frame(self, image: Image, target: str) -> bytes:
@@ -64,11 +69,21 @@ class TranscodeService:
     async def frames(
         self, image: Image, target: str, quality: Quality = DEFAULT_QUALITY
     ) -> AsyncGenerator[bytes, None]:
-        """The frames of `image` in its order; a few are worked on at a time. Raises BadPixels."""
-        ahead: deque[asyncio.Task[bytes]] = deque()
+        """The frames of `image` in its order. Raises BadPixels."""
+        async with aclosing(self.outcomes(image, target, quality)) as outcomes:
+            async for outcome in outcomes:
+                if isinstance(outcome, BadPixels):
+                    raise outcome
+                yield outcome
+
+    async def outcomes(
+        self, image: Image, target: str, quality: Quality = DEFAULT_QUALITY
+    ) -> AsyncGenerator[bytes | BadPixels, None]:
+        """The frames of `image` in its order, a few worked on at a time; in place of a broken one its error."""
+        ahead: deque[asyncio.Task[bytes | BadPixels]] = deque()
         try:
             async for value in self._pixels.stored(image):
-                ahead.append(asyncio.create_task(self._transcoded(image, value, target, quality)))
+                ahead.append(asyncio.create_task(self._outcome(image, value, target, quality)))
                 if len(ahead) > self._decoders.size:
                     yield await ahead.popleft()
             while ahead:
@@ -77,7 +92,19 @@ class TranscodeService:
             for task in ahead:
                 task.cancel()
 
+    async def _outcome(self, image: Image, value: bytes, target: str, quality: Quality) -> bytes | BadPixels:
+        try:
+            return await self._transcoded(image, value, target, quality)
+        except BadPixels as error:
+            return error
+
     async def _transcoded(self, image: Image, value: bytes, target: str, quality: Quality = DEFAULT_QUALITY) -> bytes:
+        if image.pixel.decoded_bytes <= _LARGE:
+            return await self._made(image, value, target, quality)
+        async with self._large:
+            return await self._made(image, value, target, quality)
+
+    async def _made(self, image: Image, value: bytes, target: str, quality: Quality) -> bytes:
         stored = image.instance.transfer_syntax
         if is_repacked(stored, target):
             if target == JPEG_XL_RECOMPRESSION:
@@ -87,6 +114,10 @@ class TranscodeService:
         if target == EXPLICIT_LE:
             return _native(pixels, image.pixel)
         return await asyncio.to_thread(encode_frame, target, pixels, image.pixel, quality)
+
+    def ahead(self, files: Iterable[AsyncGenerator[bytes, None]]) -> AsyncGenerator[Begun, None]:
+        """Files that this service makes, in their order, begun while earlier ones are sent."""
+        return begun_ahead(files, self._decoders.size)
 
     # -- instances ---------------------------------------------------------------------------------------------
 
@@ -165,6 +196,8 @@ class TranscodeService:
             await frames.aclose()
 
     async def _page(self, access: Access, instance: Instance, start: int, count: int) -> Image:
+        if count == 0:
+            raise BadPixels("the image has no frame that can be read", attribute="PixelData")
         numbers = range(start, min(start + _PAGE, count + 1))
         return await self._pixels.image(access, instance.study, instance.series, instance.sop, numbers)
 

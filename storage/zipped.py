@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from dicomweb.dicomdir import Directory, Entry, record_fields
-from dicomweb.errors import ArchiveError, BadPixels, NotAcceptable, NotFound, Unavailable
+from dicomweb.errors import ArchiveError, NotFound, Unavailable
 from dicomweb.folders import file_moment, file_name
 from dicomweb.meta import read_file_meta
 from dicomweb.pixels.encode import DEFAULT_QUALITY, Quality
@@ -262,19 +262,20 @@ class ZippedSeries:
     async def _files(
         self, access: Access, instances: Sequence[Instance], packing: Packing
     ) -> AsyncGenerator["_File", None]:
-        """The files in turn; those that leave as stored are read ahead."""
+        """The files in turn, the next ones read or transcoded ahead."""
         if packing.target is None:
             async with aclosing(self._retrieve.files(instances)) as files:
                 async for instance, body in files:
                     yield _File(instance, instance.size, _once(body) if isinstance(body, bytes) else body)
             return
-        for instance in instances:
-            async with aclosing(self._transcode.file(access, instance, packing.target, packing.quality)) as chunks:
-                try:
-                    file = _File(instance, None, _behind(await anext(chunks), chunks))
-                except (NotAcceptable, BadPixels):
-                    file = _File(instance, instance.size, self._retrieve.file(instance))
-                yield file
+        made = (self._transcode.file(access, each, packing.target, packing.quality) for each in instances)
+        async with aclosing(self._transcode.ahead(made)) as ahead:
+            for instance in instances:
+                begun = await anext(ahead)
+                if begun.fault is None:
+                    yield _File(instance, None, begun.chunks())
+                else:
+                    yield _File(instance, instance.size, self._retrieve.file(instance))
 
     async def forget(self) -> None:
         """Forget checksums that no download asks for any more. For the background process."""
@@ -359,9 +360,3 @@ async def _add(stream: ZipStream, chunk: bytes) -> None:
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
-
-
-async def _behind(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in chunks:
-        yield chunk

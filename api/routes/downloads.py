@@ -1,31 +1,26 @@
 """Files and archives by Orthanc's identifiers, as stored or in another transfer syntax."""
 
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
-from urllib.parse import quote
 
 from api.examples import DICOM
 from api.exchange import Exchange
-from api.responses import CACHE_REVALIDATE, Header, client_has, ranged, send_bytes, send_stream
+from api.responses import send_bytes
 from api.routes.wado import IF_NONE_MATCH, plan_of, send_files
 from api.routing import Answer, Content, Operation, Parameter
+from api.zips import attachment_header, send_zip
 from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
-from dicomweb.folders import safe_name
-from dicomweb.media import DEFLATED_LE
 from dicomweb.media import DICOM_JSON as DICOM_JSON_TYPE
-from dicomweb.native_xml import MEDIA_TYPE as DICOM_XML
-from dicomweb.negotiation import ALL_TARGETS, parse_accept
+from dicomweb.media import DICOM_XML
+from dicomweb.negotiation import WRITABLE, parse_accept
 from dicomweb.pixels.encode import quality_of
 from dicomweb.tags import Level
 from storage.archives import Kind
 from storage.resource import Resource
 from storage.zipped import Packing
 
-_ZIP: Header = (b"content-type", b"application/zip")
 _MAX_RESOURCES = 1000  # longer URLs than those of so many are refused before
 _LEVELS: tuple[tuple[Kind, str], ...] = (("patient", "patients"), ("study", "studies"), ("series", "series"))
-_TARGETS = ALL_TARGETS | {DEFLATED_LE}
 
 
 async def file(http: Exchange) -> None:
@@ -63,41 +58,13 @@ def _packing(http: Exchange, *, medium: bool, extended: bool = False) -> Packing
     return Packing(_target(http), quality_of(_quality(http)), medium, extended)
 
 
-async def send_zip(
-    http: Exchange, resources: Sequence[str], level: Kind | None, packing: Packing, name: str | None = None
-) -> None:
-    """A ZIP file that is written while it is sent: the first bytes leave before the second file is read.
-
-    Of files as they are stored its length is known, and it is sent from any byte on. `name`: of the download.
-    """
-    service = http.archive.archives
-    folders = await service.folders(http.access, resources, level)
-    headers = [_ZIP, attachment_header(http, name or zip_name(resources))]
-    if not packing.plain:
-        headers.append((b"cache-control", b"no-store"))
-        await send_stream(http, 200, headers, None, service.zip(http.access, folders, packing))
-        return
-    measured = await service.measure(http.access, folders)
-    headers += [(b"etag", measured.tag.encode()), CACHE_REVALIDATE]
-    if http.method != "POST" and await client_has(http, headers):
-        return
-    status, offset, length = ranged(http, headers, measured.size)
-    chunks = service.plain(http.access, folders, measured, offset, length)
-    await send_stream(http, status, headers, length, chunks)
-
-
-def zip_name(resources: Sequence[str]) -> str:
-    """What the archive of resources is called unless the client says."""
-    return f"{resources[0]}.zip" if len(resources) == 1 else "archive.zip"
-
-
 def _target(http: Exchange) -> str | None:
     return target_of(http.query_value("transcode"), "transcode")
 
 
 def target_of(target: str | None, attribute: str) -> str | None:
     """The UID of a transfer syntax that can be written, None for none. Raises BadQuery."""
-    if target and target not in _TARGETS:
+    if target and target not in WRITABLE:
         raise BadQuery(f"{attribute} is the UID of a transfer syntax that can be written", attribute=attribute)
     return target or None
 
@@ -109,16 +76,6 @@ def _quality(http: Exchange) -> int | None:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:4]) <= 100):
         raise BadQuery("lossy-quality is a number from 1 to 100", attribute="lossy-quality")
     return int(text)
-
-
-def attachment_header(http: Exchange, name: str) -> Header:
-    """Content-Disposition (RFC 6266); what `filename` asks for is a name only, never a path or another header."""
-    wanted = safe_name(http.query_value("filename") or "") or name
-    plain = "".join(c if c.isascii() else "_" for c in wanted)
-    value = f'attachment; filename="{plain}"'
-    if plain != wanted:
-        value += f"; filename*=UTF-8''{quote(wanted)}"
-    return b"content-disposition", value.encode()
 
 
 _TRANSCODE = (

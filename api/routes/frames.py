@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 
 from api.exchange import Exchange
+from api.parts import parts_of
 from api.responses import (
     Header,
     client_has,
@@ -82,9 +83,14 @@ async def _send_native(http: Exchange, instance: Instance) -> None:
     await send_stream(http, 200, headers, None, http.archive.transcode.pixel_data(http.access, instance))
 
 
+def frame_location(http: Exchange, instance: Instance, number: int) -> str:
+    """The URL of a frame."""
+    base = f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+    return f"{base}/frames/{number}"
+
+
 def _part_headers(http: Exchange, plan: RetrievePlan, instance: Instance, number: int) -> tuple[tuple[str, str], ...]:
-    base = f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}/frames/"
-    return part_headers(plan.media_type, plan.transfer_syntax, f"{base}{number}")
+    return part_headers(plan.media_type, plan.transfer_syntax, frame_location(http, instance, number))
 
 
 async def _send_parts(
@@ -112,13 +118,13 @@ async def _send_transcoded(http: Exchange, headers: list[Header], plan: Retrieve
         return
     writer = Writer(f"anor-{instance.version}")
     headers.append((b"content-type", writer.content_type(plan.media_type).encode()))
-    parts = [_part_headers(http, plan, instance, number) for number in image.frames]
+    parts = [(frame_location(http, instance, n), _part_headers(http, plan, instance, n)) for n in image.frames]
     if len(parts) == 1:
         value = await transcode.frame(image, plan.transfer_syntax)
-        await send_bytes(http, 200, headers, (writer.part_head(parts[0]), value, writer.tail()))
+        await send_bytes(http, 200, headers, (writer.part_head(parts[0][1]), value, writer.tail()))
         return
-    frames = transcode.frames(image, plan.transfer_syntax)
-    await send_stream(http, 200, headers, None, _frame_parts(frames, parts, writer))
+    outcomes = transcode.outcomes(image, plan.transfer_syntax)
+    await send_stream(http, 200, headers, None, parts_of(http, writer, outcomes, parts))
 
 
 async def _send_part_of(http: Exchange, headers: list[Header], value: bytes) -> None:
@@ -200,19 +206,21 @@ async def _bulk_part(
     http: Exchange, located: Located, part: tuple[tuple[str, str], ...], boundary: str
 ) -> AsyncIterator[bytes]:
     writer = Writer(boundary)
-    retrieve = http.archive.retrieve
+    head = writer.part_head(part)
+    async for chunk in value_of(http, located):
+        yield head + chunk
+        head = b""
+    yield head + writer.tail()
+
+
+async def value_of(http: Exchange, located: Located) -> AsyncIterator[bytes]:
+    """The one value of `located` in little endian, a large one in chunks."""
     instance = located.instance
     if instance.deflated or located.word > 1 or located.size(0) <= WHOLE:
-        value = await _value(http, located)
-        yield writer.part_head(part) + value
-    else:
-        stream = retrieve.stream(instance, located.extents[0][0])
-        first = await anext(stream)
-        yield writer.part_head(part)
-        yield first
-        async for chunk in stream:
-            yield chunk
-    yield writer.tail()
+        yield await _value(http, located)
+        return
+    async for chunk in http.archive.retrieve.stream(instance, located.extents[0][0]):
+        yield chunk
 
 
 _V = Parameter("v", "query", "version of the bytes, for immutable caching", "4f1c2a9be07d3388")
@@ -233,8 +241,8 @@ _BODY = (
         for kind in sorted({m for m in FRAME_MEDIA_TYPE_OF.values() if "image" in m})
     ),
 )
-_ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, RangeNotSatisfiable, TooLarge, Unavailable)
-_ANSWERS = (Answer(200, "The values.", _BODY), Answer(206, "A range of one value."), Answer(304, "Not modified."))
+ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, RangeNotSatisfiable, TooLarge, Unavailable)
+ANSWERS = (Answer(200, "The values.", _BODY), Answer(206, "A range of one value."), Answer(304, "Not modified."))
 _STUDY = "{root}/studies/{study}"
 _SERIES = _STUDY + "/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
@@ -253,15 +261,16 @@ def _bulk(path: str, note: str) -> Operation:
         f"Retrieve bulk data{note}",
         _BULK_TEXT,
         retrieve_bulk,
-        _ANSWERS,
+        ANSWERS,
         (_ACCEPT, _RANGE, IF_NONE_MATCH, _V),
-        errors=_ERRORS,
+        errors=ERRORS,
     )
 
 
 _FRAMES_TEXT = (
     "Frames by their 1-based numbers, comma-separated: as stored where the client takes that, else transcoded to what "
-    "it names, each frame by itself. One frame may be a single part body, with Range."
+    "it names, each frame by itself. One frame may be a single part body, with Range. Of several transcoded frames, "
+    "one that cannot be decoded is a part with a problem document in its place."
 )
 OPERATIONS = (
     Operation(
@@ -272,9 +281,9 @@ OPERATIONS = (
         "Retrieve frames",
         _FRAMES_TEXT,
         retrieve_frames,
-        _ANSWERS,
+        ANSWERS,
         (_ACCEPT, _RANGE, IF_NONE_MATCH, _V),
-        errors=_ERRORS,
+        errors=ERRORS,
     ),
     _bulk(_INSTANCE, ""),
     # What a BulkDataURI resolves to (RFC 3986) from the metadata of a study, and of an instance.

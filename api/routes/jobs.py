@@ -7,9 +7,9 @@ import orjson
 
 from api.exchange import Exchange
 from api.responses import CACHE_REVALIDATE, JSON, Header, client_has, ranged, send_bytes, send_stream
-from api.routes.downloads import attachment_header
 from api.routes.wado import IF_NONE_MATCH
 from api.routing import Answer, Content, Operation, Parameter
+from api.zips import attachment_header
 from dicomweb.errors import BadQuery, Gone, NotFound, RangeNotSatisfiable, Unavailable
 from storage.jobs import MAX_PAGE, Job, JobFile
 

@@ -10,8 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from api.exchange import Exchange
-from api.responses import Header, client_has, send_bytes, send_stream
-from api.routes.wado import accepts_gzip
+from api.responses import Header, accepts_gzip, client_has, send_bytes, send_stream
 from api.routing import PUBLIC, Answer, Content, Operation
 from dicomweb.errors import NotFound
 from wsi.ohif import MEDIA_TYPES, Viewer, load

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from api.examples import JSON_ACCEPT, STUDY_ROW, json_body
+from api.datasets import send_documents
+from api.examples import DOCUMENT_ACCEPT, STUDY_ROW, XML_PARTS, json_body
 from api.exchange import Exchange, parse_query
-from api.responses import DICOM_JSON, JSON, send_bytes, warning
+from api.responses import send_bytes, warning
 from api.routing import Answer, HotHandler, Operation, Parameter
 from dicomweb import qido
 from dicomweb.errors import BadQuery, NotAcceptable, Unavailable
-from dicomweb.negotiation import parse_accept, plan_metadata
+from dicomweb.negotiation import parse_accept, plan_documents
 from dicomweb.query import Query
 from dicomweb.tags import Level
 from dicomweb.uids import checked_uid
@@ -54,7 +55,7 @@ _remembered = lru_cache(maxsize=512)(_parse)
 def _searcher(level: Level) -> HotHandler:
     async def search(http: Exchange) -> None:
         asked = _read(http, level)
-        media_type = plan_metadata(parse_accept(http.header(b"accept"), asked.accept))
+        plan = plan_documents(parse_accept(http.header(b"accept"), asked.accept), single=False)
         root = http.root_url
         found = await http.archive.search.run(http.access, asked.query, root)
         # Texts that repeat a parameter hold no line ends (`qido` sees to it).
@@ -64,8 +65,7 @@ def _searcher(level: Level) -> HotHandler:
         if not found.rows:
             await send_bytes(http, 204, headers)
             return
-        headers.append(DICOM_JSON if media_type == "application/dicom+json" else JSON)
-        await send_bytes(http, 200, headers, b"[" + b",".join(found.rows) + b"]")
+        await send_documents(http, plan, found.rows, headers)
 
     search.__name__ = f"search_{level}"
     return search
@@ -85,7 +85,7 @@ _PARAMETERS = (
     Parameter("limit", "query", "number of results at most", "25", kind="integer"),
     Parameter("offset", "query", "number of results to skip", "50", kind="integer"),
     Parameter("fuzzymatching", "query", "`true` asks for fuzzy matching of names", "false", kind="boolean"),
-    JSON_ACCEPT,
+    DOCUMENT_ACCEPT,
 )
 
 
@@ -99,7 +99,7 @@ def _operation(path: str, level: Level, what: str) -> Operation:
         _DESCRIPTION,
         _searcher(level),
         (
-            Answer(200, "Matches.", json_body([STUDY_ROW]), ("Warning",)),
+            Answer(200, "Matches.", (*json_body([STUDY_ROW]), XML_PARTS), ("Warning",)),
             Answer(204, "Nothing matches.", headers=("Warning",)),
         ),
         _PARAMETERS,

@@ -1,9 +1,11 @@
 """Rendered resources and thumbnails (PS3.18 10.4.1.1.3, 10.4.1.1.4)."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from api.exchange import Exchange
+from api.parts import parts_of
 from api.responses import (
     CACHE_REVALIDATE,
     Header,
@@ -33,12 +35,12 @@ from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_re
 from dicomweb.rendered.document import PDF
 from dicomweb.rendered.encode import GIF, IMAGE_TYPES
 from dicomweb.rendered.parameters import Rendering, parse_rendering
-from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES
+from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES, XML
 from dicomweb.slides.tiled import PYRAMIDAL
 from dicomweb.wado import etag, parse_frame_list
-from storage.rendering import Subject, types_of
 from storage.retrieve import Instance
 from storage.slides import StoredSlide
+from storage.subject import Subject, types_of
 
 # What a stranger wrote is shown without scripts, forms or an origin; a browser's own PDF viewer needs more than that.
 _SANDBOX: Final[Header] = (b"content-security-policy", b"default-src 'none'; sandbox")
@@ -133,13 +135,13 @@ async def _frame_parts(
         yield writer.part_head(part_headers(plan.media_type, location=f"{location}/rendered"))
         async for chunk in _whole_body(http, subject, plan, wanted):
             yield chunk
+        yield writer.tail()
     else:
         image = await rendering.whole(http.access, subject.picture) if whole else subject.picture
-        numbers = iter(image.frames)
-        async for body in rendering.each(http.access, image, wanted, plan.media_type):
-            where = f"{location}/frames/{next(numbers)}/rendered"
-            yield writer.part_head(part_headers(plan.media_type, location=where)) + body
-    yield writer.tail()
+        places = [f"{location}/frames/{number}/rendered" for number in image.frames]
+        parts = [(place, part_headers(plan.media_type, location=place)) for place in places]
+        async for chunk in parts_of(http, writer, rendering.each(http.access, image, wanted, plan.media_type), parts):
+            yield chunk
 
 
 async def _whole_body(http: Exchange, subject: Subject, plan: RetrievePlan, wanted: Rendering) -> AsyncIterator[bytes]:
@@ -245,7 +247,7 @@ async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int 
     # Where nothing can be shown no type helps: NotFound comes before NotAcceptable.
     plan = plan_rendered(_ranges(http), IMAGE_TYPES)
     single = "instance" in http.path
-    slide = None if single else await _slide_of(http, shown[0])
+    slide = None if single else await _slide_of(http, shown)
     versions = " ".join(f"{instance.sop} {instance.version}" for instance in shown)
     named = versions if slide is None else f"{slide.series} {slide.name}"
     tag = etag(named, str(frame), plan.media_type, http.archive.rendering.look(wanted))
@@ -260,14 +262,17 @@ async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int 
     await send_bytes(http, 200, headers, body)
 
 
-async def _slide_of(http: Exchange, shown: Instance) -> StoredSlide | None:
-    """The slide that an instance is a part of: one frame of it, the middle one even, may show nothing but glass."""
-    if shown.sop_class not in PYRAMIDAL:
+async def _slide_of(http: Exchange, shown: Sequence[Instance]) -> StoredSlide | None:
+    """The slide that the first image is a part of: one frame of it, the middle one even, may show nothing but glass.
+
+    Where that is a label or an overview in a series of its own, the slide of another series.
+    """
+    if shown[0].sop_class not in PYRAMIDAL:
         return None
-    try:
-        return await http.services.tiles.slide(http.access, shown.series)
-    except (NotFound, TooLarge):
-        return None
+    for series in dict.fromkeys(each.series for each in shown if each.sop_class in PYRAMIDAL):
+        with suppress(NotFound, TooLarge):
+            return await http.services.tiles.slide(http.access, series)
+    return None
 
 
 async def _slide_thumbnail(http: Exchange, slide: StoredSlide, wanted: Rendering, media_type: str) -> bytes | None:
@@ -290,6 +295,7 @@ IMAGE_BODIES: Final = (
 _OTHER_BODIES: Final = (
     Content(HTML, "<!DOCTYPE html>..."),
     Content(PLAIN, "Chest report\n============\nCompletion: COMPLETE\n\nFinding: clear lungs\n"),
+    Content(XML, "<NativeDicomModel>...</NativeDicomModel>"),
     Content(PDF, "(the bytes of the document)"),
     Content("video/mp4", "(the bytes of the video)"),
 )
@@ -360,7 +366,7 @@ def _thumbnail(path: str, what: str) -> Operation:
 
 _INSTANCE_TEXT: Final = (
     "An image as JPEG, PNG or GIF: its first frame, as GIF all of them; with Accept multipart/related every frame in a "
-    "part. A structured report as HTML or plain text, an encapsulated PDF or a video as it is stored, with Range."
+    "part. A structured report as HTML, plain text or XML, an encapsulated PDF or a video as it is stored, with Range."
 )
 _FRAMES_TEXT: Final = (
     "Frames by their numbers from 1, comma-separated: one as a single part, several as parts of a multipart."

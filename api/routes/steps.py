@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 
-from api.datasets import BODY_ERRORS, CONTENT_TYPE, json_type, read_dataset, send_found
+from api.datasets import BODY_ERRORS, CONTENT_TYPE, document_plan, read_dataset, send_document, send_found
 from api.examples import JSON_ACCEPT, PERFORMED_STEP, SCHEDULED_STEP, json_body
 from api.exchange import Exchange
 from api.responses import Header, send_bytes
@@ -37,10 +37,10 @@ _NO_STORE: Final[Header] = (b"cache-control", b"no-store")
 
 async def search(http: Exchange) -> None:
     """Matching items of the modality worklist in the order of the schedule (PS3.18 14.4)."""
-    kind, settings = json_type(http), http.settings
+    plan, settings = document_plan(http, single=False), http.settings
     query = scheduled_steps.parse(http.query(), settings.qido_max_limit, settings.qido_default_limit)
     found = await http.archive.modality_worklist.search(http.access, query, http.root_url + _SCHEDULED)
-    await send_found(http, kind, query, found)
+    await send_found(http, plan, query, found)
 
 
 async def create(http: Exchange) -> None:
@@ -52,9 +52,9 @@ async def create(http: Exchange) -> None:
 
 async def retrieve(http: Exchange) -> None:
     """One item with all its attributes."""
-    kind = json_type(http)
+    plan = document_plan(http, single=True)
     item = await http.archive.modality_worklist.get(http.access, http.path["step"])
-    await send_bytes(http, 200, [kind, _NO_STORE], item.attributes)
+    await send_document(http, plan, item.attributes, _NO_STORE)
 
 
 async def replace(http: Exchange) -> None:
@@ -94,7 +94,7 @@ async def report(http: Exchange) -> None:
 
 async def retrieve_performed(http: Exchange) -> None:
     """A performed step, or the attributes of it that `includefield` names (PS3.18 15.6)."""
-    kind, uid = json_type(http), checked_uid(http.path["mpps"], "mpps")
+    plan, uid = document_plan(http, single=True), checked_uid(http.path["mpps"], "mpps")
     query = qido.parse(Level.INSTANCE, None, None, http.query(), 1, 1)
     if query.matches:
         raise BadQuery("a performed procedure step is retrieved with includefield only", attribute="includefield")
@@ -102,14 +102,14 @@ async def retrieve_performed(http: Exchange) -> None:
     wanted = {path[0] for path in query.fields}
     if wanted and not query.all_fields:
         found = {tag: element for tag, element in found.items() if tag in wanted}
-    await send_bytes(http, 200, [kind, _NO_STORE], orjson.dumps([found]))
+    await send_document(http, plan, orjson.dumps([found]), _NO_STORE)
 
 
 async def search_performed(http: Exchange) -> None:
     """Matching performed steps, the newest first."""
-    kind, settings = json_type(http), http.settings
+    plan, settings = document_plan(http, single=False), http.settings
     query = qido.parse(Level.INSTANCE, None, None, http.query(), settings.qido_max_limit, settings.qido_default_limit)
-    await send_found(http, kind, query, await http.archive.performed_steps.search(http.access, query))
+    await send_found(http, plan, query, await http.archive.performed_steps.search(http.access, query))
 
 
 _LIMITS = (

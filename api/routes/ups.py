@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Literal
 from urllib.parse import quote
 
-from api.datasets import BODY_ERRORS, CONTENT_TYPE, json_type, read_dataset, send_found
+from api.datasets import BODY_ERRORS, CONTENT_TYPE, document_plan, read_dataset, send_document, send_found
 from api.examples import (
     CANCEL_REQUEST,
     CLAIM,
@@ -76,9 +76,9 @@ async def create(http: Exchange) -> None:
 
 async def retrieve(http: Exchange) -> None:
     """One workitem without its Transaction UID (PS3.18 11.5)."""
-    kind = json_type(http)
+    plan = document_plan(http, single=True)
     body = await http.archive.worklist.get(http.access, _workitem(http))
-    await send_bytes(http, 200, [kind, (b"cache-control", b"no-store")], body)
+    await send_document(http, plan, body, (b"cache-control", b"no-store"))
 
 
 async def update(http: Exchange) -> None:
@@ -102,9 +102,9 @@ async def request_cancel(http: Exchange) -> None:
 
 async def search(http: Exchange) -> None:
     """Matching workitems in the order of their scheduled start (PS3.18 11.9)."""
-    kind, settings = json_type(http), http.settings
+    plan, settings = document_plan(http, single=False), http.settings
     query = ups_query.parse(http.query(), settings.qido_max_limit, settings.qido_default_limit)
-    await send_found(http, kind, query, await http.archive.worklist.search(http.access, query))
+    await send_found(http, plan, query, await http.archive.worklist.search(http.access, query))
 
 
 async def subscribe(http: Exchange) -> None:

@@ -11,9 +11,8 @@ from typing import Final
 
 import wsi
 from api.exchange import Exchange
-from api.responses import Header, client_has, send_bytes
+from api.responses import Header, accepts_gzip, client_has, send_bytes
 from api.routes.ohif import home_of
-from api.routes.wado import accepts_gzip
 from api.routing import PUBLIC, Answer, Content, Operation, Parameter
 from dicomweb.errors import NotFound
 from dicomweb.uids import is_uid

@@ -1,10 +1,11 @@
 """WADO-RS: metadata and instances of studies, series and instances (PS3.18 10.4.1.1)."""
 
 import zlib
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
 
-from api.examples import DICOM, JSON_ACCEPT, MULTIPART_DICOM, STUDY_ROW, json_body
+from api.examples import DICOM, MULTIPART_DICOM
 from api.exchange import Exchange
 from api.responses import (
     CACHE_REVALIDATE,
@@ -13,26 +14,29 @@ from api.responses import (
     client_has,
     ranged,
     send_bytes,
-    send_not_modified,
     send_stream,
 )
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
+from api.zips import send_folders
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
-from dicomweb.multipart import Writer, part_headers
-from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_instances, plan_metadata
+from dicomweb.media import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, ZIP
+from dicomweb.multipart import Writer, content_length, part_headers
+from dicomweb.negotiation import WRITABLE, MediaRange, RetrievePlan, parse_accept, plan_instances, zip_syntax
 from dicomweb.pixels.encode import quality_of
 from dicomweb.pixels.syntaxes import LOSSY
 from dicomweb.uids import checked_uid
-from dicomweb.wado import etag_matches
 from storage.retrieve import Instance
 from storage.rewriting import as_native
+from storage.zipped import Packing
 
 ACCEPT_INSTANCES = Parameter(
-    "Accept", "header", "multipart/related; type=application/dicom, or application/dicom", MULTIPART_DICOM
+    "Accept",
+    "header",
+    "multipart/related; type=application/dicom, application/dicom or application/zip",
+    MULTIPART_DICOM,
 )
 IF_NONE_MATCH = Parameter("If-None-Match", "header", "an ETag of an earlier answer", '"4f1c"')
 _VERSION_PARAMETER = Parameter("v", "query", "version of the bytes, for immutable caching", "4f1c2a9be07d3388")
-_VARY_METADATA: Header = (b"vary", b"Accept, Accept-Encoding")
 # Below this a single instance is read at once; above, it is streamed.
 WHOLE = 1 << 20
 
@@ -48,53 +52,33 @@ def uids_of(http: Exchange) -> tuple[str, str | None, str | None]:
     )
 
 
-async def metadata(http: Exchange) -> None:
-    """The stored DICOM JSON, joined; for clients that take gzip without compressing anything."""
-    study, series, sop = uids_of(http)
-    media_type = plan_metadata(parse_accept(http.header(b"accept"), http.query_value("accept")))
-    gzip = accepts_gzip(http.header(b"accept-encoding"))
-    retrieve = http.archive.retrieve
-    condition = http.header(b"if-none-match")
-    if condition is not None:
-        tag = _metadata_etag(await retrieve.version(http.access, study, series, sop), gzip)
-        if etag_matches(condition, tag.decode()):
-            await send_not_modified(http, [(b"etag", tag), _VARY_METADATA, CACHE_REVALIDATE])
-            return
-    found = await retrieve.metadata(http.access, study, series, sop, gzip=gzip)
-    headers: list[Header] = [
-        (b"content-type", media_type.encode()),
-        (b"etag", _metadata_etag(found.version, gzip)),
-        _VARY_METADATA,
-        CACHE_REVALIDATE,
-    ]
-    if gzip:
-        headers.append((b"content-encoding", b"gzip"))
-    if found.body is not None:
-        await send_bytes(http, 200, headers, found.body)
-    else:
-        assert found.stream is not None
-        await send_stream(http, 200, headers, None, found.stream)
-
-
-def _metadata_etag(version: int, gzip: bool) -> bytes:
-    return b'"%x%s"' % (version, b"g" if gzip else b"")
-
-
-def accepts_gzip(header: str | None) -> bool:
-    """Whether Accept-Encoding takes gzip (RFC 9110 12.5.3)."""
-    if header is None:
-        return False
-    for item in header.lower().split(","):
-        coding, _, weight = item.partition(";")
-        if coding.strip() in ("gzip", "*", "x-gzip"):
-            return weight.replace(" ", "").removeprefix("q=").rstrip("0.") != "" if weight else True
-    return False
-
-
 async def retrieve_instances(http: Exchange) -> None:
     """The files of a study or series, or one file."""
     study, series, sop = uids_of(http)
     ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
+    if (syntax := zip_syntax(ranges, first=True)) is not None:
+        await _send_zip(http, study, series, sop, syntax)
+        return
+    try:
+        await _send_as_files(http, study, series, sop, ranges)
+    except NotAcceptable as error:
+        if (syntax := zip_syntax(ranges, first=False)) is None:
+            raise NotAcceptable(f"{error.message}, {ZIP}") from None
+        await _send_zip(http, study, series, sop, syntax)
+
+
+async def _send_zip(http: Exchange, study: str, series: str | None, sop: str | None, syntax: str) -> None:
+    """Files in folders (PS3.18 8.7.3.1); what cannot be had in `syntax` is in it as stored."""
+    if syntax != "*" and syntax not in WRITABLE:
+        available = ", ".join(f"{ZIP}; transfer-syntax={uid}" for uid in ("*", *sorted(WRITABLE)))
+        raise NotAcceptable(f"files cannot be written in that transfer syntax; available: {available}")
+    folders = await http.archive.archives.folders_of(http.access, study, series, sop)
+    await send_folders(http, folders, Packing(None if syntax == "*" else syntax), f"{sop or series or study}.zip")
+
+
+async def _send_as_files(
+    http: Exchange, study: str, series: str | None, sop: str | None, ranges: tuple[MediaRange, ...]
+) -> None:
     if sop is not None:
         instance = await http.archive.retrieve.instance(http.access, study, series, sop)
         await send_files(http, [instance], [await plan_of(http, instance, ranges, single=True)], instance.version)
@@ -151,18 +135,18 @@ async def send_files(
         headers.append((b"content-type", plans[0].part_type.encode()))
         instance = instances[0]
         if plans[0].reencode != "none":
-            await send_stream(http, 200, headers, None, _rewritten(http, instance, plans[0]))
+            await send_stream(http, 200, headers, None, _alone(http, instance, plans[0]))
         else:
             await _send_stored(http, headers, instance)
         return
     writer = Writer(f"anor-{version}")
     headers.append((b"content-type", writer.content_type(plans[0].media_type).encode()))
     root = http.root_url
-    heads = [writer.part_head(_part(root, i, p)) for i, p in zip(instances, plans, strict=True)]
     length = None
     if all(plan.reencode == "none" for plan in plans):
-        length = sum(map(len, heads)) + sum(i.size for i in instances) + len(writer.tail())
-    await send_stream(http, 200, headers, length, _parts(http, instances, plans, heads, writer.tail()))
+        parts = ((_part(root, i, p), i.size) for i, p in zip(instances, plans, strict=True))
+        length = content_length(writer.boundary, parts)
+    await send_stream(http, 200, headers, length, _parts(http, instances, plans, writer))
 
 
 async def _send_stored(http: Exchange, headers: list[Header], instance: Instance) -> None:
@@ -180,71 +164,75 @@ def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str,
     return part_headers(plan.media_type, plan.transfer_syntax, location)
 
 
-def _rewritten(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncIterator[bytes]:
+def _rewritten(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncGenerator[bytes, None]:
     if plan.reencode == "transcode":
         return http.archive.transcode.instance(http.access, instance, plan.transfer_syntax, quality_of(plan.quality))
     return as_native(http.archive.retrieve, instance)
 
 
+async def _alone(http: Exchange, instance: Instance, plan: RetrievePlan) -> AsyncIterator[bytes]:
+    """The rewritten file. What turns out to be broken among its first frames is an error, not a cut connection."""
+    async with aclosing(http.archive.transcode.ahead([_rewritten(http, instance, plan)])) as made:
+        begun = await anext(made)
+        if begun.fault is not None:
+            raise begun.fault
+        async for chunk in begun.chunks():
+            yield chunk
+
+
 async def _parts(
-    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], heads: Sequence[bytes], tail: bytes
+    http: Exchange, instances: Sequence[Instance], plans: Sequence[RetrievePlan], writer: Writer
 ) -> AsyncIterator[bytes]:
-    """The multipart body. Files that leave as stored are read ahead; a rewritten one is made when its turn comes."""
-    retrieve = http.archive.retrieve
-    as_stored = [i for i, plan in zip(instances, plans, strict=True) if plan.reencode == "none"]
-    files = retrieve.files(as_stored)
-    try:
-        for instance, plan, head in zip(instances, plans, heads, strict=True):
-            if plan.reencode != "none":
-                # An error of the first is still answered as one.
-                chunks = _rewritten(http, instance, plan)
-                yield head + await anext(chunks, b"")
-                async for chunk in chunks:
-                    yield chunk
-                continue
-            yield head
-            _, body = await anext(files)
-            if isinstance(body, bytes):
-                yield body
+    """The multipart body; files are read and rewritten ahead.
+
+    One of several that cannot be transcoded leaves as it is stored: that costs the others nothing, and its part says
+    what it is.
+    """
+    both = list(zip(instances, plans, strict=True))
+    retrieve, root = http.archive.retrieve, http.root_url
+    made = http.archive.transcode.ahead(_rewritten(http, each, plan) for each, plan in both if plan.reencode != "none")
+    files = retrieve.files([each for each, plan in both if plan.reencode == "none"])
+    async with aclosing(files), aclosing(made):
+        for instance, plan in both:
+            if plan.reencode == "none":
+                _, body = await anext(files)
+                yield writer.part_head(_part(root, instance, plan))
+                if isinstance(body, bytes):
+                    yield body
+                    continue
+                chunks = body
             else:
-                async for chunk in body:
-                    yield chunk
-        yield tail
-    finally:
-        await files.aclose()  # an async generator: its read-ahead must end with the answer
+                begun = await anext(made)
+                if begun.fault is not None and len(both) == 1:
+                    raise begun.fault
+                sent, chunks = (plan, begun.chunks()) if begun.fault is None else _untouched(http, instance, plan)
+                yield writer.part_head(_part(root, instance, sent))
+            async for chunk in chunks:
+                yield chunk
+    yield writer.tail()
+
+
+def _untouched(http: Exchange, instance: Instance, plan: RetrievePlan) -> tuple[RetrievePlan, AsyncIterator[bytes]]:
+    """An instance with the pixels that it has, in an encoding that may leave (PS3.18 8.7.3)."""
+    retrieve = http.archive.retrieve
+    if instance.transfer_syntax in (IMPLICIT_LE, EXPLICIT_BE):
+        return replace(plan, transfer_syntax=EXPLICIT_LE), as_native(retrieve, instance)
+    return replace(plan, transfer_syntax=instance.transfer_syntax), retrieve.file(instance)
 
 
 _ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, Unavailable)
-_METADATA = "Metadata of "
-_METADATA_TEXT = (
-    "The DICOM JSON Model of every instance, made once at ingest. Bulk data are referenced by URIs relative to the "
-    "series. Clients that accept gzip get the stored compression."
-)
 _INSTANCES_TEXT = (
     "The files as stored where the client takes that, else transcoded to the transfer syntax that it names. Without a "
     "transfer-syntax parameter: Explicit VR Little Endian, and as stored where the pixels are lossy already. Lossy "
-    "transcoding gives a derived instance with a UID of its own. 406 names what is available."
+    "transcoding gives a derived instance with a UID of its own. 406 names what is available. Of several instances, "
+    "one whose pixels cannot be decoded comes as stored. `Accept: application/zip` gives a ZIP file, with Range."
 )
+_ZIP_BODY = Content(ZIP, "(the bytes of a ZIP file)")
 _DICOM_BODY = (Content(MULTIPART_DICOM, "--anor\r\nContent-Type: application/dicom; transfer-syntax=...\r\n\r\n..."),)
 
 
-def _metadata(path: str, what: str) -> Operation:
-    return Operation(
-        "GET",
-        f"{path}/metadata",
-        "dicom.metadata",
-        "WADO-RS",
-        f"Metadata of {what}",
-        _METADATA_TEXT,
-        metadata,
-        (Answer(200, "DICOM JSON.", json_body([STUDY_ROW])), Answer(304, "Not modified.")),
-        (JSON_ACCEPT, IF_NONE_MATCH),
-        errors=_ERRORS,
-    )
-
-
 def _instances(path: str, what: str, handler: HotHandler, *, single: bool = False) -> Operation:
-    bodies = (*_DICOM_BODY, Content(DICOM, "(the bytes of a DICOM file)")) if single else _DICOM_BODY
+    bodies = (*_DICOM_BODY, *((Content(DICOM, "(the bytes of a DICOM file)"),) if single else ()), _ZIP_BODY)
     return Operation(
         "GET",
         path,
@@ -263,9 +251,6 @@ _STUDY = "{root}/studies/{study}"
 _SERIES = _STUDY + "/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
 OPERATIONS = (
-    _metadata(_STUDY, "a study"),
-    _metadata(_SERIES, "a series"),
-    _metadata(_INSTANCE, "an instance"),
     _instances(_STUDY, "a study", retrieve_instances),
     _instances(_SERIES, "a series", retrieve_instances),
     _instances(_INSTANCE, "an instance", retrieve_instances, single=True),

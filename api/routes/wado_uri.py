@@ -33,7 +33,7 @@ OPERATIONS = (
         "dicom.read",
         "WADO-URI",
         "Retrieve an object by parameters",
-        "An image as JPEG (default), PNG or GIF, a report as HTML or plain text, an encapsulated PDF, or with "
+        "An image as JPEG (default), PNG or GIF, a report as HTML, plain text or XML, an encapsulated PDF, or with "
         "contentType=application/dicom the stored file. anonymize and presentation states are refused.",
         retrieve,
         (

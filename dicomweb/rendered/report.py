@@ -1,4 +1,4 @@
-"""Structured reports as HTML or plain text (PS3.18 8.7.4, PS3.3 C.17.3): the content tree, nothing interpreted.
+"""Structured reports as HTML, plain text or XML (PS3.18 8.7.4, PS3.3 C.17.3): the content tree, nothing interpreted.
 
 The page has no script, no style and no reference to anywhere: it may be shown by whoever gets it.
 """
@@ -6,17 +6,19 @@ The page has no script, no style and no reference to anywhere: it may be shown b
 import re
 from collections.abc import Callable, Iterator, Mapping
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 from pydicom._uid_dict import UID_dictionary
 
 from dicomweb.charset import DEFAULT, Codecs, codecs_for, decode
+from dicomweb.native_xml import native_xml
 from dicomweb.notes import Notes
 from dicomweb.rendered.attributes import Item, items, keyword, text
 
 HTML: Final = "text/html"
 PLAIN: Final = "text/plain"
-REPORT_TYPES: Final = (HTML, PLAIN)
+XML: Final = "text/xml"
+REPORT_TYPES: Final = (HTML, PLAIN, XML)
 
 # Items nested deeper are named, not shown.
 MAX_DEPTH: Final = 48
@@ -39,6 +41,7 @@ _ABOUT: Final = (
     ("Verification", "0040A493"),
 )
 _TEXT: Final = "0040A160"
+_AVAILABLE_SYNTAX: Final = "00083002"  # in the metadata, but in no file
 _CONTENT: Final = "0040A730"
 _VERIFYING_OBSERVERS: Final = "0040A073"
 _MOMENT: Final = re.compile(
@@ -101,6 +104,23 @@ def report_text(dataset: Item, annotation: tuple[str, ...] = (), texts: Texts | 
     out = [title, "=" * min(len(title), 80), *(f"{label}: {value}" for label, value in _about(dataset, annotation)), ""]
     _lines(dataset, 0, out, texts or {})
     return "\n".join((*out, "")).encode("utf-8", "replace")
+
+
+def report_xml(dataset: Item, texts: Texts | None = None) -> bytes:
+    """The whole data set as the Native DICOM Model (PS3.19 A.1), patient included, with the texts of `long_texts`."""
+    elements = _filled(dataset, texts or {})
+    elements.pop(_AVAILABLE_SYNTAX, None)
+    return native_xml(elements)
+
+
+def _filled(item: Item, texts: Texts) -> dict[str, Any]:
+    found = dict[str, Any](item)
+    for tag, element in item.items():
+        if element.get("BulkDataURI") in texts:
+            found[tag] = {"vr": element["vr"], "Value": [texts[element["BulkDataURI"]]]}
+        elif element.get("vr") == "SQ" and "Value" in element:
+            found[tag] = element | {"Value": [_filled(child or {}, texts) for child in element["Value"]]}
+    return found
 
 
 def _title(dataset: Item) -> str:

@@ -5,17 +5,19 @@ import signal
 import struct
 import time
 from io import BytesIO
+from pathlib import Path
 
 import httpx
 import imagecodecs
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from pydicom import dcmread
 
-from tests.files import compressed, new_uid
+from tests.files import compressed, ct, new_uid
 from tests.http.bodies import ROOT, problem, store
-from tests.support import RunningServer
+from tests.support import RunningServer, running_server
 
 UID = "1.2.840.10008.1.2."
 ELE = f"application/octet-stream; transfer-syntax={UID}1"
@@ -145,3 +147,92 @@ def test_a_decoder_that_is_killed_costs_nothing_but_its_frame(web: httpx.Client,
         with httpx.Client(base_url=server.url) as other:
             answer = other.get(f"{again}/frames/1", headers={"accept": ELE})
         assert (answer.status_code, answer.content) == (200, GOOD.tobytes())
+
+
+def parts_of(answer: httpx.Response) -> list[tuple[str, bytes]]:
+    """The Content-Type and the bytes of each part."""
+    boundary = b"--" + answer.headers["content-type"].partition('boundary="')[2].rstrip('"').encode()
+    *parts, end = answer.content.split(boundary)[1:]
+    assert end == b"--\r\n"
+    found = [part.removesuffix(b"\r\n").partition(b"\r\n\r\n") for part in parts]
+    return [(head.split(b"\r\n")[1].decode().removeprefix("Content-Type: "), body) for head, _, body in found]
+
+
+SEVERAL = 'multipart/related; type="application/octet-stream"; transfer-syntax=' + UID + "1"
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (2, 1, 3), (1, 3, 2), (2, 2, 1)])
+def test_of_several_frames_a_broken_one_is_an_error_in_its_place(web: httpx.Client, order: tuple[int, ...]) -> None:
+    """Whoever counts parts takes no frame for another."""
+    path = stored(web, compressed([J2K, J2K[:200], J2K], UID + "4.90", **SIXTEEN))
+    frames = f"{path}/frames/{','.join(map(str, order))}"
+    for resource, accept in ((frames, SEVERAL), (f"{frames}/rendered", "image/png")):
+        answer = web.get(resource, headers={"accept": accept})
+        assert answer.status_code == 200
+        for number, (kind, body) in zip(order, parts_of(answer), strict=True):
+            assert (kind == "application/problem+json") == (number == 2)
+            assert b'"slug":"bad-pixels"' in body if number == 2 else len(body) > 100
+        if accept == SEVERAL:
+            assert all(body == GOOD.tobytes() for kind, body in parts_of(answer) if "octet" in kind)
+    whole = web.get(f"{path}/rendered", headers={"accept": 'multipart/related; type="image/jpeg"'})
+    assert [kind for kind, _ in parts_of(whole)] == ["image/jpeg", "application/problem+json", "image/jpeg"]
+
+
+def test_several_frames_that_are_all_broken_are_an_error(web: httpx.Client) -> None:
+    path = stored(web, compressed([J2K[:200], J2K[:300]], UID + "4.90", **SIXTEEN))
+    for resource in ("frames/1,2", "frames/1,2/rendered"):
+        answer = web.get(f"{path}/{resource}", headers={"accept": SEVERAL if "rendered" not in resource else "*/*"})
+        assert (answer.status_code, problem(answer)) == (422, "bad-pixels")
+
+
+@pytest.mark.parametrize("frames", [[J2K[:200]], [J2K, J2K[:200], J2K]])
+def test_an_instance_that_cannot_be_transcoded_leaves_as_stored_among_others(
+    web: httpx.Client, frames: list[bytes]
+) -> None:
+    place = {"StudyInstanceUID": new_uid(), "SeriesInstanceUID": new_uid()}
+    good = [compressed([J2K], UID + "4.90", InstanceNumber=n, **place, **SIXTEEN) for n in (1, 3)]
+    broken = compressed(frames, UID + "4.90", InstanceNumber=2, **place, **SIXTEEN)
+    paths = [stored(web, file) for file in (good[0], broken, good[1])]
+    series = paths[0].rpartition("/instances")[0]
+    answer = web.get(series, headers={"accept": f'multipart/related; type="application/dicom"; transfer-syntax={UID}1'})
+    assert answer.status_code == 200
+    parts = parts_of(answer)
+    assert [kind.rpartition("=")[2] for kind, _ in parts] == [f"{UID}1", f"{UID}4.90", f"{UID}1"]
+    assert parts[1][1] == broken
+    for _, body in (parts[0], parts[2]):
+        assert dcmread(BytesIO(body)).PixelData == GOOD.tobytes()
+    alone = web.get(paths[1], headers={"accept": f"application/dicom; transfer-syntax={UID}1"})
+    assert (alone.status_code, problem(alone)) == (422, "bad-pixels")
+
+
+def test_an_image_without_a_frame_that_can_be_read(web: httpx.Client) -> None:
+    """Its value is there as it is, of frames there is none."""
+    path = stored(web, ct(Rows=64, Columns=64, PixelData=bytes(100)))
+    for accept in (
+        f"application/dicom; transfer-syntax={UID}4.80",
+        f"image/jls, application/dicom; transfer-syntax={UID}5",
+    ):
+        answer = web.get(path, headers={"accept": accept})
+        assert (answer.status_code, problem(answer)) == (422, "bad-pixels")
+    assert web.get(f"{path}/frames/1").status_code == 404
+    for resource in ("bulkdata", "pixeldata"):
+        [(_, value)] = parts_of(web.get(f"{path}/{resource}"))
+        assert value == bytes(100)
+
+
+def test_a_stream_that_takes_for_ever_is_tried_once(tmp_path: Path) -> None:
+    """Progressive JPEG with thousands of scans over a large image: cheap to send, dear to decode."""
+    out = BytesIO()
+    Image.fromarray(np.zeros((6000, 6000), np.uint8)).save(out, "JPEG", progressive=True)
+    whole = out.getvalue()
+    scan = whole[whole.rfind(b"\xff\xda") : -2]
+    bomb = whole[:-2] + scan * 3000 + b"\xff\xd9"
+    assert len(bomb) < 1 << 20
+    with running_server(tmp_path, workers=1, decoder_seconds=2) as server, httpx.Client(base_url=server.url) as web:
+        path = stored(web, compressed([bomb], UID + "4.50", Rows=6000, Columns=6000))
+        answer = web.get(f"{path}/frames/1", headers={"accept": ELE}, timeout=60)
+        assert (answer.status_code, problem(answer)) == (422, "bad-pixels")
+        text = web.get("/metrics").text
+        assert "timed out" in text
+        [starts] = [float(line.split()[1]) for line in text.splitlines() if line.startswith("anor_decoder_starts")]
+        assert starts == 1

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import httpx
 import numpy as np
@@ -282,6 +283,26 @@ def test_a_report_as_plain_text(web: httpx.Client) -> None:
         assert answer.headers["content-type"] == "text/plain; charset=utf-8"
         assert answer.text.endswith("\nno <b>finding</b>\n")
     assert web.get(f"{path}/rendered?accept=text/html").headers["etag"] != answer.headers["etag"]
+
+
+@pytest.mark.parametrize("size", [20, 70_000])
+def test_a_report_as_xml(web: httpx.Client, size: int) -> None:
+    """The Native DICOM Model of what was stored, with its long texts."""
+    item = Dataset()
+    item.RelationshipType, item.ValueType, item.TextValue = "CONTAINS", "TEXT", "<Ä>" * size
+    ds = report(ContentSequence=[item])
+    path = kept(web, encoded(ds))
+    answer = web.get(f"{path}/rendered", headers={"Accept": "text/xml"})
+    assert answer.headers["content-type"] == "text/xml; charset=utf-8"
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert web.get(uri(path, contentType="text/xml")).content == answer.content
+    model = ET.fromstring(answer.content)
+    space = {"d": "http://dicom.nema.org/PS3.19/models/NativeDICOM"}
+    attributes = {each.get("tag"): each.get("vr") for each in model.findall("d:DicomAttribute", space)}
+    assert attributes == {f"{element.tag:08X}": element.VR for element in ds}
+    (text,) = model.findall("d:DicomAttribute[@keyword='ContentSequence']//*[@keyword='TextValue']/d:Value", space)
+    assert text.text == item.TextValue
+    refused(web.get(f"{path}/rendered", headers={"Accept": "application/pdf"}), 406, "not-acceptable")
 
 
 @pytest.mark.parametrize("size", [301, 5001])

@@ -161,3 +161,17 @@ def test_a_new_level_makes_a_new_thumbnail(web: httpx.Client) -> None:
 def test_a_label_alone_is_no_slide(web: httpx.Client) -> None:
     series, _ = slide_of(web)
     assert pixels(web.get(f"{series}/thumbnail?accept=image/png")).shape[:2] == (256, 85)
+
+
+def test_a_slide_whose_label_is_a_series_of_its_own(web: httpx.Client) -> None:
+    """The label, which names the patient, does not stand for the study, whatever lies in its middle."""
+    series, _ = slide_of(web, 1, 4)
+    study, uid = series.split("/")[3], series.split("/")[5]
+    others = Series(study=study)
+    for number in range(1, 8):  # more images than the slide has levels
+        label = instance(others, [np.zeros((90, 60, 3), np.uint8)], (60, 90), InstanceNumber=number, SeriesNumber=99)
+        label.ImageType = ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]
+        assert store(web, variants.file(label)).status_code == 200
+    assert others.series != uid
+    whole = web.get(f"{series}/thumbnail?accept=image/png")
+    assert web.get(f"{ROOT}/studies/{study}/thumbnail?accept=image/png").content == whole.content

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from dicomweb.native_xml import native_xml
+from dicomweb.native_xml_reader import read_native_xml
 from tests.files import new_uid
 from tests.http.bodies import ROOT, problem
 from tests.support import ROOT as TREE
@@ -149,7 +151,7 @@ def test_refused_creates_name_the_attribute(web: httpx.Client, replaced: dict[st
 
 def test_bodies_and_types(web: httpx.Client) -> None:
     path = f"{ROOT}/workitems?{new_uid()}"
-    for kind in ("application/dicom+xml", "text/plain"):
+    for kind in ("application/xml", "text/plain"):
         assert web.post(path, content=b"{}", headers={"Content-Type": kind}).status_code == 415
     assert web.post(path, content=b"{}").status_code == 415
     assert web.post(path, json=workitem(), headers=TYPE | {"Content-Encoding": "br"}).status_code == 415
@@ -157,7 +159,7 @@ def test_bodies_and_types(web: httpx.Client) -> None:
         answer = web.post(path, content=body, headers=TYPE)
         assert answer.status_code == 400, body[:20]
     assert web.post(path, content=b" " * (5 << 20), headers=TYPE).status_code == 413
-    assert web.get(f"{ROOT}/workitems", headers={"Accept": "application/dicom+xml"}).status_code == 406
+    assert web.get(f"{ROOT}/workitems", headers={"Accept": "text/xml"}).status_code == 406
     assert web.get(f"{ROOT}/workitems/1.2.3", headers={"Accept": "text/html"}).status_code == 406
     assert web.get(f"{ROOT}/workitems/abc").status_code == 400
     assert web.get(f"{ROOT}/workitems/1.2.3").status_code == 404
@@ -474,3 +476,26 @@ def test_stop_and_restart_are_told(tmp_path: Path) -> None:
         assert again == [scheduled, claimed]
         assert restarted["00741242"]["Value"] == ["RESTARTED"]
         assert restarted["00741244"]["Value"] == restarted["00741246"]["Value"] == ["WARM START"]
+
+
+def test_a_life_in_xml(web: httpx.Client) -> None:
+    """What JSON says, XML says too, in requests and answers."""
+    xml = {"Content-Type": "application/dicom+xml", "Accept": "application/dicom+xml"}
+    uid, transaction = new_uid(), new_uid()
+    made = web.post(f"{ROOT}/workitems?{uid}", content=native_xml(workitem()), headers=xml)
+    assert made.status_code == 201, made.text
+    path = f"{ROOT}/workitems/{uid}"
+    claim = {"00741000": {"vr": "CS", "Value": ["IN PROGRESS"]}, "00081195": {"vr": "UI", "Value": [transaction]}}
+    assert web.put(f"{path}/state", content=native_xml(claim), headers=xml).status_code == 200
+    answer = web.get(path, headers=xml)
+    assert answer.headers["content-type"] == "application/dicom+xml"
+    json = web.get(path).json()
+    [elements] = json if isinstance(json, list) else [json]
+    assert read_native_xml(answer.content) == elements
+    assert elements["00741000"]["Value"] == ["IN PROGRESS"]
+    found = web.get(f"{ROOT}/workitems?SOPInstanceUID={uid}", headers=xml)
+    assert found.headers["content-type"].startswith('multipart/related; type="application/dicom+xml"')
+    assert found.content.count(b"<NativeDicomModel") == 1
+    for body in (b"", b"<a/>", b"{}", b"<!DOCTYPE a []><NativeDicomModel/>"):
+        refused = web.post(f"{ROOT}/workitems?{new_uid()}", content=body, headers=xml)
+        assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")

@@ -13,9 +13,9 @@ from dicomweb.negotiation import (
     RetrievePlan,
     parse_accept,
     plan_bulk,
+    plan_documents,
     plan_frames,
     plan_instances,
-    plan_metadata,
 )
 
 ILE, ELE, EBE, DEFLATED = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".1.99"))
@@ -40,6 +40,11 @@ EIGHT = ", ".join(
     ]
 )
 OHIF = 'multipart/related; type="application/octet-stream"; transfer-syntax="*"'
+
+
+def documents(accept: str | None, parameter: str | None = None) -> str:
+    """The type in which metadata leave."""
+    return plan_documents(parse_accept(accept, parameter), single=False).media_type
 
 
 def frames(
@@ -154,8 +159,8 @@ def test_several_frames_need_multipart() -> None:
 def test_accept_parameter_overrides_the_header() -> None:
     assert frames("text/html", JPEG, parameter="image/jpeg") == ("single", "image/jpeg", JPEG, "none")
     assert frames(OHIF, JPEG, parameter=" ")[0] == "multipart"
-    assert plan_metadata(parse_accept("text/html", "application/dicom+json")) == "application/dicom+json"
-    assert plan_metadata(parse_accept("text/html", "application/dicom json")) == "application/dicom+json"
+    assert documents("text/html", "application/dicom+json") == "application/dicom+json"
+    assert documents("text/html", "application/dicom json") == "application/dicom+json"
 
 
 @pytest.mark.parametrize(
@@ -233,22 +238,31 @@ def test_a_study_is_never_single_part() -> None:
             "multipart/related; type=application/octet-stream; transfer-syntax=*, application/dicom+json",
             "application/dicom+json",
         ),
-        ('multipart/related; type="application/dicom+xml", application/dicom+json;q=0.1', "application/dicom+json"),
+        ('multipart/related; type="application/dicom+xml", application/dicom+json;q=0.1', "application/dicom+xml"),
+        ("application/dicom+xml", "application/dicom+xml"),
+        ("application/dicom+xml;q=0.5, application/json", "application/json"),
         ("application/dicom+json; charset=utf-8", "application/dicom+json"),
         ("application/dicom+json; transfer-syntax=1.2.3", "application/dicom+json"),
         ("text/html, */*; q=0.01", "application/dicom+json"),
     ],
 )
 def test_metadata(accept: str | None, expected: str) -> None:
-    assert plan_metadata(parse_accept(accept)) == expected
+    assert documents(accept) == expected
 
 
-@pytest.mark.parametrize(
-    "accept", ["application/dicom+xml", 'multipart/related; type="application/dicom+xml"', "text/html", "image/*"]
-)
+def test_xml_of_one_data_set_may_be_the_whole_body() -> None:
+    for accept, single, multipart in (
+        ("application/dicom+xml", True, False),
+        ("application/dicom+xml", False, True),
+        ('multipart/related; type="application/dicom+xml"', True, True),
+    ):
+        assert plan_documents(parse_accept(accept), single=single).multipart == multipart
+
+
+@pytest.mark.parametrize("accept", ["text/xml", 'multipart/related; type="application/json"', "text/html", "image/*"])
 def test_metadata_not_acceptable(accept: str) -> None:
     with pytest.raises(NotAcceptable, match=r"application/dicom\+json, application/json"):
-        plan_metadata(parse_accept(accept))
+        documents(accept)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from api.exchange import Exchange
-from api.routes.downloads import send_zip, target_of, zip_name
+from api.routes.downloads import target_of
 from api.routes.orthanc.dialect import SUBMITTED, field, is_synchronous, json_of, route, submit
 from api.routing import Content, Operation
+from api.zips import send_zip, zip_name
 from dicomweb.errors import BadQuery, BadRequest
 from dicomweb.folders import safe_name
 from dicomweb.pixels.encode import quality_of

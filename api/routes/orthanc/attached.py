@@ -7,11 +7,11 @@ from typing import Final, Literal
 
 from api.exchange import Exchange
 from api.responses import CACHE_REVALIDATE, JSON, Header, client_has, ranged, send_bytes, send_stream
-from api.routes.downloads import attachment_header
 from api.routes.orthanc.addressing import resource_of
 from api.routes.orthanc.dialect import TEXT, flag, send_json, send_text
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import BodyReader, Upload, refuse_encoding, whole_body
+from api.zips import attachment_header
 from dicomweb.errors import (
     BadRequest,
     CorruptObject,

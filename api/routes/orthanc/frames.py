@@ -10,11 +10,11 @@ import numpy as np
 
 from api.exchange import Exchange
 from api.responses import Header, ranged, send_bytes, send_stream
-from api.routes.downloads import attachment_header
 from api.routes.frames import send_single
 from api.routes.orthanc.addressing import flag_value, number
 from api.routes.orthanc.dialect import flag, send_json
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
+from api.zips import attachment_header
 from dicomweb.errors import (
     BadPixels,
     BadQuery,

@@ -1,3 +1,9 @@
+-- name: archive_identifier
+-- The Orthanc identifier of a study, of the series $3 in it, or of the instance $4 in that.
+SELECT CASE WHEN $4::text IS NOT NULL THEN i.orthanc_id WHEN $3::text IS NOT NULL THEN s.orthanc_id ELSE t.orthanc_id END
+FROM study t LEFT JOIN series s ON s.study = t.id AND s.series_uid = $3 LEFT JOIN instance i ON i.series = s.id AND i.sop_uid = $4
+WHERE t.tenant = $1 AND t.study_uid = $2
+
 -- name: archive_files
 -- The files of the series $2, in reading order; where $3 says so, only those instances that are among $4.
 SELECT w.number, array_agg(i.sop_uid ORDER BY i.instance_number, i.sop_uid) AS sops,

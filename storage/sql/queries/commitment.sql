@@ -2,6 +2,10 @@
 -- See functions/commitment.sql.
 SELECT commitment_begin($1, $2::text::jsonb, $3, $4, $5)
 
+-- name: commitment_of
+-- The request of a Transaction UID.
+SELECT id FROM job WHERE tenant = $1 AND kind = 'StorageCommitmentScp' AND once = $2
+
 -- name: commitment_hand_over
 -- Whoever works on jobs may report now.
 UPDATE job SET run_after = now() WHERE id = $1 AND state = 'pending'
