@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from dicomweb.errors import NotFound, TooLarge
+from dicomweb.errors import CorruptObject, NotFound, ObjectMissing, TooLarge, Unavailable
 from dicomweb.pixels.image import MONOCHROME, ImagePixel, Pixels
 from dicomweb.rendered.grayscale import Grayscale
 from dicomweb.rendered.image import Source, picture
@@ -28,6 +28,7 @@ from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.tilemap import FrameRef, Placed, TileMap
 from storage.access import Access
 from storage.archive import Archive
+from storage.derived import is_derived
 from storage.pixels import Image
 from storage.retrieve import Located
 from storage.slides import StoredSlide
@@ -83,6 +84,23 @@ def level_for(slide: Slide, scale: float) -> int:
     return max((i for i, level in enumerate(slide.levels) if level.width >= width), default=0)
 
 
+async def read_frame(archive: Archive, located: Located) -> bytes:
+    """The bytes of a frame of a slide. Raises TooLarge for one that is no tile by any measure.
+
+    Raises Unavailable for one of a level that was made and is lost: from now on it does not count, and is made anew.
+    """
+    if located.size(0) > MAX_STORED:
+        raise TooLarge(f"a frame of the slide has more than {MAX_STORED} bytes")
+    try:
+        (value,) = await archive.retrieve.read_all(located)
+    except (ObjectMissing, CorruptObject):
+        if not is_derived(located.instance):
+            raise
+        await archive.slides.lost(located.instance)
+        raise Unavailable("a coarse level of the slide was lost, and is made anew") from None
+    return value
+
+
 class Composer:
     """Decodes frames and puts them together. CPU time is spent in threads and decoder processes."""
 
@@ -123,7 +141,7 @@ class Composer:
         """A frame, in its real size or reduced; and the factor by which it has to be reduced further."""
         tiled, instance = stored.slide.instances[ref.instance], stored.instances[ref.instance]
         located = await self._archive.frames.frame(access, instance, ref.frame)
-        value = await self.stored_frame(located)
+        value = await read_frame(self._archive, located)
         image = Image(located, (ref.frame + 1,), tiled.dataset, tiled.image)
         jpeg = instance.transfer_syntax in JPEG_SYNTAXES and tiled.image.bits_allocated == 8
         size = real_size(value, tiled.image) if jpeg else (tiled.rows, tiled.columns)
@@ -133,13 +151,6 @@ class Composer:
         if jpeg and factor > 1 and not cut:
             return image, await self._archive.decoders.reduce(value, tiled.image, factor), 1
         return image, await self._archive.pixels.decode(image, value), factor
-
-    async def stored_frame(self, located: Located) -> bytes:
-        """The bytes of a frame. Raises TooLarge for one that is no tile by any measure."""
-        if located.size(0) > MAX_STORED:
-            raise TooLarge(f"a frame of the slide has more than {MAX_STORED} bytes")
-        (value,) = await self._archive.retrieve.read_all(located)
-        return value
 
     async def profile(self, access: Access, stored: StoredSlide, level: int, wanted: Profile) -> bytes | None:
         """The ICC profile to embed into pictures of a level: its own, or the one that was asked for; of colour only."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 from dicomweb.errors import BadQuery
 from storage.access import LOCAL, SCOPES, Access
 from storage.archive import Archive
+from storage.derived import is_derived
 from storage.jobs import Claimed, Done, Handler, JobFailed, Progress
 from storage.retrieve import Extent
 from storage.worker import Step
@@ -103,7 +104,7 @@ async def run_deidentify(archive: Archive, job: Claimed, folder: Path, progress:
     stored = await archive.slides.slide(_access(job), str(job.content["series"]))
     source = folder / "source"
     source.mkdir()
-    for number, instance in enumerate(stored.instances):
+    for number, instance in enumerate(each for each in stored.instances if not is_derived(each)):
         await _fetch(archive, instance.key, (instance.base, instance.size), source / f"{number:05}.dcm")
     return await _converted(archive, job, source, folder, _options(job), progress)
 
