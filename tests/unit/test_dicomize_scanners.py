@@ -66,7 +66,7 @@ def test_a_file_that_was_cut(tmp_path: Path, scanner: str) -> None:
     name, write = SCANNERS[scanner]
     write(tmp_path / name)
     # Of a slide of several files one that has pixels.
-    path = tmp_path / ("part1.jpg" if scanner == "hamamatsu-vms" else name)
+    path = tmp_path / {"hamamatsu-vms": "part1.jpg", "mirax": "slide/Data0000.dat"}.get(scanner, name)
     data = path.read_bytes()
     for part in (0.3, 0.7):
         path.write_bytes(data[: int(len(data) * part)])

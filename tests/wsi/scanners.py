@@ -1,5 +1,6 @@
 """Slides as scanners lay them out that OpenSlide reads: written here after the descriptions of the formats, small."""
 
+import struct
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -161,10 +162,53 @@ def vms(path: Path) -> Matrix:
     return base
 
 
+def mrxs(path: Path) -> Matrix:
+    """3DHISTECH MIRAX: a folder with an INI file, an index of pages, and the tiles of two levels in one file."""
+    base = smooth(*SIZE)
+    folder = path.with_suffix("")
+    folder.mkdir()
+    path.write_bytes(b"")
+    across, down = SIZE[0] // TILE, SIZE[1] // TILE
+    data, pages = b"", []
+    for factor, level in zip((1, 2), levels_of(base, 2), strict=True):
+        page = b""
+        for number, tile in enumerate(ycbcr(tiles_of(level, TILE))):
+            x, y = number % (across // factor), number // (across // factor)
+            page += struct.pack("<4i", (y * across + x) * factor, len(data), len(tile), 0)
+            data += tile
+        pages.append(page)
+    (folder / "Data0000.dat").write_bytes(data)
+    head = b"01.02" + b"0123456789ABCDEF"
+    tables = len(head) + 8
+    places, body = [], b""
+    start = tables + 4 * len(pages)
+    for page in pages:  # 0, the place of the first page; which has its length, the place of the next one, entries
+        at = start + len(body)
+        places.append(at)
+        body += struct.pack("<4i", 0, at + 8, len(page) // 16, 0) + page
+    index = head + struct.pack("<2i", tables, 0) + struct.pack(f"<{len(places)}i", *places) + body
+    (folder / "Index.dat").write_bytes(index)
+    levels = "".join(
+        f"[LEVEL_{number}]\nOVERLAP_X=0\nOVERLAP_Y=0\nMICROMETER_PER_PIXEL_X={MPP * factor}\n"
+        f"MICROMETER_PER_PIXEL_Y={MPP * factor}\nIMAGE_FORMAT=JPEG\nIMAGE_FILL_COLOR_BGR=16777215\n"
+        f"DIGITIZER_WIDTH={TILE}\nDIGITIZER_HEIGHT={TILE}\nIMAGE_CONCAT_FACTOR={number}\n"
+        for number, factor in enumerate((1, 2))
+    )
+    (folder / "Slidedat.ini").write_text(
+        "[GENERAL]\nSLIDE_VERSION=01.02\nSLIDE_ID=0123456789ABCDEF\n"
+        f"IMAGENUMBER_X={across}\nIMAGENUMBER_Y={down}\nOBJECTIVE_MAGNIFICATION=20\n"
+        "[HIERARCHICAL]\nHIER_COUNT=1\nNONHIER_COUNT=0\nINDEXFILE=Index.dat\nHIER_0_NAME=Slide zoom level\n"
+        "HIER_0_COUNT=2\nHIER_0_VAL_0_SECTION=LEVEL_0\nHIER_0_VAL_1_SECTION=LEVEL_1\n"
+        f"[DATAFILE]\nFILE_COUNT=1\nFILE_0=Data0000.dat\n{levels}"
+    )
+    return base
+
+
 SCANNERS: Final[dict[str, tuple[str, Callable[[Path], Matrix]]]] = {
     "philips": ("slide.tiff", philips),
     "leica": ("slide.scn", scn),
     "trestle": ("slide.tif", trestle),
     "hamamatsu": ("slide.ndpi", ndpi),
     "hamamatsu-vms": ("slide.vms", vms),
+    "mirax": ("slide.mrxs", mrxs),
 }
