@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from dicomweb.errors import CorruptObject, NotFound, ObjectMissing, TooLarge, Unavailable
+from dicomweb.errors import BadPixels, CorruptObject, NotFound, ObjectMissing, TooLarge, Unavailable
 from dicomweb.pixels.image import MONOCHROME, ImagePixel, Pixels
 from dicomweb.rendered.grayscale import Grayscale
 from dicomweb.rendered.image import Source, picture
@@ -47,6 +47,8 @@ _LARGE_AT_ONCE: Final = 2
 # Bytes of pixels that become a picture in a fraction of a millisecond: a tile of 256 x 256 in colour.
 _QUICK: Final = 192 << 10
 _FACTORS: Final = (8, 4, 2)
+# Pixels of a level for one of a picture, from which on a broken frame is no reason to refuse the picture.
+_OVERVIEW: Final = 2
 _AT_ONCE: Final = 4
 
 
@@ -195,7 +197,7 @@ class Composer:
         box = tuple((value - edge) / factor for value, edge in edges)
         async with self._canvases if width * height > _LARGE else nullcontext():
             canvas = blank((height, width), slide.background, gray=image.photometric in MONOCHROME)
-            await self._paste(access, stored, canvas, placed, (left, top), factor, view.wanted)
+            await self._paste(access, stored, canvas, placed, (left, top), factor, view)
             async with self._slots:
                 return await asyncio.to_thread(_scaled, canvas, box, (view.columns, view.rows))
 
@@ -207,23 +209,31 @@ class Composer:
         placed: Sequence[Placed],
         origin: tuple[int, int],
         factor: int,
-        wanted: Rendering,
+        view: View,
     ) -> None:
         """Decode some frames at once, and put them down in their order: later ones cover earlier ones.
 
-        `origin`: left and top edge of the canvas on the level, of which it is 1 / `factor`.
+        `origin`: left and top edge of the canvas on the level, of which it is 1 / `factor`. Of a view that is far
+        smaller than its frames one that is broken stays blank, as in the levels that are made: the rest is served.
         """
         left, top = origin
         slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def decoded(ref: FrameRef) -> Shown:
+        async def decoded(ref: FrameRef) -> Shown | None:
             await slots.acquire()
-            return await self.frame(access, stored, ref, wanted, factor)
+            try:
+                return await self.frame(access, stored, ref, view.wanted, factor)
+            except (BadPixels, CorruptObject):
+                if view.width < _OVERVIEW * view.columns:
+                    raise
+                return None
 
         tasks = [asyncio.create_task(decoded(ref)) for ref, _, _ in placed]
         try:
             for task, (_, frame_left, frame_top) in zip(tasks, placed, strict=True):
-                put(canvas, await task, (frame_left - left) // factor, (frame_top - top) // factor)
+                shown = await task
+                if shown is not None:
+                    put(canvas, shown, (frame_left - left) // factor, (frame_top - top) // factor)
                 slots.release()  # only now: what is decoded ahead waits in memory
         finally:
             for task in tasks:
