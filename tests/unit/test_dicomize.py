@@ -23,7 +23,7 @@ from dicomweb.errors import BadQuery
 from dicomweb.pixels.image import ImagePixel
 from storage.settings import load_settings
 from tests.wsi.variants import Matrix, matrix
-from tests.wsi.vendor import SIZE, TILE, levels_of, ome_tiff, svs, tiled_tiff
+from tests.wsi.vendor import SIZE, TILE, levels_of, ome_tiff, svs, tiled_tiff, ycbcr
 from wsi.convert.options import Options
 from wsi.convert.run import ConversionFailed, Converted, convert, describe
 from wsi.convert.writer import InstanceWriter
@@ -543,3 +543,29 @@ def test_highdicom_reads_them(dicomize: Callable[..., Converted], tmp_path: Path
     done = dicomize(tmp_path / "slide.tiff", format="jpeg2000-lossless", pyramid="source")
     image = highdicom.imread(done.files[0])
     assert np.array_equal(image.get_total_pixel_matrix(), base)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand_pixels_to_a_side_within_a_gibibyte(
+    dicomize: Callable[..., Converted], tmp_path: Path
+) -> None:
+    side, tile = 100_000, 512
+    y, x = np.mgrid[0:tile, 0:tile]
+    pixels = np.stack([x // 2, y // 2, (x + y) // 4], -1).astype(np.uint8)
+    count = (-(-side // tile)) ** 2
+    (stream,) = ycbcr([pixels])
+    tifffile.imwrite(
+        tmp_path / "slide.tiff", itertools.repeat(stream, count), shape=(side, side, 3), dtype=np.uint8,
+        tile=(tile, tile), photometric="ycbcr", compression="jpeg", subsampling=(2, 1), metadata=None, bigtiff=True,
+        resolution=(40_000, 40_000), resolutionunit=3,
+    )  # fmt: skip
+    done = dicomize(tmp_path / "slide.tiff")
+    assert done.peak < 1 << 30
+    sizes = [dcmread(file, stop_before_pixels=True).TotalPixelMatrixColumns for file in done.files]
+    assert sizes == [100_000, 50_000, 25_000, 12_500, 6_250, 3_125, 1_562, 781]
+    with openslide.OpenSlide(done.files[0]) as slide:
+        shown = np.asarray(slide.read_region((side - 1000, side - 1000), 0, (1000, 1000)).convert("RGB")).astype(int)
+        place = (side - 1000 + np.arange(1000)) % tile
+        assert np.abs(shown[..., 0] - place[None] // 2).mean() < 2
+        assert np.abs(shown[..., 1] - place[:, None] // 2).mean() < 2
