@@ -213,10 +213,12 @@ def dicomize(
         str,
         typer.Option(
             "--format",
-            help="keep (copy tiles where possible), jpeg, none, or jpeg2000, htj2k, jpegxl, these also with -lossless.",
+            help="keep (copy tiles where possible), jpeg, none; jpeg2000, htj2k, jpegls, jpegxl, also with -lossless.",
         ),
     ] = "keep",
+    copy: Annotated[bool, typer.Option(help="Copy the source's tiles where they can be frames.")] = True,
     quality: Annotated[int, typer.Option("--quality", metavar="N", help="Of JPEG, 1 to 100.")] = 90,
+    subsampling: Annotated[str, typer.Option("--subsampling", help="Of chroma in JPEG: 420, 422, 444.")] = "422",
     tile: Annotated[int, typer.Option("--tile", metavar="N", help="Side of the tiles (default: the source's).")] = 0,
     pyramid: Annotated[
         str, typer.Option("--pyramid", help="source, apex (and smaller ones), full (powers of two), rebuilt.")
@@ -226,15 +228,34 @@ def dicomize(
     instance_bytes: Annotated[
         int, typer.Option("--instance-bytes", metavar="N", help="A larger level becomes a concatenation.")
     ] = 0,
+    instance_frames: Annotated[
+        int, typer.Option("--instance-frames", metavar="N", help="The same, by the number of frames.")
+    ] = 0,
+    split: Annotated[
+        str, typer.Option("--split", help="An instance for each of the paths, planes, or both; or none.")
+    ] = "none",
+    icc: Annotated[
+        str, typer.Option("--icc", metavar="NAME|FILE", help="Colour profile: source, srgb, adobergb, rommrgb, a file.")
+    ] = "source",
     label: Annotated[bool, typer.Option(help="Keep the image of the label.")] = True,
+    label_image: Annotated[
+        Path | None, typer.Option("--label-image", metavar="FILE", help="A picture in place of the label.")
+    ] = None,
     overview: Annotated[bool, typer.Option(help="Keep the image of the whole slide.")] = True,
+    overview_part: Annotated[
+        str | None,
+        typer.Option("--overview-part", metavar="LEFT,TOP,WIDTH,HEIGHT", help="Only this part of it, in percent."),
+    ] = None,
     thumbnail: Annotated[bool, typer.Option(help="Keep the source's thumbnail.")] = True,
     deidentify: Annotated[
-        bool, typer.Option("--deidentify", help="Nothing but pixels; neither label nor overview.")
+        bool, typer.Option("--deidentify", help="Nothing but pixels; no label, of the overview --overview-part.")
     ] = False,
     mpp: Annotated[
         float, typer.Option("--mpp", metavar="UM", help="Micrometres a pixel, where the file is silent.")
     ] = 0.0,
+    origin: Annotated[
+        str | None, typer.Option("--origin", metavar="X,Y", help="Where on the glass the image begins, in mm.")
+    ] = None,
     study: Annotated[str, typer.Option("--study", metavar="UID", help="Study Instance UID.")] = "",
     series: Annotated[str, typer.Option("--series", metavar="UID", help="Series Instance UID.")] = "",
     name: Annotated[str, typer.Option("--name", help="Container Identifier (default: the name of the file).")] = "",
@@ -253,12 +274,13 @@ def dicomize(
 
     settings, _ = settings_from(config, data=data, database_url=database_url, objects=objects)
     given: dict[str, object] = {
-        "format": format_, "quality": quality, "tile": tile, "pyramid": pyramid, "offsets": offsets, "label": label,
-        "instance_bytes": instance_bytes, "overview": overview, "thumbnail": thumbnail, "deidentify": deidentify,
+        "format": format_, "copy": copy, "quality": quality, "subsampling": subsampling, "tile": tile,
+        "pyramid": pyramid, "offsets": offsets, "instance_bytes": instance_bytes, "instance_frames": instance_frames,
+        "split": split, "label": label, "overview": overview, "thumbnail": thumbnail, "deidentify": deidentify,
         "mpp": mpp, "study": study, "series": series, "name": name,
     }  # fmt: skip
-    if levels is not None:
-        given["levels"] = levels
+    lists = {"levels": levels, "overview_part": overview_part, "origin": origin}
+    given |= {name: text for name, text in lists.items() if text is not None}
     raise SystemExit(
         run_dicomize(
             settings,
@@ -267,6 +289,8 @@ def dicomize(
             to=to,
             out=out,
             metadata=metadata,
+            label_image=label_image,
+            icc=icc,
             headers=header or [],
             dry_run=dry_run,
             quiet=quiet,

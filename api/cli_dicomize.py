@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, get_args
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -26,7 +26,7 @@ from storage.archive import Archive, open_archive
 from storage.embedded import EmbeddedError, database
 from storage.migrate import MigrationError, migrate, require_current
 from storage.settings import Settings
-from wsi.convert.options import Options
+from wsi.convert.options import Options, Profile
 from wsi.convert.run import ConversionFailed, Converted, convert, describe
 from wsi.convert.store import store_files
 
@@ -58,6 +58,8 @@ def run_dicomize(
     to: str | None,
     out: Path | None,
     metadata: Path | None,
+    label_image: Path | None,
+    icc: str,
     headers: Sequence[str],
     dry_run: bool,
     quiet: bool,
@@ -70,7 +72,7 @@ def run_dicomize(
     if missing:
         fail(f"no such file: {', '.join(missing)}", 2)
     try:
-        options = Options.parse({**given, **_metadata(metadata)})
+        options = Options.parse({**given, **_metadata(metadata), **_files(label_image, icc)})
     except BadQuery as error:
         fail(f"--{error.message}", 2)
     try:
@@ -102,6 +104,14 @@ def _metadata(path: Path | None) -> dict[str, object]:
     except (OSError, ValueError) as error:
         fail(f"{path} is no JSON file: {error}", 2)
     return {"metadata": found}
+
+
+def _files(label_image: Path | None, icc: str) -> dict[str, object]:
+    """The options that name files here: a picture of the label, a profile that is none of the standard ones."""
+    said: dict[str, object] = {} if label_image is None else {"label_file": str(label_image.absolute())}
+    if icc in get_args(Profile):
+        return said | {"icc": icc}
+    return said | {"icc_file": str(Path(icc).absolute())}
 
 
 async def _into_archive(settings: Settings, url: str, slides: Sequence[Path], options: Options, *, quiet: bool) -> int:

@@ -162,6 +162,11 @@ class SlideIndex:
             self._orthanc.popitem(last=False)
         return found
 
+    async def lost(self, derived: Instance) -> None:
+        """The object of levels that were made is gone or damaged: they do not count any more, and are made anew."""
+        await self._db.execute("derived_lost", derived.tenant, derived.series, derived.key)
+        self._slides.drop((derived.tenant, derived.series))
+
     async def _version(self, tenant: int, series: str) -> int | None:
         """The version of a series, read after this call: who comes while a statement runs shares the next one."""
         if not self._asking:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from dicomweb.errors import NotFound, TooLarge
+from dicomweb.errors import BadPixels, CorruptObject, NotFound, ObjectMissing, TooLarge, Unavailable
 from dicomweb.pixels.image import MONOCHROME, ImagePixel, Pixels
 from dicomweb.rendered.grayscale import Grayscale
 from dicomweb.rendered.image import Source, picture
@@ -28,6 +28,7 @@ from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.tilemap import FrameRef, Placed, TileMap
 from storage.access import Access
 from storage.archive import Archive
+from storage.derived import is_derived
 from storage.pixels import Image
 from storage.retrieve import Located
 from storage.slides import StoredSlide
@@ -46,6 +47,8 @@ _LARGE_AT_ONCE: Final = 2
 # Bytes of pixels that become a picture in a fraction of a millisecond: a tile of 256 x 256 in colour.
 _QUICK: Final = 192 << 10
 _FACTORS: Final = (8, 4, 2)
+# Pixels of a level for one of a picture, from which on a broken frame is no reason to refuse the picture.
+_OVERVIEW: Final = 2
 _AT_ONCE: Final = 4
 
 
@@ -81,6 +84,23 @@ def level_for(slide: Slide, scale: float) -> int:
     """The coarsest level that is fine enough for `scale` pixels of a picture for each of the finest level."""
     width = slide.base.width * scale * 0.99
     return max((i for i, level in enumerate(slide.levels) if level.width >= width), default=0)
+
+
+async def read_frame(archive: Archive, located: Located) -> bytes:
+    """The bytes of a frame of a slide. Raises TooLarge for one that is no tile by any measure.
+
+    Raises Unavailable for one of a level that was made and is lost: from now on it does not count, and is made anew.
+    """
+    if located.size(0) > MAX_STORED:
+        raise TooLarge(f"a frame of the slide has more than {MAX_STORED} bytes")
+    try:
+        (value,) = await archive.retrieve.read_all(located)
+    except (ObjectMissing, CorruptObject):
+        if not is_derived(located.instance):
+            raise
+        await archive.slides.lost(located.instance)
+        raise Unavailable("a coarse level of the slide was lost, and is made anew") from None
+    return value
 
 
 class Composer:
@@ -123,7 +143,7 @@ class Composer:
         """A frame, in its real size or reduced; and the factor by which it has to be reduced further."""
         tiled, instance = stored.slide.instances[ref.instance], stored.instances[ref.instance]
         located = await self._archive.frames.frame(access, instance, ref.frame)
-        value = await self.stored_frame(located)
+        value = await read_frame(self._archive, located)
         image = Image(located, (ref.frame + 1,), tiled.dataset, tiled.image)
         jpeg = instance.transfer_syntax in JPEG_SYNTAXES and tiled.image.bits_allocated == 8
         size = real_size(value, tiled.image) if jpeg else (tiled.rows, tiled.columns)
@@ -133,13 +153,6 @@ class Composer:
         if jpeg and factor > 1 and not cut:
             return image, await self._archive.decoders.reduce(value, tiled.image, factor), 1
         return image, await self._archive.pixels.decode(image, value), factor
-
-    async def stored_frame(self, located: Located) -> bytes:
-        """The bytes of a frame. Raises TooLarge for one that is no tile by any measure."""
-        if located.size(0) > MAX_STORED:
-            raise TooLarge(f"a frame of the slide has more than {MAX_STORED} bytes")
-        (value,) = await self._archive.retrieve.read_all(located)
-        return value
 
     async def profile(self, access: Access, stored: StoredSlide, level: int, wanted: Profile) -> bytes | None:
         """The ICC profile to embed into pictures of a level: its own, or the one that was asked for; of colour only."""
@@ -184,7 +197,7 @@ class Composer:
         box = tuple((value - edge) / factor for value, edge in edges)
         async with self._canvases if width * height > _LARGE else nullcontext():
             canvas = blank((height, width), slide.background, gray=image.photometric in MONOCHROME)
-            await self._paste(access, stored, canvas, placed, (left, top), factor, view.wanted)
+            await self._paste(access, stored, canvas, placed, (left, top), factor, view)
             async with self._slots:
                 return await asyncio.to_thread(_scaled, canvas, box, (view.columns, view.rows))
 
@@ -196,23 +209,31 @@ class Composer:
         placed: Sequence[Placed],
         origin: tuple[int, int],
         factor: int,
-        wanted: Rendering,
+        view: View,
     ) -> None:
         """Decode some frames at once, and put them down in their order: later ones cover earlier ones.
 
-        `origin`: left and top edge of the canvas on the level, of which it is 1 / `factor`.
+        `origin`: left and top edge of the canvas on the level, of which it is 1 / `factor`. Of a view that is far
+        smaller than its frames one that is broken stays blank, as in the levels that are made: the rest is served.
         """
         left, top = origin
         slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def decoded(ref: FrameRef) -> Shown:
+        async def decoded(ref: FrameRef) -> Shown | None:
             await slots.acquire()
-            return await self.frame(access, stored, ref, wanted, factor)
+            try:
+                return await self.frame(access, stored, ref, view.wanted, factor)
+            except (BadPixels, CorruptObject):
+                if view.width < _OVERVIEW * view.columns:
+                    raise
+                return None
 
         tasks = [asyncio.create_task(decoded(ref)) for ref, _, _ in placed]
         try:
             for task, (_, frame_left, frame_top) in zip(tasks, placed, strict=True):
-                put(canvas, await task, (frame_left - left) // factor, (frame_top - top) // factor)
+                shown = await task
+                if shown is not None:
+                    put(canvas, shown, (frame_left - left) // factor, (frame_top - top) // factor)
                 slots.release()  # only now: what is decoded ahead waits in memory
         finally:
             for task in tasks:

@@ -219,7 +219,7 @@ def iiif_information(
         "maxWidth": MAX_SIDE,
         "maxHeight": MAX_SIDE,
         "maxArea": MAX_PIXELS,
-        "sizes": [{"width": w, "height": h} for w, h in sorted(sizes)],
+        "sizes": [{"width": w, "height": h} for w, h in sorted(sizes) if max(w, h) <= MAX_SIDE and w * h <= MAX_PIXELS],
         "tiles": [{"width": tile[0], "height": tile[1], "scaleFactors": factors}],
         "extraFormats": ["jpg", "png"],
         "extraQualities": ["color", "gray", "bitonal"],

@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from dicomweb.errors import BadRequest, NotFound, TooLarge
+from dicomweb.errors import BadRequest, NotFound
 from dicomweb.rendered.profiles import profile_of
 from dicomweb.slides.jpeg import JPEG_SYNTAXES, jpeg_frames
 from dicomweb.slides.levels import Level
@@ -26,7 +26,7 @@ from storage.archive import Archive
 from storage.pixels import Image
 from storage.retrieve import Located
 from storage.slides import StoredSlide
-from wsi.compose import MAX_STORED, map_of
+from wsi.compose import map_of, read_frame
 from wsi.manifest import mpp_of
 
 Layout = Literal["ome", "tiff"]
@@ -184,10 +184,7 @@ class Export:
 
     async def _stored_frame(self, ref: FrameRef) -> tuple[Located, bytes]:
         located = await self._archive.frames.frame(self._access, self._stored.instances[ref.instance], ref.frame)
-        if located.size(0) > MAX_STORED:
-            raise TooLarge(f"a frame of the slide has more than {MAX_STORED} bytes")
-        (value,) = await self._archive.retrieve.read_all(located)
-        return located, value
+        return located, await read_frame(self._archive, located)
 
     def _hole(self, level: Level, kind: _Kind) -> Frame:
         shape = (level.rows, level.columns) if kind.samples == 1 else (level.rows, level.columns, kind.samples)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -11,7 +11,7 @@ import numpy as np
 from dicomweb.errors import TooLarge
 from dicomweb.rendered.encode import encode_png
 from dicomweb.slides.levels import Rung
-from dicomweb.slides.overlay import Coloured, scaled
+from dicomweb.slides.overlay import Coloured, scaled, turned
 from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.segmentation import ALL, Lie, Segment, Segmentation
 from dicomweb.slides.tilemap import Placed
@@ -24,6 +24,8 @@ _MAX_CANVAS: Final = 1 << 22
 # Places of frames that are looked into for one tile.
 _MAX_CELLS: Final = 64 * MAX_FRAMES
 _FACTORS: Final = (64, 32, 16, 8, 4, 2)
+# Pixels of a canvas for one of a tile, from which on they are mixed.
+_SMOOTH: Final = 1.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +59,8 @@ class Overlay:
 class Part:
     """What a tile shows of a layer: frames within a `box` of its matrix, each side divided by `factor`.
 
-    `left`, `top`, `columns`, `rows`: the part of the tile that the box fills.
+    `left`, `top`, `columns`, `rows`: the part of the tile that the box fills. `affine`: of a layer that is turned or
+    flipped, from places of the tile to those of the canvas, see `turned`; the box may then fill less of the tile.
     """
 
     box: tuple[float, float, float, float]
@@ -66,6 +69,7 @@ class Part:
     top: int
     columns: int
     rows: int
+    affine: tuple[float, float, float, float, float, float] | None = None
 
     @property
     def bounds(self) -> tuple[int, int, int, int]:
@@ -84,12 +88,19 @@ class Part:
 
 def layer_for(overlay: Overlay, downsample: float) -> Layer:
     """The coarsest one that is fine enough, else the finest."""
-    fitting = [layer for layer in overlay.layers if layer.lie.across <= downsample * 1.01]
+    fitting = [layer for layer in overlay.layers if layer.lie.side <= downsample * 1.01]
     return fitting[-1] if fitting else overlay.layers[0]
 
 
 def part_of(slide: Slide, layer: Layer, rung: Rung, x: int, y: int) -> Part | None:
     """What a tile shows of a layer; None where it does not lie. Raises TooLarge."""
+    part = _straight(slide, layer, rung, x, y) if layer.lie.straight else _turned(slide, layer, rung, x, y)
+    if part is not None and part.size[0] * part.size[1] > _MAX_CANVAS:
+        raise TooLarge("the segmentation has too many pixels at this level: ask for a finer one")
+    return part
+
+
+def _straight(slide: Slide, layer: Layer, rung: Rung, x: int, y: int) -> Part | None:
     tiled, lie = layer.segmentation.tiled, layer.lie
     # Pixels of the layer for one of the tile.
     across, down = slide.base.width / rung.width / lie.across, slide.base.height / rung.height / lie.down
@@ -102,12 +113,37 @@ def part_of(slide: Slide, layer: Layer, rung: Rung, x: int, y: int) -> Part | No
         max(0.0, left + first * across), max(0.0, top + upper * down),
         min(float(tiled.width), left + last * across), min(float(tiled.height), top + lower * down),
     )  # fmt: skip
-    aligned = all(each.aligned for each in layer.segmentation.maps.values())
-    fitting = (f for f in _FACTORS if min(across, down) >= f and tiled.columns % f + tiled.rows % f == 0)
-    part = Part(box, next(fitting, 1) if aligned else 1, first, upper, last - first, lower - upper)
-    if part.size[0] * part.size[1] > _MAX_CANVAS:
-        raise TooLarge("the segmentation has too many pixels at this level: ask for a finer one")
-    return part
+    factor = _factor(layer.segmentation, min(across, down))
+    return Part(box, factor, first, upper, last - first, lower - upper)
+
+
+def _turned(slide: Slide, layer: Layer, rung: Rung, x: int, y: int) -> Part | None:
+    tiled, lie = layer.segmentation.tiled, layer.lie
+    across, down = slide.base.width / rung.width, slide.base.height / rung.height
+    left, top = x * rung.columns * across, y * rung.rows * down
+    around = lie.box(left, top, rung.columns * across, rung.rows * down)
+    # A pixel more, for what lies between the middles of two.
+    box = (
+        max(0.0, around[0] - 1), max(0.0, around[1] - 1),
+        min(float(tiled.width), around[2] + 1), min(float(tiled.height), around[3] + 1),
+    )  # fmt: skip
+    if box[0] >= box[2] or box[1] >= box[3]:
+        return None
+    part = Part(box, _factor(layer.segmentation, min(across, down) / lie.side), 0, 0, rung.columns, rung.rows)
+    corners = np.array([[left, top], [left + across, top], [left, top + down]])
+    start, right, below = (lie.on_matrix(corners) - part.bounds[:2]) / part.factor
+    a, d = (right - start).tolist()
+    b, e = (below - start).tolist()
+    c, f = start.tolist()
+    return replace(part, affine=(a, b, c, d, e, f))
+
+
+def _factor(segmentation: Segmentation, most: float) -> int:
+    """How much smaller frames may be made: whole pixels to each side."""
+    tiled = segmentation.tiled
+    if not all(each.aligned for each in segmentation.maps.values()):
+        return 1
+    return next((f for f in _FACTORS if most * (1 + 1e-9) >= f and tiled.columns % f + tiled.rows % f == 0), 1)
 
 
 def _filled(start: float, step: float, count: int, side: int) -> tuple[int, int]:
@@ -153,8 +189,9 @@ def coarsest_of(overlay: Overlay) -> int:
             return max(0, level - 1)
         if part is None:
             continue
-        across = rung.columns * slide.base.width / rung.width / layer.lie.across
-        down = rung.rows * slide.base.height / rung.height / layer.lie.down
+        scale = slide.base.width / rung.width, slide.base.height / rung.height
+        left, top, right, bottom = layer.lie.box(0.0, 0.0, rung.columns * scale[0], rung.rows * scale[1])
+        across, down = right - left, bottom - top
         tiles = min(tiled.across, across // tiled.columns + 2) * min(tiled.down, down // tiled.rows + 2)
         if min(tiled.frames, tiles * len(maps)) > MAX_FRAMES:
             return max(0, level - 1)
@@ -163,6 +200,9 @@ def coarsest_of(overlay: Overlay) -> int:
 
 def finished(canvas: Coloured, part: Part, rung: Rung) -> bytes:
     """The tile of a canvas that shows a part, as PNG."""
+    if part.affine is not None:
+        a, b, _, d, e, _ = part.affine
+        return encode_png(turned(canvas, part.affine, (rung.columns, rung.rows), smooth=abs(a * e - b * d) > _SMOOTH))
     left, top, _, _ = part.bounds
     rows, columns = canvas.shape[:2]
     edges = zip(part.box, (left, top, left, top), (columns, rows, columns, rows), strict=True)

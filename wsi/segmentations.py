@@ -212,13 +212,13 @@ def _pyramids(layers: Sequence[Layer]) -> list[list[Layer]]:
     for layer in layers:
         name = layer.segmentation.pyramid or layer.instance.sop
         found.setdefault((layer.instance.series, name), []).append(layer)
-    return [sorted(each, key=lambda layer: layer.lie.across) for each in found.values()]
+    return [sorted(each, key=lambda layer: layer.lie.side) for each in found.values()]
 
 
 def _described(overlay: Overlay) -> dict[str, Any]:
     finest = overlay.layers[0]
-    lie, tiled = finest.lie, finest.segmentation.tiled
-    bounds = (lie.left, lie.top, lie.left + lie.across * tiled.width, lie.top + lie.down * tiled.height)
+    tiled = finest.segmentation.tiled
+    bounds = finest.lie.bounds(tiled.width, tiled.height)
     return {
         "instance": finest.instance.sop,
         "series": finest.instance.series,

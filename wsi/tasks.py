@@ -14,6 +14,7 @@ from typing import Any, Final
 from dicomweb.errors import BadQuery
 from storage.access import LOCAL, SCOPES, Access
 from storage.archive import Archive
+from storage.derived import is_derived
 from storage.jobs import Claimed, Done, Handler, JobFailed, Progress
 from storage.retrieve import Extent
 from storage.worker import Step
@@ -34,6 +35,9 @@ _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,8}")
 _QUIET_SECONDS: Final = 10.0  # for which a file has not changed before it is taken for complete
 _LOOK_SECONDS: Final = 5.0
 _MAX_FILES: Final = 100_000
+_MRXS, _VMS = ".mrxs", ".vms"
+# Beside a VMS file these are parts of the slide.
+_PICTURES: Final = frozenset((".jpg", ".jpeg"))
 # Of 1, the conversion; what is left is for storing.
 _CONVERTED: Final = 0.9
 
@@ -103,7 +107,7 @@ async def run_deidentify(archive: Archive, job: Claimed, folder: Path, progress:
     stored = await archive.slides.slide(_access(job), str(job.content["series"]))
     source = folder / "source"
     source.mkdir()
-    for number, instance in enumerate(stored.instances):
+    for number, instance in enumerate(each for each in stored.instances if not is_derived(each)):
         await _fetch(archive, instance.key, (instance.base, instance.size), source / f"{number:05}.dcm")
     return await _converted(archive, job, source, folder, _options(job), progress)
 
@@ -202,14 +206,25 @@ def _complete(folder: Path) -> dict[str, Path]:
     before = time.time() - _QUIET_SECONDS
     for parent, folders, names in os.walk(folder):
         folders.sort()
+        pieces = _PICTURES if any(name.lower().endswith(_VMS) for name in names) else frozenset[str]()
         for name in sorted(names):
             path = Path(parent) / name
-            if path.suffix.lower() not in SUFFIXES or name.startswith("."):
+            if path.suffix.lower() not in SUFFIXES - pieces or name.startswith("."):
                 continue
             with suppress(OSError):
-                status = path.stat()
-                if status.st_mtime < before and status.st_size:
-                    found[f"{path} {status.st_size} {status.st_mtime_ns}"] = path
+                status = [each.stat() for each in (path, *_more_of(path))]
+                size, newest = sum(each.st_size for each in status), max(each.st_mtime_ns for each in status)
+                if newest < before * 1e9 and size:
+                    found[f"{path} {size} {newest}"] = path
             if len(found) >= _MAX_FILES:
                 return found
     return found
+
+
+def _more_of(path: Path) -> list[Path]:
+    """What belongs to a slide beside the file that stands for it: the folder of MRXS, the pictures of VMS."""
+    suffix = path.suffix.lower()
+    if suffix not in (_MRXS, _VMS):
+        return []
+    folder = path.with_suffix("") if suffix == _MRXS else path.parent
+    return [each for each in folder.iterdir() if each.is_file()]

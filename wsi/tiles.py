@@ -29,7 +29,7 @@ from storage.once import Once
 from storage.slides import StoredSlide
 from storage.thumbnails import ThumbnailStore
 from wsi.blending import Component, Light, window_between
-from wsi.compose import MAX_FRAMES, Composer, Shown, View, blank, level_for, map_of, padded
+from wsi.compose import MAX_FRAMES, Composer, Shown, View, blank, level_for, map_of, padded, read_frame
 from wsi.dialects import Asked, fitting
 from wsi.frames import FramePyramids
 from wsi.manifest import mpp_of
@@ -159,7 +159,7 @@ class TileService:
         if instance.transfer_syntax not in JPEG_SYNTAXES:
             return None
         located = await self._archive.frames.frame(access, instance, frame.frame)
-        return jpeg_frames(tiled.image).sent(await self._composer.stored_frame(located))
+        return jpeg_frames(tiled.image).sent(await read_frame(self._archive, located))
 
     async def _make(self, access: Access, tile: Tile) -> bytes:
         light = Light()

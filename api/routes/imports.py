@@ -10,7 +10,7 @@ from api.routes.wsi import slide_of
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import BodyReader, Upload, refuse_encoding, whole_body
 from dicomweb.errors import BadQuery, BadRequest, NotFound, TooLarge, Unavailable, UnsupportedMediaType
-from wsi.convert.options import Options
+from wsi.convert.options import LOCAL_FILES, Options
 from wsi.export import LAYOUTS
 from wsi.tasks import (
     DEIDENTIFY,
@@ -27,8 +27,9 @@ _MAX_NAME: Final = 255
 _MAX_JSON: Final = 1 << 16
 _WAITING: Final = 100  # jobs of one kind that are not over
 _DEIDENTIFY: Final = frozenset(
-    ("format", "quality", "tile", "pyramid", "levels", "offsets", "instance_bytes", "thumbnail", "mpp", "study",
-     "series", "name", "metadata")
+    ("format", "copy", "quality", "subsampling", "tile", "pyramid", "levels", "offsets", "instance_bytes",
+     "instance_frames", "split", "icc", "overview_part", "thumbnail", "mpp", "origin", "study", "series", "name",
+     "metadata")
 )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def _asked(query: list[tuple[str, str]]) -> tuple[str, Options]:
             given["metadata"] = orjson.loads(str(given["metadata"]))
         except ValueError:
             raise BadQuery("metadata is no JSON", attribute="metadata") from None
-    for kept in ("seed", "created"):
+    for kept in sorted(LOCAL_FILES | {"seed", "created"}):
         if kept in given:
             raise BadQuery(f"there is no option {kept}", attribute=kept)
     return name, Options.parse(given)
@@ -138,18 +139,27 @@ OPERATIONS = (
         (_ACCEPTED,),
         (
             Parameter("filename", "query", "name of the file; its stem becomes the Container Identifier", "S24-1.svs"),
-            Parameter("format", "query", "keep, jpeg, jpeg2000, htj2k, jpegxl, each also with -lossless, none", "keep"),
+            Parameter(
+                "format", "query", "keep, jpeg, none; jpeg2000, htj2k, jpegls, jpegxl, also with -lossless", "keep"
+            ),
+            Parameter("copy", "query", "copy the source's tiles where they can be frames", "true"),
             Parameter("quality", "query", "of JPEG, 1 to 100", "90"),
+            Parameter("subsampling", "query", "of chroma in JPEG: 420, 422, 444", "422"),
             Parameter("tile", "query", "side of the tiles; 0 is that of the source", "512"),
             Parameter("pyramid", "query", "source, apex, full or rebuilt", "full"),
             Parameter("levels", "query", "only these levels", "0,1"),
             Parameter("offsets", "query", "offset table: basic, extended or empty", "basic"),
             Parameter("instance_bytes", "query", "a level that takes more becomes a concatenation", "1073741824"),
+            Parameter("instance_frames", "query", "the same, by the number of frames", "10000"),
+            Parameter("split", "query", "an instance for each of the paths, planes, or both; or none", "planes"),
+            Parameter("icc", "query", "colour profile: source, srgb, adobergb, rommrgb", "source"),
             Parameter("label", "query", "keep the image of the label", "false"),
             Parameter("overview", "query", "keep the image of the whole slide", "false"),
+            Parameter("overview_part", "query", "only this of it: left,top,width,height in percent", "35,0,65,100"),
             Parameter("thumbnail", "query", "keep the source's thumbnail", "true"),
             Parameter("deidentify", "query", "nothing but pixels", "true"),
             Parameter("mpp", "query", "micrometres a pixel, where the file is silent", "0.25"),
+            Parameter("origin", "query", "where on the glass the image begins: X,Y in mm", "20,60"),
             Parameter("study", "query", "Study Instance UID", "2.25.1"),
             Parameter("series", "query", "Series Instance UID", "2.25.2"),
             Parameter("name", "query", "Container Identifier", "S24-1;A;1"),
@@ -178,7 +188,8 @@ OPERATIONS = (
         "dicom.write",
         "Slides",
         "Make a slide without names of a slide",
-        "A new series in a new study: the pixels, and what is needed to show them. Label and overview stay behind, all "
+        "A new series in a new study: the pixels, and what is needed to show them. The label stays behind, and of the "
+        "overview all but `overview_part`; all "
         "identifiers are new, texts and dates of the source are not taken over, comments within frames and texts of "
         "ICC profiles are removed. JPEG and JPEG 2000 frames are copied, others kept without loss unless they had lost "
         "before. The body has options of `anor dicomize`; what `metadata` says is set. The source stays. It needs the "

@@ -2,7 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import imagecodecs
 import numpy as np
@@ -13,6 +13,7 @@ from dicomweb.pixels.image import ImagePixel, Pixels
 from dicomweb.pixels.syntaxes import SYNTAXES, Syntax
 
 Array = NDArray[Any]
+Subsampling = Literal["420", "422", "444"]
 
 _DEFLATE_LEVEL: Final = 6
 
@@ -21,11 +22,13 @@ _DEFLATE_LEVEL: Final = 6
 class Quality:
     """How much the lossy syntaxes keep.
 
-    `jpeg`: 1 to 100. `psnr`: of JPEG 2000, in dB. `step`: quantisation step of HTJ2K, as a part of the range. `near`:
-    largest error of JPEG-LS. `distance`: of JPEG XL, 1.0 is the smallest that nobody sees.
+    `jpeg`: 1 to 100. `subsampling`: of chroma in JPEG; YBR_FULL_422 is said of all of them. `psnr`: of JPEG 2000, in
+    dB. `step`: quantisation step of HTJ2K, as a part of the range. `near`: largest error of JPEG-LS. `distance`: of
+    JPEG XL, 1.0 is the smallest that nobody sees.
     """
 
     jpeg: int = 90
+    subsampling: Subsampling = "422"
     psnr: int = 55
     step: float = 0.0005
     near: int = 2
@@ -184,7 +187,7 @@ def _jpeg(target: Syntax, array: Array, image: ImagePixel, quality: Quality) -> 
         if image.photometric == "YBR_FULL":
             space = "ycbcr"
             return bytes(imagecodecs.jpeg8_encode(array, quality.jpeg, colorspace=space, outcolorspace=space))
-        return bytes(simplejpeg.encode_jpeg(array, quality.jpeg, "RGB", "422"))
+        return bytes(simplejpeg.encode_jpeg(array, quality.jpeg, "RGB", quality.subsampling))
     if target.max_bits == 8:  # few bits in wide words
         return _grey_jpeg(array.astype(np.uint8), quality)
     values = np.minimum(array, (1 << 12) - 1)

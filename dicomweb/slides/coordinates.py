@@ -40,6 +40,11 @@ class SlideCoordinates:
             return None
         return cls(str(frame[0]), origin, axes)
 
+    @property
+    def pixel_area(self) -> float:
+        """In mm²."""
+        return float(np.linalg.norm(np.cross(*self.axes)))
+
     def to_mm(self, places: Points) -> Points:
         """N x 2 places in the matrix as N x 3 millimetres."""
         return np.asarray(self.origin + (places - 0.5) @ self.axes)

@@ -78,6 +78,18 @@ def scaled(
     return np.asarray(_image(canvas).resize(size, form, box=box).convert("RGBA"))
 
 
+def turned(
+    canvas: Coloured, affine: tuple[float, float, float, float, float, float], size: tuple[int, int], *, smooth: bool
+) -> Coloured:
+    """A picture of `size` (columns, rows) with plain colours: its place (x, y) shows (a x + b y + c, d x + e y + f).
+
+    Both are counted from the outer corners. What is enlarged keeps its pixels unless it is `smooth`.
+    """
+    form = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    shown = _image(canvas).transform(size, Image.Transform.AFFINE, affine, resample=form)
+    return np.asarray(shown.convert("RGBA"))
+
+
 def _image(coloured: Coloured) -> Image.Image:
     rows, columns = coloured.shape[:2]
     return Image.frombuffer(_MODE, (columns, rows), np.ascontiguousarray(coloured), "raw", _MODE, 0, 1)

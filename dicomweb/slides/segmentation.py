@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from dicomweb.rendered.attributes import Item, items, keyword, number, numbers, text
 from dicomweb.slides.background import Rgb, cielab_colour
@@ -34,6 +35,8 @@ _MAX_SEGMENTS: Final = 1024
 _ALIKE: Final = 90.0
 # Axes that differ by more than this part of the matrix are turned against each other.
 _TURNED: Final = 0.005
+# The part by which a pixel may seem smaller than it is before its matrix is taken for one that stands on the glass.
+_STANDING: Final = 0.02
 # Matrices whose proportions differ by more than this show something else.
 _PROPORTIONS: Final = 0.03
 
@@ -154,18 +157,63 @@ def _maps(tiled: Tiled, segments: Sequence[int], found: Ints | None) -> Iterator
 
 @dataclass(frozen=True, slots=True)
 class Lie:
-    """Where a matrix lies on a slide: pixels of its finest level are `left` + `across` times those of the matrix."""
+    """Where a matrix lies on a slide, in pixels of its finest level.
+
+    A step along a row of the matrix is (`across`, `slant_down`) there, one along a column (`slant_across`, `down`).
+    """
 
     left: float
     top: float
     across: float
     down: float
+    slant_across: float = 0.0
+    slant_down: float = 0.0
+
+    @property
+    def straight(self) -> bool:
+        """Whether it is neither turned nor flipped: its rows are rows of the slide, from left to right."""
+        return not (self.slant_across or self.slant_down) and self.across > 0 and self.down > 0
+
+    @property
+    def side(self) -> float:
+        """The side of a pixel, as if it were square."""
+        return math.sqrt(abs(self.across * self.down - self.slant_across * self.slant_down))
+
+    @property
+    def _axes(self) -> NDArray[np.float64]:
+        return np.array([[self.across, self.slant_down], [self.slant_across, self.down]])
+
+    def on_slide(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """N x 2 places of the matrix as places on the slide."""
+        return np.asarray(places @ self._axes + (self.left, self.top))
+
+    def on_matrix(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The inverse of `on_slide`."""
+        return np.asarray((places - (self.left, self.top)) @ np.linalg.inv(self._axes))
+
+    def bounds(self, width: float, height: float) -> tuple[float, float, float, float]:
+        """What a matrix of that size takes of the slide: left, top, right, bottom."""
+        return _around(self.on_slide(_corners(0.0, 0.0, width, height)))
+
+    def box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """The part of the matrix within which a rectangle of the slide lies: left, top, right, bottom."""
+        return _around(self.on_matrix(_corners(left, top, width, height)))
+
+
+def _corners(left: float, top: float, width: float, height: float) -> NDArray[np.float64]:
+    right, bottom = left + width, top + height
+    return np.array([[left, top], [right, top], [left, bottom], [right, bottom]])
+
+
+def _around(points: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return left, top, right, bottom
 
 
 def lie_of(
     segmentation: Segmentation, slide: Grid, coordinates: SlideCoordinates | None, images: frozenset[str]
 ) -> Lie | None:
-    """Where a segmentation lies on a slide with these instances; None for one that lies on another, or is turned.
+    """Where a segmentation lies on a slide with these instances; None for one that lies on another, or not flat.
 
     By the slide coordinates of both where they share a frame of reference; else one that refers to the slide's images
     covers all of it.
@@ -180,15 +228,22 @@ def lie_of(
     width, height = float(tiled.width), float(tiled.height)
     corners = coordinates.to_pixels(placed.to_mm(np.array([[0.0, 0.0], [width, 0.0], [0.0, height]])))
     (left, top), (right, right_top), (left_bottom, bottom) = corners.tolist()
-    lie = Lie(left, top, (right - left) / width, (bottom - top) / height)
+    lie = Lie(
+        left, top, (right - left) / width, (bottom - top) / height,
+        (left_bottom - left) / height, (right_top - top) / width,
+    )  # fmt: skip
+    # What is smaller on the slide than its pixels measure stands out of the glass.
+    flat = placed.pixel_area / coordinates.pixel_area
+    if abs(lie.side**2 / flat - 1) > _STANDING:
+        return None
     straight = abs(right_top - top) <= _TURNED * abs(right - left) and abs(left_bottom - left) <= _TURNED * abs(
         bottom - top
     )
     if not straight or lie.across <= 0 or lie.down <= 0:
-        return None
+        return lie
     # Levels of a pyramid often name one origin, though the middle of their first pixels is not at one place.
     near = max(abs(left), abs(right - slide.width)) <= lie.across, max(abs(top), abs(bottom - slide.height)) <= lie.down
-    return whole if all(near) else lie
+    return whole if all(near) else Lie(left, top, lie.across, lie.down)
 
 
 def _coordinates(tiled: Tiled) -> SlideCoordinates | None:

@@ -327,6 +327,25 @@ async def test_levels_that_were_lost_are_made_anew(archive: Archive) -> None:
     assert await findings(archive) == []
 
 
+@pytest.mark.parametrize("cut", [False, True])
+async def test_who_asks_for_lost_levels_has_them_made_anew(archive: Archive, cut: bool) -> None:
+    series = await store(archive, slide(matrix(*SIZE)))
+    before = await made(archive, series)
+    (key,) = await objects(archive)
+    await archive.objects.delete(key)
+    if cut:
+        await archive.objects.put(key, [b"cut"], 3)
+    with pytest.raises(Unavailable, match="made anew"):
+        await level_of(archive, before, 2)
+    meanwhile = await archive.slides.slide(READER, series, before.name)
+    assert not any(level.derived for level in meanwhile.slide.levels)
+    await level_of(archive, meanwhile, 1)  # of the frames, as before there were any
+    after = await made(archive, series)
+    near(await level_of(archive, after, 2), quartered(matrix(*SIZE), 2), 3, 24)
+    await sweep(archive)
+    assert await findings(archive) == []
+
+
 async def test_levels_that_were_cut_are_made_anew(archive: Archive) -> None:
     series = await store(archive, slide(matrix(*SIZE)))
     await made(archive, series)

@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import httpx
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -78,6 +79,25 @@ def test_into_a_folder(tmp_path: Path) -> None:
     assert "is there already" in twice.stderr
 
 
+def test_label_profile_and_overview_from_the_command_line(tmp_path: Path) -> None:
+    svs(tmp_path / "slide.svs")
+    Image.new("RGB", (40, 30), (9, 99, 199)).save(tmp_path / "label.png")
+    (tmp_path / "own.icc").write_bytes(profile := bytes(imagecodecs.cms_profile("adobergb")))
+    flags = ("--label-image", "label.png", "--icc", "own.icc", "--overview-part", "50,0,50,100", "--no-copy",
+             "--instance-frames", "20", "--origin", "20,50", "-q")  # fmt: skip
+    done = anor("dicomize", "slide.svs", "--out", "out", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {path.name: dcmread(path) for path in (tmp_path / "out" / "slide").iterdir()}
+    assert set(found) == {
+        "level-00-001.dcm", "level-00-002.dcm", "level-01.dcm", "label.dcm", "overview.dcm", "thumbnail.dcm"
+    }  # fmt: skip
+    assert (found["label.dcm"].Columns, found["overview.dcm"].Columns) == (40, 100)
+    assert {ds.OpticalPathSequence[0].ICCProfile.rstrip(b"\0") for ds in found.values()} == {profile.rstrip(b"\0")}
+    assert found["level-01.dcm"].TotalPixelMatrixOriginSequence[0].XOffsetInSlideCoordinateSystem == 20
+    refused = anor("dicomize", "slide.svs", "--out", "other", "--icc", "none.icc", "-q", cwd=tmp_path)
+    assert (refused.returncode, "ICC profile cannot be read" in refused.stderr) == (1, True)
+
+
 def test_what_would_be_written(tmp_path: Path) -> None:
     tiled_tiff(tmp_path / "slide.tiff")
     done = anor("dicomize", str(tmp_path / "slide.tiff"), "--dry-run", "--format", "htj2k")
@@ -95,6 +115,8 @@ def test_what_would_be_written(tmp_path: Path) -> None:
         (["--to", "ftp://x"], "--to is the DICOMweb root"),
         (["--to", "http://x", "--out", "y"], "exclude each other"),
         (["--metadata", "no.json"], "no JSON file"),
+        (["--overview-part", "1,2,3"], "overview_part is left,top,width,height"),
+        (["--split", "levels"], "split is one of none"),
     ],
 )
 def test_flags_that_are_wrong(tmp_path: Path, flags: list[str], said: str) -> None:

@@ -398,7 +398,13 @@ def test_frames_of_another_size(web: httpx.Client) -> None:
     assert "cut" in refused(web.get(f"{slide}/tiles/0/1/1"), 422, "bad-pixels")
     assert "JPEG" in refused(web.get(f"{slide}/tiles/0/2/1"), 422, "bad-pixels")
     refused(web.get(f"{slide}/region"), 422, "bad-pixels")
+    refused(web.get(f"{slide}/region?width={SIZE[0] * 3 // 4}"), 422, "bad-pixels")
     assert opened(web.get(f"{slide}/tiles/0/0/0")).shape == (TILE, TILE, 3)
+    # The whole, at half the size: what is broken is empty there.
+    small = opened(web.get(f"{slide}/region?width={SIZE[0] // 2}&format=png"))
+    assert (small[TILE // 2 + 1 :] > 250).all()
+    wanted = np.asarray(Image.fromarray(array[:TILE, : 2 * TILE]).reduce(2))
+    assert np.abs(small[: TILE // 2 - 1, : TILE - 1].astype(int) - wanted[:-1, :-1]).mean() < 6
 
 
 def test_the_rest_of_a_broken_slide_is_served(web: httpx.Client) -> None:

@@ -66,6 +66,9 @@ def test_what_is_no_slide_fails_with_a_reason(web: httpx.Client) -> None:
     [
         ({"format": "gif"}, b"x", 400, "format"),
         ({"seed": "1"}, b"x", 400, "seed"),
+        ({"icc_file": "/etc/passwd"}, b"x", 400, "icc_file"),
+        ({"label_file": "/etc/passwd"}, b"x", 400, "label_file"),
+        ({"overview_part": "0,0,200,100"}, b"x", 400, "overview_part"),
         ({"filename": "../x"}, b"x", 400, "filename"),
         ({"metadata": "{"}, b"x", 400, "metadata"),
         ({}, b"", 400, None),
@@ -84,7 +87,7 @@ def test_a_slide_without_names(web: httpx.Client, tmp_path: Path) -> None:
     query = {"filename": "S24-2.svs", "metadata": '{"PatientID": "P-12", "PatientName": "Doe^Jane"}'}
     made = web.post("/wsi/import", params=query, content=(tmp_path / "slide.svs").read_bytes()).json()
     series = finished(web, made["url"])["result"]["series"]  # type: ignore[index]
-    asked = {"metadata": {"PatientID": "T-12"}, "name": "case-12"}
+    asked = {"metadata": {"PatientID": "T-12"}, "name": "case-12", "overview_part": [50, 0, 50, 100]}
     answer = web.post(f"/wsi/slides/{series}/deidentify", json=asked)
     assert answer.status_code == 202, answer.text
     job = finished(web, answer.json()["url"])
@@ -92,7 +95,11 @@ def test_a_slide_without_names(web: httpx.Client, tmp_path: Path) -> None:
     result: dict[str, str] = job["result"]  # type: ignore[assignment]
     before, after = (web.get(f"/wsi/slides/{name}").json() for name in (series, result["series"]))
     assert set(before["images"]) == {"label", "overview", "thumbnail"}
-    assert set(after["images"]) == {"thumbnail"}
+    assert set(after["images"]) == {"thumbnail", "overview"}
+    overviews = [described["images"]["overview"] for described in (before, after)]
+    assert [(image["width"], image["height"], image["identifies"]) for image in overviews] == [
+        (200, 100, True), (100, 100, False)
+    ]  # fmt: skip
     assert [level["width"] for level in after["levels"]] == [level["width"] for level in before["levels"]]
     url = f"/dicom-web/studies/{result['study']}/metadata"
     for instance in web.get(url).json():
@@ -107,7 +114,14 @@ def test_a_slide_without_names(web: httpx.Client, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("body", "attribute"),
-    [({"label": True}, "label"), ({"format": "gif"}, "format"), ({"seed": "1"}, "seed"), ({"study": "x"}, "study")],
+    [
+        ({"label": True}, "label"),
+        ({"label_file": "/x"}, "label_file"),
+        ({"icc_file": "/x"}, "icc_file"),
+        ({"format": "gif"}, "format"),
+        ({"seed": "1"}, "seed"),
+        ({"study": "x"}, "study"),
+    ],
 )
 def test_slides_without_names_that_are_asked_for_wrongly(
     web: httpx.Client, body: dict[str, object], attribute: str

@@ -162,6 +162,59 @@ def test_segmentation_of_a_coarser_level_or_a_part_lies_in_its_place(web: httpx.
     np.testing.assert_array_equal(whole(web, slide, found["instance"], 0)[..., 3], wanted)
 
 
+def turned(image: Dataset, degrees: float, *, flipped: bool = False) -> Dataset:
+    """The image with a matrix that is turned about its first pixel; flipped, its rows are the image's columns."""
+    along, across = np.array(image.ImageOrientationSlide, float).reshape(2, 3)
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    rows, columns = cosine * along + sine * across, cosine * across - sine * along
+    if flipped:
+        rows, columns = columns, rows
+        image.TotalPixelMatrixColumns, image.TotalPixelMatrixRows = HEIGHT, WIDTH
+    image.ImageOrientationSlide = [f"{value:.10g}" for value in (*rows, *columns)]
+    return image
+
+
+def test_segmentation_whose_rows_are_columns_of_the_slide(web: httpx.Client, slide: Slide) -> None:
+    mask = blobs()
+    assert store(web, segmentation(turned(level(slide, 0), 0, flipped=True), mask.T, "BINARY")).status_code == 200
+    [found] = listed(web, slide)
+    np.testing.assert_allclose(found["bounds"], [0, 0, WIDTH, HEIGHT], atol=0.01)
+    assert found["coarsest"] == 2
+    np.testing.assert_array_equal(whole(web, slide, found["instance"], 0)[..., 3], mask * 255)
+    for number, factor in ((1, 2), (2, 4)):
+        coarse = whole(web, slide, found["instance"], number)[..., 3]
+        wanted = halved(mask, factor) * 255
+        np.testing.assert_allclose(coarse[: wanted.shape[0], : wanted.shape[1]], wanted, atol=2)
+
+
+@pytest.mark.parametrize("degrees", [180.0, 30.0, -101.3])
+def test_segmentation_that_is_turned_against_the_slide(web: httpx.Client, slide: Slide, degrees: float) -> None:
+    image = turned(level(slide, 0), degrees)
+    # About the middle of the slide, more or less: most of it lies there.
+    along, across = np.array(image.ImageOrientationSlide, float).reshape(2, 3)
+    straight = np.array(level(slide, 0).ImageOrientationSlide, float).reshape(2, 3)
+    spacing = float(image.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[0])
+    moved = spacing * (500 * straight[0] + 350 * straight[1] - 500 * along - 350 * across)
+    origin = image.TotalPixelMatrixOriginSequence[0]
+    origin.XOffsetInSlideCoordinateSystem = f"{float(origin.XOffsetInSlideCoordinateSystem) + moved[0]:.12g}"
+    origin.YOffsetInSlideCoordinateSystem = f"{float(origin.YOffsetInSlideCoordinateSystem) + moved[1]:.12g}"
+    masks = np.stack([blobs(1), blobs(2)], axis=-1)
+    assert store(web, segmentation(image, masks, "BINARY", count=2)).status_code in {200, 202}
+    [found] = listed(web, slide)
+    # Which pixel of the mask lies at each of the slide, from the middles of both.
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH] - np.array([350, 500])[:, None, None]
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    column, row = np.rint(x * cosine + y * sine).astype(int) + 500, np.rint(y * cosine - x * sine).astype(int) + 350
+    inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
+    wanted = np.zeros((HEIGHT, WIDTH), np.uint8)
+    wanted[inside] = masks.any(axis=-1)[row[inside], column[inside]] * 255
+    shown = whole(web, slide, found["instance"], 0)[..., 3]
+    assert wanted.any()
+    assert np.mean(shown != wanted) < 0.001
+    coarse = whole(web, slide, found["instance"], 2)[..., 3].astype(int)
+    assert np.abs(coarse[:175, :250] - halved(wanted, 4)).mean() < 2.5  # of 255; along the edges
+
+
 def test_levels_of_a_pyramid_are_one_overlay(web: httpx.Client) -> None:
     slide = make_slide(WIDTH, HEIGHT, PyramidUID=new_uid())
     assert store(web, *slide.files).status_code == 200

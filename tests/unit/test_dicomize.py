@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import highdicom
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -22,7 +23,7 @@ from dicomweb.errors import BadQuery
 from dicomweb.pixels.image import ImagePixel
 from storage.settings import load_settings
 from tests.wsi.variants import Matrix, matrix
-from tests.wsi.vendor import SIZE, TILE, levels_of, ome_tiff, svs, tiled_tiff
+from tests.wsi.vendor import SIZE, TILE, levels_of, ome_tiff, svs, tiled_tiff, ycbcr
 from wsi.convert.options import Options
 from wsi.convert.run import ConversionFailed, Converted, convert, describe
 from wsi.convert.writer import InstanceWriter
@@ -152,12 +153,23 @@ def test_halved_levels_are_means(dicomize: Callable[..., Converted], tmp_path: P
     assert len(done.files) == 2
 
 
+@pytest.mark.parametrize("space", ["ycbcr", "rgb"])
+def test_levels_made_of_jpeg_tiles(dicomize: Callable[..., Converted], tmp_path: Path, space: str) -> None:
+    svs(tmp_path / "slide.svs", space=space)
+    dicomize(tmp_path / "slide.svs", format="jpeg2000-lossless", pyramid="rebuilt", levels="0,1")
+    with openslide.OpenSlide(tmp_path / "slide.svs") as theirs:
+        base = whole(theirs)
+    assert np.array_equal(by_wsidicom(tmp_path / "out"), base)
+    assert np.array_equal(by_wsidicom(tmp_path / "out", 1), np.asarray(Image.fromarray(base).reduce(2)))
+
+
 @pytest.mark.parametrize(
     ("kind", "syntax", "error"),
     [
         ("jpeg", JPEG, 16), ("jpeg2000", "1.2.840.10008.1.2.4.91", 6), ("htj2k", "1.2.840.10008.1.2.4.203", 6),
         ("jpegxl", "1.2.840.10008.1.2.4.112", 16), ("jpeg2000-lossless", "1.2.840.10008.1.2.4.90", 0),
         ("htj2k-lossless", "1.2.840.10008.1.2.4.201", 0), ("jpegxl-lossless", "1.2.840.10008.1.2.4.110", 0),
+        ("jpegls", "1.2.840.10008.1.2.4.81", 5), ("jpegls-lossless", "1.2.840.10008.1.2.4.80", 0),
         ("none", "1.2.840.10008.1.2.1", 0),
     ],
 )  # fmt: skip
@@ -298,6 +310,94 @@ def test_nothing_identifies_when_it_must_not(dicomize: Callable[..., Converted],
         assert word not in everything
 
 
+def test_a_part_of_the_overview_is_kept_without_names(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+    svs(tmp_path / "slide.svs", macro=macro())
+    part = {"overview_part": "40,10,50,80"}
+    for folder, hidden in (("open", False), ("hidden", True)):
+        done = dicomize(tmp_path / "slide.svs", folder, deidentify=hidden, **part)
+        sound(done)
+        names = [file.name for file in done.files]
+        assert ("label.dcm" in names) != hidden
+        overview = dcmread(tmp_path / folder / "overview.dcm")
+        assert (overview.Rows, overview.Columns) == (80, 100)
+        assert overview.BurnedInAnnotation == "NO"
+        assert np.abs(overview.pixel_array.astype(int) - macro()[10:90, 80:180]).max() < 12
+        # The picture of the whole is taken for 75 mm; rows run towards smaller Y, columns towards smaller X.
+        origin = overview.TotalPixelMatrixOriginSequence[0]
+        step = 75 / 200
+        assert float(origin.XOffsetInSlideCoordinateSystem) == pytest.approx(25 - 10 * step)
+        assert float(origin.YOffsetInSlideCoordinateSystem) == pytest.approx(75 - 80 * step)
+    with pytest.raises(ConversionFailed, match="nothing is left"):
+        dicomize(tmp_path / "slide.svs", "none", overview_part="0,0,0.1,50")
+
+
+def macro() -> Matrix:
+    """(100, 200, 3): black where the label is, at the left, else of slowly changing colours."""
+    y, x = np.mgrid[0:100, 0:200]
+    picture = np.stack([x, y, 255 - x], axis=-1).astype(np.uint8)
+    picture[:, :70] = 0
+    return picture
+
+
+def test_another_label_and_profile(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+    svs(tmp_path / "slide.svs")
+    label = np.full((60, 90, 3), (10, 200, 90), np.uint8)
+    Image.fromarray(label).save(tmp_path / "label.png")
+    profile = bytes(imagecodecs.cms_profile("adobergb"))
+    (tmp_path / "own.icc").write_bytes(profile)
+    (tmp_path / "not.icc").write_bytes(b"no profile" * 100)
+    done = dicomize(tmp_path / "slide.svs", label_file=str(tmp_path / "label.png"), icc="rommrgb", deidentify=True)
+    shown = next(ds for ds in sound(done) if ds.ImageType[2] == "LABEL")
+    assert np.abs(shown.pixel_array.astype(int) - label).max() < 4
+    for file in done.files:
+        path = dcmread(file).OpticalPathSequence[0]
+        assert (path.ColorSpace, path.ICCProfile[12:16]) == ("ROMMRGB", b"scnr")
+    done = dicomize(tmp_path / "slide.svs", "own", icc_file=str(tmp_path / "own.icc"))
+    path = sound(done)[0].OpticalPathSequence[0]
+    assert path.ICCProfile.rstrip(b"\0") == profile.rstrip(b"\0")
+    assert "ColorSpace" not in path
+    with pytest.raises(ConversionFailed, match=r"not\.icc is no ICC profile"):
+        dicomize(tmp_path / "slide.svs", "bad", icc_file=str(tmp_path / "not.icc"))
+    with pytest.raises(ConversionFailed, match=r"own\.icc is no picture"):
+        dicomize(tmp_path / "slide.svs", "worse", label_file=str(tmp_path / "own.icc"))
+
+
+def test_tiles_that_are_encoded_anew(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+    svs(tmp_path / "slide.svs")
+    with openslide.OpenSlide(tmp_path / "slide.svs") as slide:
+        shown = whole(slide).astype(int)
+    found = {}
+    for subsampling in ("420", "422", "444"):
+        done = dicomize(tmp_path / "slide.svs", subsampling, copy=False, subsampling=subsampling, origin="21.5,60")
+        base = sound(done)[0]
+        assert base.PhotometricInterpretation == "YBR_FULL_422"
+        # Lossy twice: before, and here.
+        assert list(base.LossyImageCompressionMethod) == ["ISO_10918_1"] * 2
+        origin = base.TotalPixelMatrixOriginSequence[0]
+        assert (origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem) == (21.5, 60)
+        found[subsampling] = np.abs(by_wsidicom(tmp_path / subsampling).astype(int) - shown).mean()
+    assert found["444"] < found["422"] < found["420"] < 6
+
+
+@pytest.mark.parametrize(("how", "count"), [("paths", 3), ("planes", 2), ("both", 6)])
+def test_an_instance_for_each_path_and_plane(
+    dicomize: Callable[..., Converted], tmp_path: Path, how: str, count: int
+) -> None:
+    pixels = ome_tiff(tmp_path / "slide.ome.tiff")
+    done = dicomize(tmp_path / "slide.ome.tiff", split=how, pyramid="source", instance_frames=10)
+    instances = sound(done)
+    levels = [ds for ds in instances if ds.TotalPixelMatrixColumns == 700]
+    assert len({(ds.ConcatenationUID, ds.InConcatenationTotalNumber) for ds in levels}) == count
+    assert all(ds.NumberOfFrames <= 10 for ds in instances)
+    assert sum(ds.NumberOfFrames for ds in levels) == 6 * 4 * 6
+    assert {ds.NumberOfOpticalPaths for ds in levels} == {1 if how != "planes" else 3}
+    assert {ds.TotalPixelMatrixFocalPlanes for ds in levels} == {1 if how != "paths" else 2}
+    with WsiDicom.open(tmp_path / "out") as slide:
+        for channel, plane in itertools.product(range(3), range(2)):
+            got = slide.read_region((0, 0), 0, (700, 500), z=plane * 1.5, path=str(channel + 1))
+            assert np.array_equal(np.asarray(got), pixels[channel, plane]), (channel, plane)
+
+
 def test_what_would_be_done(tmp_path: Path) -> None:
     svs(tmp_path / "slide.svs")
     said = described(tmp_path / "slide.svs", pyramid="full")
@@ -383,7 +483,12 @@ def test_a_huge_claim_takes_no_memory(dicomize: Callable[..., Converted], tmp_pa
         ({"levels": "a"}, "levels"),
         ({"mpp": "x"}, "mpp"), ({"study": "1..2"}, "study"), ({"label": "perhaps"}, "label"),
         ({"colour": 1}, "colour"),
-        ({"metadata": "x"}, "metadata"),
+        ({"metadata": "x"}, "metadata"), ({"split": "levels"}, "split"), ({"icc": "cmyk"}, "icc"),
+        ({"subsampling": "411"}, "subsampling"), ({"instance_frames": -1}, "instance_frames"),
+        ({"origin": "1,2,3"}, "origin"), ({"origin": "nan,1"}, "origin"),
+        ({"overview_part": "0,0,101,5"}, "overview_part"),
+        ({"overview_part": "60,0,50,5"}, "overview_part"), ({"overview_part": "0,0,0,5"}, "overview_part"),
+        ({"icc": "srgb", "icc_file": "x"}, "icc"),
     ],
 )  # fmt: skip
 def test_options_that_are_none(given: dict[str, object], name: str) -> None:
@@ -400,6 +505,7 @@ def test_options_that_are_none(given: dict[str, object], name: str) -> None:
         {"SpecimenDescriptionSequence": "x"},
         {"StudyDate": {"a": 1}},
         {"PixelData": "x"},
+        {"ImagedVolumeDepth": 3.0},
     ],
 )
 def test_metadata_that_cannot_be(
@@ -437,3 +543,29 @@ def test_highdicom_reads_them(dicomize: Callable[..., Converted], tmp_path: Path
     done = dicomize(tmp_path / "slide.tiff", format="jpeg2000-lossless", pyramid="source")
     image = highdicom.imread(done.files[0])
     assert np.array_equal(image.get_total_pixel_matrix(), base)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand_pixels_to_a_side_within_a_gibibyte(
+    dicomize: Callable[..., Converted], tmp_path: Path
+) -> None:
+    side, tile = 100_000, 512
+    y, x = np.mgrid[0:tile, 0:tile]
+    pixels = np.stack([x // 2, y // 2, (x + y) // 4], -1).astype(np.uint8)
+    count = (-(-side // tile)) ** 2
+    (stream,) = ycbcr([pixels])
+    tifffile.imwrite(
+        tmp_path / "slide.tiff", itertools.repeat(stream, count), shape=(side, side, 3), dtype=np.uint8,
+        tile=(tile, tile), photometric="ycbcr", compression="jpeg", subsampling=(2, 1), metadata=None, bigtiff=True,
+        resolution=(40_000, 40_000), resolutionunit=3,
+    )  # fmt: skip
+    done = dicomize(tmp_path / "slide.tiff")
+    assert done.peak < 1 << 30
+    sizes = [dcmread(file, stop_before_pixels=True).TotalPixelMatrixColumns for file in done.files]
+    assert sizes == [100_000, 50_000, 25_000, 12_500, 6_250, 3_125, 1_562, 781]
+    with openslide.OpenSlide(done.files[0]) as slide:
+        shown = np.asarray(slide.read_region((side - 1000, side - 1000), 0, (1000, 1000)).convert("RGB")).astype(int)
+        place = (side - 1000 + np.arange(1000)) % tile
+        assert np.abs(shown[..., 0] - place[None] // 2).mean() < 2
+        assert np.abs(shown[..., 1] - place[:, None] // 2).mean() < 2

@@ -66,7 +66,8 @@ def test_deepzoom_levels_cover_the_image_once(width: int, height: int) -> None:
 
 def test_iiif_information_names_what_can_be_asked() -> None:
     info = iiif_information("https://x/y", WIDTH, HEIGHT, (256, 256), [(6000, 4400), (375, 275)])
-    assert info["sizes"][0] == {"width": 375, "height": 275}
+    # The whole of the finest level is larger than a picture may be.
+    assert info["sizes"] == [{"width": 375, "height": 275}]
     assert info["tiles"][0]["scaleFactors"] == [1, 2, 4, 8, 16]
     assert info["maxArea"] == MAX_PIXELS
     for factor in info["tiles"][0]["scaleFactors"]:

@@ -113,8 +113,21 @@ def test_where_it_lies() -> None:
     larger = lie_of(found, Grid(3000, 2000, 256, 256), coordinates(), none)
     assert larger is not None
     assert (larger.left, larger.across) == (pytest.approx(-0.5), pytest.approx(2))
-    assert lie_of(found, SLIDE, coordinates((1, 0, 0, 0, 1, 0)), none) is None  # turned
-    assert lie_of(found, SLIDE, coordinates((0, -1, 0, -1, 0, 0)), none) is None
+    # Rows of the one are columns of the other; and turned by half a turn.
+    turned = lie_of(found, SLIDE, coordinates((1, 0, 0, 0, 1, 0)), none)
+    assert turned is not None
+    assert not turned.straight
+    assert turned.bounds(500, 400) == pytest.approx((-0.5, -0.5, 799.5, 999.5))
+    places = np.array([[0.5, 0.5], [10.5, 0.5], [0.5, 10.5]])
+    np.testing.assert_allclose(turned.on_slide(places), [[0.5, 0.5], [0.5, 20.5], [20.5, 0.5]])
+    np.testing.assert_allclose(turned.on_matrix(turned.on_slide(places)), places)
+    assert turned.side == pytest.approx(2)
+    half = lie_of(found, SLIDE, coordinates((0, -1, 0, -1, 0, 0)), none)
+    assert half is not None
+    assert half.bounds(500, 400) == pytest.approx((-998.5, -798.5, 1.5, 1.5))
+    # Upright on the glass, and at a slant to it.
+    assert lie_of(found, SLIDE, coordinates((0, 1, 0, 0, 0, 1)), none) is None
+    assert lie_of(found, SLIDE, coordinates((0, 1, 0, 0.8, 0, 0.6)), none) is None
     assert lie_of(found, SLIDE, coordinates(frame="9.9"), frozenset((IMAGE,))) is None
     # Without coordinates it covers the image that it refers to.
     bare = read(t00480102=None, t00200052=None)

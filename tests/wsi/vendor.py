@@ -41,7 +41,9 @@ def without(data: bytes, marker: bytes) -> bytes:
     return data if at < 0 else data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
 
 
-def svs(path: Path, *, space: str = "ycbcr", size: tuple[int, int] = SIZE, mpp: str = "0.2500") -> list[Matrix]:
+def svs(
+    path: Path, *, space: str = "ycbcr", size: tuple[int, int] = SIZE, mpp: str = "0.2500", macro: Matrix | None = None
+) -> list[Matrix]:
     """An Aperio file of two levels, thumbnail, label and macro image; the pixels of the levels before compression."""
     levels = levels_of(matrix(*size), 4)
     width, height = size
@@ -65,7 +67,8 @@ def svs(path: Path, *, space: str = "ycbcr", size: tuple[int, int] = SIZE, mpp: 
         label = np.full((200, 200, 3), 240, np.uint8)
         tiff.write(label, photometric="rgb", compression="lzw", rowsperstrip=64, subfiletype=1, metadata=None,
                    description="Aperio Image Library v12.0.15 \r\nlabel 200x200")  # fmt: skip
-        tiff.write(label[:100], photometric="rgb", compression="zlib", rowsperstrip=16, subfiletype=9, metadata=None,
+        macro = label[:100] if macro is None else macro
+        tiff.write(macro, photometric="rgb", compression="zlib", rowsperstrip=16, subfiletype=9, metadata=None,
                    description="Aperio Image Library v12.0.15 \r\nmacro 200x100")  # fmt: skip
     return levels
 

@@ -12,9 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
 from dicomweb.pixels.image import ImagePixel
-from dicomweb.rendered.profiles import standard_profile
 from wsi.convert.options import Options
-from wsi.convert.profile import nameless
+from wsi.convert.profile import profile_for
 from wsi.convert.source import BadSlide, Channel, PictureKind, Scan, SourceLevel
 
 # A slide has 25 x 75 mm (ISO 8037-1); nobody says where on it the scan lies, so it is put in the middle.
@@ -28,6 +27,9 @@ _DECIDED: Final = frozenset((
     "TotalPixelMatrixRows", "TotalPixelMatrixFocalPlanes", "NumberOfOpticalPaths", "DimensionOrganizationType",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "OpticalPathSequence",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+    "TotalPixelMatrixOriginSequence", "ImagedVolumeWidth", "ImagedVolumeHeight", "ImagedVolumeDepth", "InstanceNumber",
+    "PyramidUID", "SpecimenLabelInImage", "BurnedInAnnotation", "PresentationLUTShape", "RescaleIntercept",
+    "RescaleSlope",
 ))  # fmt: skip
 _BINARY: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "AT"))
 _MAX_DEPTH: Final = 8
@@ -52,7 +54,7 @@ class SlideAttributes:
             raise BadSlide("the file does not say how large a pixel is: give mpp, in micrometres")
         self._size_mm = (base.width * mpp[0] / 1000, base.height * mpp[1] / 1000)
         self._name = options.name or ("" if options.deidentify else path.stem[:64])
-        self._icc = _profile(scan, options) or _input_profile()
+        self._icc, self._space = profile_for(scan.icc, options)
         self._shared = self._common()
 
     @property
@@ -77,8 +79,13 @@ class SlideAttributes:
         ds.PyramidUID = self._options.uid("pyramid")
         return ds
 
-    def picture(self, kind: PictureKind, size: tuple[int, int], pixel: ImagePixel) -> Dataset:
-        """A LABEL, OVERVIEW or THUMBNAIL instance of one frame."""
+    def picture(
+        self, kind: PictureKind, size: tuple[int, int], pixel: ImagePixel, cut: tuple[int, int, int, int] | None = None
+    ) -> Dataset:
+        """A LABEL, OVERVIEW or THUMBNAIL instance of one frame.
+
+        `cut`: what it is a part of was `cut[2:]` wide and high, and it begins at `cut[:2]`.
+        """
         number = {"label": 101, "overview": 102, "thumbnail": 103}[kind]
         made = "RESAMPLED" if kind == "thumbnail" else "NONE"
         original = "DERIVED" if kind == "thumbnail" else "ORIGINAL"
@@ -88,12 +95,14 @@ class SlideAttributes:
             ds.PyramidUID = self._options.uid("pyramid")
             return ds
         # What a camera saw of the whole slide; the size of its pixels is a guess from the size of slides.
-        spacing = _SLIDE_MM[1] / max(size) if kind == "overview" else _SLIDE_MM[0] / max(size)
+        left, top, *whole = cut or (0, 0, *size)
+        spacing = _SLIDE_MM[1 if kind == "overview" else 0] / max(whole)
         _measures(ds, (spacing, spacing))
         ds.ImagedVolumeWidth, ds.ImagedVolumeHeight = size[0] * spacing, size[1] * spacing
         ds.ImagedVolumeDepth = _DEPTH_MM
-        _origin(ds, _SLIDE_MM[0], _SLIDE_MM[1])
-        ds.SpecimenLabelInImage = ds.BurnedInAnnotation = "YES"
+        _origin(ds, _SLIDE_MM[0] - top * spacing, _SLIDE_MM[1] - left * spacing)
+        # The IOD asks for YES in every overview; of one that was cut nothing that names someone is left.
+        ds.SpecimenLabelInImage, ds.BurnedInAnnotation = "YES", "YES" if cut is None else "NO"
         if "LabelText" not in ds:
             ds.LabelText = None
         if "BarcodeValue" not in ds:
@@ -132,7 +141,7 @@ class SlideAttributes:
         ds.ImagedVolumeWidth, ds.ImagedVolumeHeight = across, down
         ds.ImagedVolumeDepth = max(_DEPTH_MM, (self._scan.depths[-1] - self._scan.depths[0]) / 1000)
         _measures(ds, (across / ds.TotalPixelMatrixColumns, down / ds.TotalPixelMatrixRows), self._spacing())
-        _origin(ds, (_SLIDE_MM[0] + down) / 2, (_SLIDE_MM[1] + across) / 2)
+        _origin(ds, *(self._options.origin or ((_SLIDE_MM[0] + down) / 2, (_SLIDE_MM[1] + across) / 2)))
 
     def _spacing(self) -> float | None:
         depths = self._scan.depths
@@ -147,8 +156,8 @@ class SlideAttributes:
             path.IlluminationTypeCodeSequence = [code("111744", "DCM", "Brightfield illumination")]
             path.IlluminationColorCodeSequence = [code("414298005", "SCT", "Full Spectrum")]
             path.ICCProfile = self._icc + b"\0" * (len(self._icc) % 2)
-            if self._scan.icc is None:
-                path.ColorSpace = "SRGB"
+            if self._space:
+                path.ColorSpace = self._space
         else:
             path.IlluminationTypeCodeSequence = [code("111743", "DCM", "Epifluorescence illumination")]
             if channel.wavelength:
@@ -182,7 +191,8 @@ class SlideAttributes:
         ds.DimensionOrganizationSequence, ds.DimensionOrganizationType = [organization], "TILED_FULL"
         if options.deidentify:
             ds.PatientIdentityRemoved = "YES"
-            ds.DeidentificationMethod = "Label, overview and what the scanner wrote are left out"
+            kept = ["A part of the overview was chosen and is kept"] if options.overview_part else []
+            ds.DeidentificationMethod = ["Label, overview and what the scanner wrote are left out", *kept]
         _merge(ds, dict(options.metadata or {}))
         return ds
 
@@ -218,21 +228,9 @@ class SlideAttributes:
         ds.SpecimenDescriptionSequence = [specimen]
 
 
-def _profile(scan: Scan, options: Options) -> bytes | None:
-    """The source's ICC profile; of a slide without names without the texts in it."""
-    return nameless(scan.icc) if scan.icc and options.deidentify else scan.icc
-
-
 def _line(text: str) -> str:
     """A value of VR LO: one line of 64 characters without a backslash."""
     return " ".join(text.replace("\\", "/").split())[:64] or "unknown"
-
-
-def _input_profile() -> bytes:
-    """SRGB as a profile of an input device, which the Optical Path Module asks for (PS3.3 C.8.12.5)."""
-    profile = bytearray(standard_profile("srgb"))
-    profile[12:16] = b"scnr"
-    return bytes(profile)
 
 
 def _measures(ds: Dataset, spacing: tuple[float, float], between: float | None = None) -> None:

@@ -62,7 +62,8 @@ class DicomSource:
         formed = [self._level(level, image) for level, image in zip(found, self._images, strict=True)]
         self.levels = tuple(level for level, _ in formed)
         self._tiles = [tiles for _, tiles in formed]
-        self.pictures: frozenset[PictureKind] = frozenset(("thumbnail",)) if self._has_thumbnail() else frozenset()
+        self._pictures = self._found_pictures()
+        self.pictures: frozenset[PictureKind] = frozenset(self._pictures)
         self.scan = self._scan()
 
     # -- reading
@@ -192,20 +193,25 @@ class DicomSource:
 
     # -- pictures
 
-    def _has_thumbnail(self) -> bool:
-        place = self._slide.thumbnail
-        if place is None:
-            return False
-        found = self._slide.instances[place]
-        whole = found.frames == 1 and (found.width, found.height) == (found.columns, found.rows)
-        return whole and found.image.samples == 3 and not _flag(found, "00280301")
+    def _found_pictures(self) -> dict[PictureKind, int]:
+        """The places of thumbnail and overview. The label stays behind, and of the overview all that is not chosen."""
+        named: tuple[tuple[PictureKind, int | None], ...] = (
+            ("thumbnail", self._slide.thumbnail), ("overview", self._slide.overview)
+        )  # fmt: skip
+        found: dict[PictureKind, int] = {}
+        for kind, place in named:
+            each = None if place is None else self._slide.instances[place]
+            if place is None or each is None or each.image.samples != 3:
+                continue
+            whole = each.frames == 1 and (each.width, each.height) == (each.columns, each.rows)
+            if whole and (kind == "overview" or not _flag(each, "00280301")):
+                found[kind] = place
+        return found
 
     def picture(self, kind: PictureKind) -> Array:
-        """The thumbnail: label and overview show who the patient is."""
-        assert kind == "thumbnail"
-        assert self._slide.thumbnail is not None
+        """See `Source.picture`."""
         try:
-            return self._decoded(FrameRef(self._slide.thumbnail, 0))
+            return self._decoded(FrameRef(self._pictures[kind], 0))
         except BadPixels as error:
             raise BadSlide(f"the {kind} cannot be decoded: {error.message}") from error
 

@@ -14,6 +14,8 @@ from wsi.convert.tiff import open_tiff
 
 # Classic and Big TIFF, in both byte orders.
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Vendors, as OpenSlide names them, whose tiles lie as the TIFF directories say; None is nobody that it knows.
+_PLAIN: Final = frozenset((None, "aperio", "generic-tiff"))
 _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
@@ -31,12 +33,13 @@ def open_source(path: Path, *, deidentify: bool = False) -> Source:
             head = file.read(8)
     except OSError as error:
         raise BadSlide(f"the file cannot be read: {error.strerror}") from error
-    if head.startswith(_TIFF):
+    # OpenSlide is asked first: TIFF files of some scanners have tiles that overlap, or sizes that only their texts say,
+    # and a JPEG file may be a part of a Hamamatsu VMS slide.
+    vendor = openslide.OpenSlide.detect_format(path)
+    if head.startswith(_TIFF) and vendor in _PLAIN:
         found = open_tiff(path)
         if found is not None:
             return found
-    # A JPEG file may be the key of a Hamamatsu VMS slide: OpenSlide is asked first.
-    vendor = openslide.OpenSlide.detect_format(path)
     if vendor is not None:
         return OpenedSlide(path)
     if head.startswith((*_TIFF, *_PICTURES)):

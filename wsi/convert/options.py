@@ -8,14 +8,18 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from dicomweb.errors import BadQuery
 from dicomweb.media import EXPLICIT_LE
+from dicomweb.pixels.encode import Subsampling
 from dicomweb.pixels.syntaxes import JPEG_BASELINE
 from dicomweb.uids import is_uid
 
 Format = Literal[
-    "keep", "jpeg", "jpeg2000", "jpeg2000-lossless", "htj2k", "htj2k-lossless", "jpegxl", "jpegxl-lossless", "none"
-]
+    "keep", "jpeg", "jpeg2000", "jpeg2000-lossless", "htj2k", "htj2k-lossless", "jpegxl", "jpegxl-lossless",
+    "jpegls", "jpegls-lossless", "none",
+]  # fmt: skip
 Pyramid = Literal["source", "apex", "full", "rebuilt"]
 OffsetTable = Literal["basic", "extended", "empty"]
+Split = Literal["none", "paths", "planes", "both"]
+Profile = Literal["source", "srgb", "adobergb", "rommrgb"]
 
 JPEG_2000_LOSSLESS: Final = "1.2.840.10008.1.2.4.90"
 SYNTAX_OF: Final[dict[Format, str]] = {
@@ -26,10 +30,16 @@ SYNTAX_OF: Final[dict[Format, str]] = {
     "htj2k-lossless": "1.2.840.10008.1.2.4.201",
     "jpegxl": "1.2.840.10008.1.2.4.112",
     "jpegxl-lossless": "1.2.840.10008.1.2.4.110",
+    "jpegls": "1.2.840.10008.1.2.4.81",
+    "jpegls-lossless": "1.2.840.10008.1.2.4.80",
     "none": EXPLICIT_LE,
 }
 _SIDES: Final = (64, 4096)
-_MAX_TEXT: Final = 128
+_MAX_TEXT: Final = 1024
+# On the glass, in mm: a slide has 25 x 75, a whole mount 75 x 100.
+_MAX_ORIGIN: Final = 200.0
+# Paths of files: for the command line to say, never for a request.
+LOCAL_FILES: Final = frozenset(("icc_file", "label_file"))
 _LEAST: Final = 1 << 17  # bytes of an instance: the attributes with an ICC profile, and a tile
 
 
@@ -38,25 +48,40 @@ class Options:
     """How a slide becomes DICOM.
 
     `format`: of frames; `keep` copies tiles where they can be frames, and encodes the others (JPEG; shades of more than
-    8 bits as JPEG 2000 without loss). `tile`: side of tiles that are encoded, 0: as in the source; with it nothing is
-    copied. `pyramid`: the source's levels; those and smaller ones up to a picture of at most 1024 pixels (`apex`); also
-    every power of two between (`full`); or all but the finest made anew (`rebuilt`). `levels`: numbers of that list,
-    empty for all. `instance_bytes`: a level that takes more becomes a concatenation, 0: never. `metadata`: attributes
-    by keyword, for all instances. `seed`: equal ones give equal identifiers.
+    8 bits as JPEG 2000 without loss); without `copy` no tile is copied. `tile`: side of tiles that are encoded, 0: as
+    in the source; with it nothing is copied. `subsampling`: of chroma in JPEG that is encoded here. `pyramid`: the
+    source's levels; those and smaller ones up to a picture of at most 1024 pixels (`apex`); also every power of two
+    between (`full`); or all but the finest made anew (`rebuilt`). `levels`: numbers of that list, empty for all.
+
+    `instance_bytes`, `instance_frames`: a level that takes more becomes a concatenation, 0: never. `split`: an instance
+    for each optical path, focal plane, or both. `icc`: the profile that the pixels get, the source's or a standard one;
+    `icc_file`: one from a file. `label_file`: a picture in place of the source's label. `overview_part`: left, top,
+    width and height of what is kept of the overview, in percent; only so is there one with `deidentify`. `origin`:
+    where on the glass the matrix begins, X and Y in mm. `metadata`: attributes by keyword, for all instances. `seed`:
+    equal ones give equal identifiers.
     """
 
     format: Format = "keep"
+    copy: bool = True
     quality: int = 90
+    subsampling: Subsampling = "422"
     tile: int = 0
     pyramid: Pyramid = "apex"
     levels: tuple[int, ...] = ()
     offsets: OffsetTable = "basic"
     instance_bytes: int = 0
+    instance_frames: int = 0
+    split: Split = "none"
+    icc: Profile = "source"
+    icc_file: str = ""
     label: bool = True
+    label_file: str = ""
     overview: bool = True
+    overview_part: tuple[float, ...] = ()
     thumbnail: bool = True
     deidentify: bool = False
     mpp: float = 0.0
+    origin: tuple[float, ...] = ()
     study: str = ""
     series: str = ""
     name: str = ""
@@ -72,6 +97,14 @@ class Options:
             raise BadQuery(f"tile is {_SIDES[0]} to {_SIDES[1]}, a multiple of 16", attribute="tile")
         if self.instance_bytes and not _LEAST <= self.instance_bytes < 1 << 63:
             raise BadQuery(f"instance_bytes is at least {_LEAST}", attribute="instance_bytes")
+        if self.instance_frames < 0:
+            raise BadQuery("instance_frames is a number of frames", attribute="instance_frames")
+        if self.overview_part and not _is_part(self.overview_part):
+            raise BadQuery("overview_part is left,top,width,height in percent", attribute="overview_part")
+        if self.origin and (len(self.origin) != 2 or not all(abs(each) <= _MAX_ORIGIN for each in self.origin)):
+            raise BadQuery("origin is X,Y on the glass in mm", attribute="origin")
+        if self.icc_file and self.icc != "source":
+            raise BadQuery("icc and icc_file exclude each other", attribute="icc")
         if any(level < 0 for level in self.levels):
             raise BadQuery("levels are numbers from 0, the finest one", attribute="levels")
         if self.mpp and not 0.001 <= self.mpp <= 1000:
@@ -118,6 +151,14 @@ class Options:
         return datetime.fromisoformat(self.created)
 
 
+def _is_part(percent: tuple[float, ...]) -> bool:
+    """Whether it is a rectangle within a picture."""
+    if len(percent) != 4 or not all(0 <= each <= 100 for each in percent):
+        return False
+    left, top, width, height = percent
+    return width > 0 and height > 0 and left + width <= 100 and top + height <= 100
+
+
 def _value(name: str, kind: Any, value: object) -> Any:
     """The value of one option, of the type that it has."""
     choices = get_args(kind) if get_origin(kind) is Literal else ()
@@ -149,11 +190,17 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and len(value) <= _MAX_TEXT else None
 
 
-def _numbers(value: object) -> tuple[int, ...] | None:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str | int) for part in parts):
-        return None
-    return tuple(int(part) for part in parts)
+def _numbers(kind: type[int] | type[float]) -> Callable[[object], object]:
+    one = _number(kind)
+
+    def parse(value: object) -> object:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            return None
+        found = tuple(one(part) for part in parts)
+        return None if None in found else found
+
+    return parse
 
 
 def _mapping(value: object) -> dict[str, Any] | None:
@@ -166,12 +213,14 @@ _PARSERS: Final[dict[Any, Callable[[object], object]]] = {
     int: _number(int),
     float: _number(float),
     str: _text,
-    tuple[int, ...]: _numbers,
+    tuple[int, ...]: _numbers(int),
+    tuple[float, ...]: _numbers(float),
 }
 _FORMS: Final[dict[Any, str]] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: f"a text of at most {_MAX_TEXT} characters",
-    tuple[int, ...]: "numbers with commas between them",
+    tuple[int, ...]: "whole numbers with commas between them",
+    tuple[float, ...]: "numbers with commas between them",
 }

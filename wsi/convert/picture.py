@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from wsi.convert.source import Array, BadSlide, PictureKind, Place, Scan, SourceLevel
 
 MAX_PIXELS: Final = 256 << 20
+_SMALL: Final = 20 << 20
 _TILE: Final = 512
 _FORMATS: Final = ("PNG", "JPEG", "TIFF")
 _SHADES: Final = frozenset(("1", "L", "LA"))
@@ -69,3 +70,16 @@ class Picture:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def small_picture(path: Path) -> Array:
+    """A small picture in a file, (rows, columns, 3). Raises BadSlide."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > _SMALL:
+                raise BadSlide(f"{path.name} has {image.width} x {image.height} pixels: more than a small picture")
+            return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise BadSlide(f"{path.name} is no picture (PNG, JPEG or TIFF)") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadSlide(f"{path.name} cannot be read: {error}") from error

@@ -118,7 +118,7 @@ def _planned(number: int, shape: SourceLevel, origin: int | None, scan: Scan, op
         shape.tile_height, shape.tile_width, scan.samples, scan.bits, scan.bits, False, 0,
         "RGB" if scan.samples == 3 else "MONOCHROME2", count,
     )  # fmt: skip
-    if origin is not None and shape.copied is not None and _may_copy(shape.copied, options.format):
+    if origin is not None and shape.copied is not None and _may_copy(shape.copied, options):
         return PlannedLevel(
             number, shape, origin, True, shape.copied.syntax, replace(raw, photometric=shape.copied.photometric)
         )
@@ -126,8 +126,10 @@ def _planned(number: int, shape: SourceLevel, origin: int | None, scan: Scan, op
     return PlannedLevel(number, shape, origin, False, syntax, encoded_form(raw, EXPLICIT_LE, syntax))
 
 
-def _may_copy(copied: Copied, wanted: Format) -> bool:
-    return wanted == "keep" or (wanted in ("jpeg", "jpeg2000") and SYNTAX_OF[wanted] == copied.syntax)
+def _may_copy(copied: Copied, options: Options) -> bool:
+    wanted = options.format
+    same = wanted == "keep" or (wanted in ("jpeg", "jpeg2000") and SYNTAX_OF[wanted] == copied.syntax)
+    return options.copy and same
 
 
 def _target(wanted: Format, raw: ImagePixel, *, lossless: bool) -> str:

@@ -1,8 +1,11 @@
-"""ICC profiles without the texts in which scanners leave their names and serial numbers (ICC.1 7.2 and 10)."""
+"""The ICC profile of a slide; without the texts in which scanners leave names and numbers (ICC.1 7.2 and 10)."""
 
 import struct
+from pathlib import Path
 from typing import Final
 
+from dicomweb.rendered.profiles import standard_profile
+from wsi.convert.options import Options
 from wsi.convert.source import BadSlide
 
 _HEAD: Final = 128
@@ -19,6 +22,34 @@ _DESC: Final = b"desc\0\0\0\0\0\0\0\1" + bytes(1 + 4 + 4 + 2 + 1 + 67)
 _TEXT: Final = b"text\0\0\0\0\0"
 # Of an mluc of one record: language, country, and no characters.
 _MLUC: Final = b"mluc\0\0\0\0\0\0\0\1\0\0\0\x0cenUS\0\0\0\0\0\0\0\x1c"
+
+
+def profile_for(source: bytes | None, options: Options) -> tuple[bytes, str]:
+    """The profile that the pixels get, and the Color Space that it is of, "" where that has no name.
+
+    What was asked for, else the source's, else sRGB. Raises BadSlide for a file that holds no profile of RGB.
+    """
+    given = _from_file(Path(options.icc_file)) if options.icc_file else source if options.icc == "source" else None
+    if given is not None:
+        return nameless(given) if options.deidentify else given, ""
+    name = "srgb" if options.icc == "source" else options.icc
+    return _of_input(standard_profile(name)), name.upper()
+
+
+def _of_input(profile: bytes) -> bytes:
+    """As a profile of an input device, which the Optical Path Module asks for (PS3.3 C.8.12.5)."""
+    return profile[:12] + b"scnr" + profile[16:]
+
+
+def _from_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            found = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise BadSlide(f"the ICC profile cannot be read: {error.strerror}") from error
+    if not _HEAD + 4 <= len(found) <= _MAX_BYTES or found[36:40] != b"acsp" or found[16:20] != b"RGB ":
+        raise BadSlide(f"{path.name} is no ICC profile of RGB")
+    return found
 
 
 def nameless(profile: bytes) -> bytes:

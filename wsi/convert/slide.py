@@ -1,5 +1,6 @@
 """A slide as DICOM files: one for each level, and for label, overview and thumbnail."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,9 +22,10 @@ from dicomweb.pixels.native import native_pixels
 from dicomweb.pixels.syntaxes import JPEG_BASELINE, can_encode, encoded_form
 from wsi.convert.attributes import SlideAttributes
 from wsi.convert.options import SYNTAX_OF, Options
-from wsi.convert.parts import split
+from wsi.convert.parts import divided
+from wsi.convert.picture import small_picture
 from wsi.convert.plan import PlannedLevel, plan, raw_form
-from wsi.convert.source import Array, PictureKind, Place, Scan, Source, SourceLevel, blank
+from wsi.convert.source import Array, BadSlide, PictureKind, Place, Scan, Source, SourceLevel, blank
 from wsi.convert.writer import InstanceWriter
 
 # Frames in the making, for each thread.
@@ -59,13 +61,14 @@ def describe(source: Source, options: Options) -> dict[str, object]:
 
 
 def _wanted(source: Source, options: Options, levels: list[PlannedLevel]) -> list[PictureKind]:
-    """The small pictures to write. Label and overview show who the patient is."""
-    allowed = {
-        "label": options.label and not options.deidentify,
-        "overview": options.overview and not options.deidentify,
-        "thumbnail": options.thumbnail and bool(levels),
+    """The small pictures to write. Label and overview show who the patient is, but for a part that was chosen."""
+    held = source.pictures
+    wanted = {
+        "label": bool(options.label_file) or (options.label and "label" in held and not options.deidentify),
+        "overview": options.overview and "overview" in held and bool(options.overview_part or not options.deidentify),
+        "thumbnail": options.thumbnail and "thumbnail" in held and bool(levels),
     }
-    return [kind for kind in _PICTURES if kind in source.pictures and allowed[kind]]
+    return [kind for kind in _PICTURES if wanted[kind]]
 
 
 class Conversion:
@@ -78,7 +81,7 @@ class Conversion:
         self._out = out
         self._levels = plan(source, options)
         self._attributes = SlideAttributes(path, source.scan, source.levels[0], options)
-        self._quality = Quality(jpeg=options.quality)
+        self._quality = Quality(jpeg=options.quality, subsampling=options.subsampling)
         self._progress = progress
         self._done = 0
         self._total = sum(level.pixel.number_of_frames for level in self._levels)
@@ -114,11 +117,8 @@ class Conversion:
         return Written(self._attributes.study, self._attributes.series, tuple(files))
 
     def _files(self, writer: InstanceWriter) -> list[Path]:
-        """The finished level, as one instance or as a concatenation."""
-        limit = self._options.instance_bytes
-        if not limit:
-            return [writer.path]
-        return split(writer, limit, self._options.uid, lambda: self._progress(self._done, self._total))
+        """The finished level, as one instance or as several."""
+        return divided(writer, self._scan.depths, self._options, lambda: self._progress(self._done, self._total))
 
     def _path(self, level: PlannedLevel) -> Path:
         return self._out / f"level-{level.number:02}.dcm"
@@ -224,8 +224,23 @@ class Conversion:
 
     # -- pictures
 
-    def _picture(self, kind: PictureKind) -> list[Path]:
+    def _shown(self, kind: PictureKind) -> tuple[Array, tuple[int, int, int, int] | None]:
+        """A small picture; and, of one that was cut, its left and top edge with the size that it had."""
+        if kind == "label" and self._options.label_file:
+            return small_picture(Path(self._options.label_file)), None
         array = self._source.picture(kind)
+        if kind != "overview" or not self._options.overview_part:
+            return array, None
+        height, width = array.shape[:2]
+        left, top, across, down = self._options.overview_part
+        x, y = math.ceil(left * width / 100), math.ceil(top * height / 100)
+        right, bottom = math.floor((left + across) * width / 100), math.floor((top + down) * height / 100)
+        if right <= x or bottom <= y:
+            raise BadSlide("nothing is left of the overview: overview_part is less than a pixel")
+        return np.ascontiguousarray(array[y:bottom, x:right]), (x, y, width, height)
+
+    def _picture(self, kind: PictureKind) -> list[Path]:
+        array, cut = self._shown(kind)
         height, width = array.shape[:2]
         sizes = {(level.shape.width, level.shape.height) for level in self._levels}
         if kind == "thumbnail" and ((width, height) in sizes or not _alike((width, height), self._source.levels[0])):
@@ -234,7 +249,7 @@ class Conversion:
         wanted = SYNTAX_OF.get(self._options.format, JPEG_BASELINE)
         syntax = wanted if can_encode(raw, EXPLICIT_LE, wanted) else JPEG_BASELINE
         pixel = encoded_form(raw, EXPLICIT_LE, syntax)
-        dataset = self._attributes.picture(kind, (width, height), pixel)
+        dataset = self._attributes.picture(kind, (width, height), pixel, cut)
         writer = InstanceWriter(
             self._out / f"{kind}.dcm", dataset, syntax, pixel, offsets="basic", most=pixel.decoded_bytes
         )

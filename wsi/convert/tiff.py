@@ -6,7 +6,7 @@ What the directories say is checked before it is used: sizes, the number of tile
 import os
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -143,7 +143,8 @@ class TiffSource:
         with _named(level, place):
             if held.tiles is not None and held.level.copied is not None:
                 stream = held.tiles.frame(self._read(page, index))
-                return decode_frame(held.level.copied.syntax, stream, held.pixel).array
+                coded = replace(held.pixel, photometric=held.level.copied.photometric)
+                return decode_frame(held.level.copied.syntax, stream, coded).array
             return self._decoded(page, index, held)
 
     def copy(self, level: int, place: Place) -> bytes | None:
