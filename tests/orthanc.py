@@ -77,7 +77,7 @@ def running_orthanc(
 
     `modalities` by name: AE title and port on this machine. `users`: passwords of those who may use it; unset: anybody.
     """
-    assert PROGRAM is not None
+    assert PROGRAM is not None, "install Debian's package orthanc"
     base.mkdir(parents=True, exist_ok=True)
     source, shim = base / "loopback.c", base / "loopback.so"
     source.write_text(_SHIM)
