@@ -208,7 +208,7 @@ class Association:
         if not self._peers.establish(self):
             raise admission.Refused(negotiation.LIMIT_EXCEEDED, "too many associations")
         assert self._connection is not None
-        return await admission.admit(self._application, request, self.peer, self._connection.certificate)
+        return await admission.admit(self._application, request, self.peer, self._connection.shown)
 
     # -- requests of the peer ----------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ def scheduled(
     """One page of matching items in the order of the schedule, one more than the limit.
 
     Columns: `id`, `created_at`, `labels`, and `row`, which is DICOM JSON with the attributes `tags`, None: all of them.
-    `base`: the URL of the collection, for RetrieveURL, or "". Without `finished`, finished items are left out unless the
+    `base`: the URL of the collection, for RetrieveURL, or "". Without `finished`, finished ones are left out unless the
     query asks for a status.
     """
     arguments = Arguments()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pynetdicom import AE, evt
 from api.routes.orthanc.dialect import shown
 from dicomweb.errors import BadRequest, PeerFailed, Unavailable
 from dimse_bridge.asking import data_set, level_of, query_of, retrieval, tag_of
+from dimse_bridge.contexts import VERIFICATION
 from dimse_bridge.scu import FIND, STUDY_ROOT, WORKLIST_FIND, Requestor, packed, unpacked
 from storage.archive import Archive, open_archive
 from storage.modalities import Modality
@@ -57,6 +59,33 @@ def make_certificate(folder: Path, name: str) -> Path:
     return certificate
 
 
+async def test_the_profile_holds_for_what_we_ask(
+    settings: Callable[..., Settings], database_url: str, tmp_path: Path
+) -> None:
+    """A peer that speaks nothing but CBC is not spoken to, unless the cipher suites are set."""
+    make_certificate(tmp_path, "theirs")
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    old.load_cert_chain(tmp_path / "theirs.pem")
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    old.set_ciphers("ECDHE-RSA-AES256-SHA384")
+    entity = AE(ae_title="OLD")
+    entity.add_supported_context(VERIFICATION)
+    port = free_port()
+    server = entity.start_server(("127.0.0.1", port), block=False, ssl_context=old)
+    modality = Modality("old", "OLD", "127.0.0.1", port, tls=True, timeout=3.0)
+    try:
+        for ciphers, heard in (("", False), ("ECDHE+AES:!PSK:!aNULL", True)):
+            values = {"dimse_client_ca": tmp_path / "theirs.crt", "dimse_tls_ciphers": ciphers}
+            archive = await open_archive(settings(database_url=database_url, **values))
+            requestor = Requestor(archive)
+            with contextlib.nullcontext() if heard else pytest.raises(PeerFailed):
+                await requestor.echo(modality)
+            await requestor.close()
+            await archive.close()
+    finally:
+        server.shutdown()
+
+
 async def test_tls(settings: Callable[..., Settings], database_url: str, tmp_path: Path) -> None:
     ours, theirs = make_certificate(tmp_path, "ours"), make_certificate(tmp_path, "theirs")
     options = ("+tls", str(theirs.with_suffix(".key")), str(theirs), "+cf", str(ours), "-rc")
@@ -75,6 +104,10 @@ async def test_tls(settings: Callable[..., Settings], database_url: str, tmp_pat
         assert [each.status for each in await outcomes(requestor, secure, [instance])] == [0]
         with pytest.raises(PeerFailed):
             await requestor.echo(modality)
+        # The files are read again when they change: here to a certificate that the peer does not know.
+        (tmp_path / "ours.pem").write_bytes((tmp_path / "theirs.pem").read_bytes())
+        with pytest.raises(PeerFailed):
+            await requestor.echo(secure)
     await requestor.close()
     await archive.close()
     stranger = await open_archive(settings(database_url=database_url, dimse_client_ca=ours, dimse_timeout=3))

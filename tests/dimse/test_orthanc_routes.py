@@ -131,10 +131,12 @@ def test_declarations(both: tuple[httpx.Client, httpx.Client]) -> None:
 
 def test_certificates_and_titles(web: httpx.Client) -> None:
     digest = "AB:" * 31 + "CD"
-    body = {"AET": "X", "Host": "", "Port": 0, "Certificates": [digest], "NotifyMpps": True}
+    given = [digest, "DNS:CT1.hospital.example", "CN:CT 1"]
+    body = {"AET": "X", "Host": "192.0.2.0/24", "Port": 0, "Certificates": given, "NotifyMpps": True}
     assert web.put("/modalities/x", json=body).status_code == 200
     said = web.get("/modalities/x/configuration").json()
-    assert (said["Certificates"], said["NotifyMpps"]) == (["ab" * 31 + "cd"], True)
+    assert said["Certificates"] == ["ab" * 31 + "cd", "dns:ct1.hospital.example", "cn:ct 1"]
+    assert (said["Host"], said["NotifyMpps"]) == ("192.0.2.0/24", True)
     for wrong in (["AB"], [1], "AB"):
         assert web.put("/modalities/x", json=body | {"Certificates": wrong}).status_code == 400
     web.delete("/modalities/x")
