@@ -11,6 +11,8 @@ import httpx
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import CTImageStorage, Verification
 
 from dicomweb.uids import orthanc_ids
 from tests import files
@@ -293,7 +295,55 @@ def test_move_to_us(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> 
     found = both[0].post("/modalities/other/move", json=body).json()
     assert (found["TargetAet"], found["RemoteAet"]) == ("ANOR", "OTHER")
     assert both[0].get("/dicom-web/studies", params={"StudyInstanceUID": uid}).json()
+    [details] = found["Details"]
+    assert (details["DimseErrorStatus"], details["CompletedSuboperationsCount"]) == (0, 1)
     assert both[0].post("/modalities/other/move", json={"Level": "Study", "Resources": [{}]}).status_code == 400
+
+
+def test_what_became_of_each_retrieval(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
+    """Each resource with its status and what came of it, in answers, in jobs and in errors."""
+    web, file = both[0], files.ct()
+    uid = pydicom.dcmread(io.BytesIO(file)).StudyInstanceUID
+    identifier = other.upload(file)
+    resources = [{"0020,000d": uid, "0010,0020": ""}, {"StudyInstanceUID": uid}]
+    body = {"Level": "Study", "Resources": resources, "Permissive": True, "TargetAet": "NOBODY"}
+    answer = web.post("/modalities/other/move", json=body)
+    assert answer.status_code == 200
+    status = answer.json()["Details"][0]["DimseErrorStatus"]
+    assert status != 0
+    expected = [{"0008,0052": "STUDY", "0020,000d": uid}] * 2
+    assert [each["Query"] for each in answer.json()["Details"]] == expected
+    assert [each["DimseErrorStatus"] for each in answer.json()["Details"]] == [status] * 2
+
+    refused = web.post("/modalities/other/move", json=body | {"Permissive": False})
+    assert refused.status_code == 500
+    payload = refused.json()["ErrorPayload"]
+    assert payload["Type"] == "RetrieveJob"
+    assert [each["DimseErrorStatus"] for each in payload["Content"]] == [status, 0]  # the second one was never tried
+    failed = next(each for each in web.get("/jobs?expand").json() if each["State"] == "Failure")
+    assert web.get(f"/jobs/{failed['ID']}").json()["ErrorPayload"] == payload
+
+    got = web.post("/modalities/other/get", json={"Level": "Study", "Resources": resources[:1]}).json()
+    assert [each["ReceivedInstancesIds"] for each in got["Details"]] == [[identifier]]
+
+
+def test_the_status_of_a_refusal(web: httpx.Client, tmp_path: Path) -> None:
+    good = web.post("/instances", content=files.ct()).json()["ID"]
+    entity = AE(ae_title="REFUSES")
+    entity.add_supported_context(CTImageStorage)
+    entity.add_supported_context(Verification)
+    handlers = [(evt.EVT_C_STORE, lambda _: 0xA700), (evt.EVT_C_ECHO, lambda _: 0x0122)]
+    port = free_port()
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    try:
+        web.put("/modalities/refuses", json=["REFUSES", "127.0.0.1", port])
+        for path, body, status in (("store", {"Resources": [good]}, 0xA700), ("echo", {}, 0x0122)):
+            refused = web.post(f"/modalities/refuses/{path}", json=body)
+            assert refused.status_code == 500
+            said = {"Type": "DimseErrorStatus", "Content": {"DimseErrorStatus": status}}
+            assert refused.json()["ErrorPayload"] == said
+    finally:
+        server.shutdown()
 
 
 def test_jobs(both: tuple[httpx.Client, httpx.Client]) -> None:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import orjson
+from pydicom.datadict import keyword_for_tag
 from pydicom.uid import generate_uid
 
 from api.examples import CT_IMAGE, DICOM, SOP_UID, STUDY_UID
@@ -28,7 +29,7 @@ from api.routing import Content
 from api.uploads import received
 from dicomweb.errors import BadRequest, NotFound
 from dicomweb.uids import is_uid, parse_orthanc_id
-from dimse_bridge.asking import UNIQUE, data_set, find_model, level_of, query_of, retrieval
+from dimse_bridge.asking import UNIQUE, data_set, find_model, level_of, query_of, retrieval, tag_of
 from dimse_bridge.scu import WORKLIST_FIND, packed
 from dimse_bridge.sending import send_file
 from dimse_bridge.tasks import COMMIT, GET, MOVE, STORE, as_content
@@ -152,9 +153,10 @@ async def retrieve(http: Exchange, kind: str) -> None:
     resources = field(given, "Resources", list, [])
     modality = await asked(http, given)
     items, shown_items = [], []
-    for keys in resources:
-        if not isinstance(keys, dict):
+    for given_keys in resources:
+        if not isinstance(given_keys, dict):
             raise BadRequest("Resources is a list of objects", attribute="Resources")
+        keys = {keyword_for_tag(tag_of(name)) or name: value for name, value in given_keys.items()}
         shown_items.append(shown(retrieval(level, keys), "Short"))
         items.append(orjson.dumps({"level": level, "keys": keys}).decode())
     await submit_retrieval(http, kind, modality, items, shown_items, given)
@@ -261,7 +263,10 @@ _KEYS: Final = {"PatientID": "P-1", "StudyDate": "20260101-"}
 MOVED: Final = {
     "Description": "REST API", "LocalAet": "ANOR", "RemoteAet": "CT1", "TargetAet": "ANOR",
     "Query": [{"0008,0052": "STUDY", "0020,000d": STUDY_UID}],
-    "Details": [{"DimseErrorStatus": 0, "ReceivedInstancesIds": []}],
+    "Details": [{
+        "Query": {"0008,0052": "STUDY", "0020,000d": STUDY_UID}, "DimseErrorStatus": 0, "ReceivedInstancesIds": [],
+        "CompletedSuboperationsCount": 120, "FailedSuboperationsCount": 0, "WarningSuboperationsCount": 0,
+    }],
 }  # fmt: skip
 _FOUND: Final = [{"PatientID": "P-1", "PatientName": "Doe^Jane", "StudyInstanceUID": STUDY_UID}]
 _UIDS: Final = {"SOPClassUID": CT_IMAGE, "SOPInstanceUID": SOP_UID}
