@@ -11,10 +11,13 @@ import httpx
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from dicomweb.uids import orthanc_ids
+from dimse_bridge.contexts import COMMITMENT
+from dimse_bridge.scu import COMMITMENT_INSTANCE
 from tests import files
 from tests import orthanc as peer
 from tests.dimse.test_sending import storescp
@@ -264,6 +267,7 @@ def test_storage_commitment(both: tuple[httpx.Client, httpx.Client], other: Orth
     assert (found["Status"], found["RemoteAET"]) == ("Failure", "OTHER"), found
     assert len(found["Success"]) == 1
     assert [each["SOPInstanceUID"] for each in found["Failures"]] == ["1.2.3.4"]
+    assert found["Failures"][0]["Description"] == "No such object instance"
     assert both[0].post(f"{made['Path']}/remove", json={}).status_code == 400
     ours, theirs = ask(both, "GET", "/storage-commitment/1.2.3")
     assert ours["HttpStatus"] == theirs["HttpStatus"] == 404
@@ -325,6 +329,37 @@ def test_what_became_of_each_retrieval(both: tuple[httpx.Client, httpx.Client], 
 
     got = web.post("/modalities/other/get", json={"Level": "Study", "Resources": resources[:1]}).json()
     assert [each["ReceivedInstancesIds"] for each in got["Details"]] == [[identifier]]
+
+
+def test_a_report_that_leaves_instances_out(web: httpx.Client) -> None:
+    """Who is asked for two and tells of one has not committed itself to the other."""
+    asked = [{"SOPClassUID": CTImageStorage, "SOPInstanceUID": f"1.2.3.{number}"} for number in range(2)]
+
+    def action(event: evt.Event) -> tuple[int, None]:
+        told = Dataset()
+        told.TransactionUID = event.action_information.TransactionUID
+        told.ReferencedSOPSequence = event.action_information.ReferencedSOPSequence[:1]
+        event.assoc.send_n_event_report(told, 1, COMMITMENT, COMMITMENT_INSTANCE)
+        return 0, None
+
+    entity = AE(ae_title="FORGETS")
+    entity.add_supported_context(COMMITMENT)
+    port = free_port()
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_ACTION, action)])
+    try:
+        web.put("/modalities/forgets", json=["FORGETS", "127.0.0.1", port])
+        path = web.post("/modalities/forgets/storage-commitment", json={"DicomInstances": asked}).json()["Path"]
+        deadline = time.monotonic() + 20
+        while (found := web.get(path).json())["Status"] == "Pending":
+            assert found["Failures"] == []
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        server.shutdown()
+    assert found["Status"] == "Failure"
+    assert [each["SOPInstanceUID"] for each in found["Success"]] == ["1.2.3.0"]
+    assert [(each["SOPInstanceUID"], each["FailureReason"]) for each in found["Failures"]] == [("1.2.3.1", 0x0110)]
+    assert web.post(f"{path}/remove", json={}).status_code == 400
 
 
 def test_the_status_of_a_refusal(web: httpx.Client, tmp_path: Path) -> None:

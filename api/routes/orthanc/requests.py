@@ -39,6 +39,12 @@ from storage.modalities import Modality
 _MAX_INSTANCES: Final = 1_000_000
 # Of each level of a tree: every one of them costs a query.
 _TREE_LIMIT: Final = 100
+# Failure Reasons of storage commitment (PS3.3 C.14.1.1), and the one for an instance that a report leaves out.
+_NOT_TOLD: Final = 0x0110
+_REASONS: Final = {
+    0x0110: "Processing failure", 0x0112: "No such object instance", 0x0119: "Class / Instance conflict",
+    0x0122: "Referenced SOP Class not supported", 0x0131: "Duplicate transaction UID", 0x0213: "Resource limitation",
+}  # fmt: skip
 _BRANCHES: Final = {"STUDY": "Studies", "SERIES": "Series"}
 
 
@@ -202,20 +208,27 @@ async def commitment(http: Exchange) -> None:
 async def commitment_state(http: Exchange) -> None:
     """What is known of a request for commitment."""
     found = await http.archive.asked.commitment(http.access, http.path["transaction"])
-    failed = [each for each in found.results if each[2]]
+    # A report has to tell of every instance (PS3.4 J.3.3): nobody has committed themselves to the others.
+    results = [(c, uid, _NOT_TOLD if reason is None else reason) for c, uid, reason in found.results]
+    failed = [each for each in results if each[2]] if found.answered else []
     status = "Pending" if not found.answered else "Failure" if failed else "Success"
     await send_json(
         http,
         {
             "Status": status,
             "RemoteAET": found.remote_aet,
-            "Success": [{"SOPClassUID": c, "SOPInstanceUID": uid} for c, uid, reason in found.results if reason == 0],
+            "Success": [{"SOPClassUID": c, "SOPInstanceUID": uid} for c, uid, reason in results if reason == 0],
             "Failures": [
-                {"SOPClassUID": c, "SOPInstanceUID": uid, "FailureReason": reason, "Description": f"0x{reason:04X}"}
+                {
+                    "SOPClassUID": c,
+                    "SOPInstanceUID": uid,
+                    "FailureReason": reason,
+                    "Description": _REASONS.get(reason, f"0x{reason:04X}"),
+                }
                 for c, uid, reason in failed
             ],
         },
-    )  # fmt: skip
+    )
 
 
 async def commitment_remove(http: Exchange) -> None:
