@@ -4,6 +4,7 @@ Nothing else in the program decides a status from an error. A problem names what
 carries the request identifier; it never repeats values, paths of the machine, or a traceback.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -33,6 +34,7 @@ class Problem:
     attribute: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = field(default=())
     warning: str = ""  # for the Warning header, where the standard fixes its text
+    payload: Mapping[str, object] | None = None  # what Orthanc's form tells beside, see `dimse_payload`
 
 
 TABLE: dict[type[domain.ArchiveError], Row] = {
@@ -108,11 +110,19 @@ ORTHANC_TEXT = {
 class HttpRefusal(Exception):
     """A refusal that has no domain error: raised in `api` only."""
 
-    def __init__(self, kind: tuple[str, Row], detail: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    def __init__(
+        self,
+        kind: tuple[str, Row],
+        detail: str,
+        *,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        payload: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.headers = headers
+        self.payload = payload
 
 
 def row_of(error: type[domain.ArchiveError]) -> Row:
@@ -127,7 +137,9 @@ def problem_of(error: BaseException) -> Problem:
     """Any exception as a problem. What is not a domain error becomes 500 and says nothing about itself."""
     if isinstance(error, HttpRefusal):
         slug, row = error.kind
-        return Problem(row.status, slug, row.title, error.detail, row.orthanc, headers=error.headers)
+        return Problem(
+            row.status, slug, row.title, error.detail, row.orthanc, headers=error.headers, payload=error.payload
+        )
     if not isinstance(error, domain.ArchiveError):
         slug, row = INTERNAL
         return Problem(row.status, slug, row.title, "The request could not be completed.", row.orthanc)
@@ -141,7 +153,13 @@ def problem_of(error: BaseException) -> Problem:
     elif isinstance(error, domain.RangeNotSatisfiable):
         headers = ((b"content-range", b"bytes */%d" % error.size),)
     warning = error.warning if isinstance(error, domain.WorkitemRefused) else ""
-    return Problem(row.status, slug, row.title, error.message, row.orthanc, error.attribute, headers, warning)
+    payload = dimse_payload(error.status) if isinstance(error, domain.PeerFailed) and error.status else None
+    return Problem(row.status, slug, row.title, error.message, row.orthanc, error.attribute, headers, warning, payload)
+
+
+def dimse_payload(status: int) -> dict[str, object]:
+    """The DIMSE status with which another application entity refused something, as Orthanc's clients read it."""
+    return {"Type": "DimseErrorStatus", "Content": {"DimseErrorStatus": status}}
 
 
 def problem_json(problem: Problem, request_id: str) -> bytes:
@@ -174,6 +192,7 @@ def orthanc_json(problem: Problem, method: str, path: str) -> bytes:
             "OrthancStatus": problem.orthanc,
             "Uri": path,
             "Details": problem.detail,
-        },
+        }
+        | ({} if problem.payload is None else {"ErrorPayload": problem.payload}),
         option=orjson.OPT_INDENT_2,
     )

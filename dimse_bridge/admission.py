@@ -37,8 +37,8 @@ class Application:
     supported: Supported
     services: Mapping[tuple[type[DIMSEPrimitive], str], Entry]
     begin_store: Begin
-    # Of called and calling AE title, address, and certificate (its SHA-256 in hexadecimal, "" for none).
-    welcome: Callable[[str, str, str, str], Awaitable[Welcome | None]]
+    # Of called and calling AE title, address, and what the peer's certificate proves.
+    welcome: Callable[[str, str, str, frozenset[str]], Awaitable[Welcome | None]]
     verifiers: Mapping[int, Verifier] = field(default_factory=dict)  # of user identities, by their type
     require_user: bool = False
 
@@ -61,8 +61,8 @@ class Refused(Exception):
         self.rejection = rejection
 
 
-async def admit(application: Application, request: negotiation.Request, peer: str, certificate: str) -> Admitted:
-    """Decide on an association request from address `peer`, which has shown `certificate`. Raises Refused."""
+async def admit(application: Application, request: negotiation.Request, peer: str, shown: frozenset[str]) -> Admitted:
+    """Decide on an association request from address `peer`; `shown`: what its certificate proves. Raises Refused."""
     if not request.protocol_version & 1:
         raise Refused(negotiation.PROTOCOL_VERSION_UNKNOWN, "another protocol version")
     if request.application_context != negotiation.APPLICATION_CONTEXT:
@@ -70,7 +70,7 @@ async def admit(application: Application, request: negotiation.Request, peer: st
     if 0 < request.max_pdu < SMALLEST_SENT:
         raise Refused(negotiation.NO_REASON, "takes PDUs of a few bytes only")
     try:
-        welcome = await application.welcome(request.called_aet, request.calling_aet, peer, certificate)
+        welcome = await application.welcome(request.called_aet, request.calling_aet, peer, shown)
         if welcome is None:
             raise Refused(negotiation.CALLED_TITLE_UNKNOWN, "the called AE title is not ours")
         if not welcome.allow:

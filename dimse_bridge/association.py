@@ -5,7 +5,7 @@ C-STORE is stored by the reading task itself: while the spool writes or the arch
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -20,7 +20,9 @@ from dimse_bridge.connection import Connection, Gone
 from dimse_bridge.exchange import PENDING, Exchange
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_crash, log_event
-from dimse_bridge.messages import SMALLEST_SENT, Assembler, Fragmenter, Message, StoreBegins, StoreData, pdus
+from dimse_bridge.messages import Assembler, Message, StoreBegins, StoreData
+from dimse_bridge.outlet import Outlet
+from dimse_bridge.own_requests import OwnRequests
 from dimse_bridge.peers import Peers
 from dimse_bridge.service import AskFailed, Context, DataSet, Entry
 from dimse_bridge.store import Incoming, Refused, Target
@@ -51,19 +53,14 @@ class Association:
         self._limits = limits
         self._peers = peers
         self._loop = asyncio.get_running_loop()
-        self._connection: Connection | None = None
+        self._outlet = Outlet()
+        self._own = OwnRequests(self._outlet, limits.ask_timeout, self.end)
         self._layer = UpperLayer(limits.max_pdu, limits.max_associate_pdu)
         self._assembler = Assembler(limits.max_command, limits.max_data_set, limits.max_action)
-        self._max_sent = SMALLEST_SENT
         self._allow: frozenset[str] = frozenset()
         self._incoming: tuple[Context, Command, Incoming] | None = None
         self._exchange: Exchange | None = None
         self._services: set[asyncio.Task[None]] = set()
-        self._sending = asyncio.Lock()  # a message goes out in one piece
-        self._asking = asyncio.Lock()
-        self._asked: tuple[int, asyncio.Future[Command]] | None = None
-        self._message_id = 0
-        self._answer_due: float | None = None
         self._begun = self._quiet_since = self._loop.time()
         self._pdu, self._pdu_deadline = 0, 0.0
         self.task: asyncio.Task[None] | None = None  # that runs all this
@@ -78,7 +75,7 @@ class Association:
 
     async def run(self, connection: Connection) -> None:
         """Serve the connection until the association has ended; nothing is left behind but the lingering socket."""
-        self._connection = connection
+        self._outlet.connection = connection
         try:
             await self._read()
         except Violation as violation:
@@ -92,18 +89,17 @@ class Association:
             log_crash("association-failed", exc, peer=self.peer)
             connection.write([abort_pdu(_BY_PROVIDER, 0)])
         finally:
-            self._connection = None
+            self._outlet.connection = None
             for task in self._services:
                 task.cancel()
             if self._incoming is not None:
                 self._incoming[2].discard()
-            if self._asked is not None and not self._asked[1].done():
-                self._asked[1].set_exception(AskFailed("the association has ended"))
+            self._own.lost()
             connection.linger()
 
     async def _read(self) -> None:
-        assert self._connection is not None
-        while data := await self._connection.read():
+        assert self._outlet.connection is not None
+        while data := await self._outlet.connection.read():
             begin = self._loop.time()
             for event in self._layer.receive(data):
                 if not await self._handle(event):
@@ -128,17 +124,17 @@ class Association:
         if isinstance(event, AssociateRequest):
             return await self._negotiate(event.pdu)
         if isinstance(event, ReleaseRequest):
-            self._write(RELEASE_RP)
+            self._outlet.write(RELEASE_RP)
         return False
 
     def overdue(self, now: float) -> str | None:
         """Why the association has to end, in our words; None while the peer is in time."""
-        limits, connection = self._limits, self._connection
+        limits, connection = self._limits, self._outlet.connection
         if connection is None:
             return None
         if connection.unsent_since is not None and now - connection.unsent_since > limits.send_timeout:
             return "does not read"
-        if self._answer_due is not None and now > self._answer_due:
+        if self._own.due is not None and now > self._own.due:
             return "no response to a request of ours"
         if connection.waiting_since is None:  # it is our turn
             return None
@@ -148,7 +144,8 @@ class Association:
         if self._layer.inside:
             late = silent > limits.read_idle or now > self._pdu_deadline
             return "too slow in the middle of a PDU" if late else None
-        if self._exchange is None and min(silent, now - self._quiet_since) > limits.idle_timeout:
+        quiet_since = max(self._quiet_since, self._own.ended_at)
+        if self._exchange is None and min(silent, now - quiet_since) > limits.idle_timeout:
             return "idle"
         return None
 
@@ -161,24 +158,20 @@ class Association:
 
     def end(self, reason: str) -> None:
         """Abort from outside the reading task."""
-        if self._connection is not None:
+        if self._outlet.connection is not None:
             if reason:
                 log_event("association-aborted", peer=self.peer, reason=reason)
             if self._layer.state is State.ESTABLISHED:
-                self._connection.write([abort_pdu(_BY_PROVIDER, 0)])
+                self._outlet.connection.write([abort_pdu(_BY_PROVIDER, 0)])
         if self.task is not None:
             self.task.cancel()
 
     def evict(self) -> None:
         """Close a connection that has not asked for an association, to make room."""
-        if self._connection is not None:
-            self._connection.abort()
+        if self._outlet.connection is not None:
+            self._outlet.connection.abort()
         if self.task is not None:
             self.task.cancel()
-
-    def _write(self, *pieces: bytes | memoryview) -> None:
-        if self._connection is not None:
-            self._connection.write(pieces)
 
     # -- negotiation -------------------------------------------------------------------------------------------------
 
@@ -189,7 +182,7 @@ class Association:
             admitted = await self._admitted(request)
         except admission.Refused as refused:
             log_event("association-refused", peer=self.peer, reason=str(refused))
-            self._write(reject_pdu(*refused.rejection))
+            self._outlet.write(reject_pdu(*refused.rejection))
             return False
         confirm = admitted.verified and request.identity is not None and request.identity.wants_response
         arguments = (request, self._application.supported, self._limits.max_pdu, confirm)
@@ -198,17 +191,17 @@ class Association:
         self.access, self.modality, self._allow = admitted.access, admitted.modality, admitted.allow
         self.contexts, self.extended = answer.contexts, answer.extended
         self._assembler.contexts = answer.contexts
-        self._max_sent = negotiation.sendable(request.max_pdu)
+        self._outlet.max_pdu = negotiation.sendable(request.max_pdu)
         self._layer.state = State.ESTABLISHED
         self._quiet_since = self._loop.time()
-        self._write(answer.pdu)
+        self._outlet.write(answer.pdu)
         return True
 
     async def _admitted(self, request: negotiation.Request) -> admission.Admitted:
         if not self._peers.establish(self):
             raise admission.Refused(negotiation.LIMIT_EXCEEDED, "too many associations")
-        assert self._connection is not None
-        return await admission.admit(self._application, request, self.peer, self._connection.certificate)
+        assert self._outlet.connection is not None
+        return await admission.admit(self._application, request, self.peer, self._outlet.connection.shown)
 
     # -- requests of the peer ----------------------------------------------------------------------------------------
 
@@ -219,9 +212,7 @@ class Association:
                 self._exchange.cancelled = True
             return
         if command.is_response:
-            if self._asked is None or command.message_id != self._asked[0] or self._asked[1].done():
-                raise Violation("a response came that belongs to no request", UNEXPECTED_PDU)
-            self._asked[1].set_result(command)
+            self._own.take(command)
             return
         self._expect_idle()
         exchange = self._exchange = Exchange(self, self.contexts[message.context_id], message)
@@ -267,23 +258,12 @@ class Association:
         if exchange.answered:
             raise RuntimeError("a response after the final one")
         command = exchange.response(code, comment, elements, has_data_set=bool(identifier))
-        async with self._sending:
+        async with self._outlet.lock:
             if code not in PENDING:
                 exchange.answered = True
                 self._exchange, self._quiet_since = None, self._loop.time()
-            self._send(exchange.context.id, command, identifier or None)
-        await self._drain()
-
-    def _send(self, context_id: int, command: bytes, data_set: bytes | None = None) -> None:
-        parts = [*pdus(context_id, command, self._max_sent, is_command=True)]
-        if data_set is not None:
-            parts += pdus(context_id, data_set, self._max_sent, is_command=False)
-        self._write(*parts)
-
-    async def _drain(self) -> None:
-        if self._connection is None:
-            raise Gone
-        await self._connection.drain()
+            self._outlet.send(exchange.context.id, command, identifier or None)
+        await self._outlet.drain()
 
     # -- C-STORE -----------------------------------------------------------------------------------------------------
 
@@ -318,9 +298,9 @@ class Association:
         result = await self._stored(incoming)
         self._incoming, self._quiet_since = None, self._loop.time()
         said = {"ErrorComment": result.comment} if result.comment else {}
-        async with self._sending:
-            self._send(context.id, response_to(command, result.code, said, has_data_set=False))
-        await self._drain()
+        async with self._outlet.lock:
+            self._outlet.send(context.id, response_to(command, result.code, said, has_data_set=False))
+        await self._outlet.drain()
 
     async def _stored(self, incoming: Incoming) -> status.Status:
         try:
@@ -344,59 +324,20 @@ class Association:
     async def ask(self, context_id: int, request: DIMSEPrimitive, data: DataSet | None = None) -> DIMSEPrimitive:
         """See service.Association."""
         encoded = partial(request_of, request, has_data_set=data is not None)
-        return primitive_of(await self._asked_for(context_id, encoded, data, as_scp=True))
+        return primitive_of(await self._own.ask(self._in_role(context_id, as_scp=True), encoded, data))
 
     async def store(self, context_id: int, sop_class: str, sop_instance: str, priority: int, data: DataSet) -> int:
         """See service.Association."""
         encoded = partial(store_request, sop_class=sop_class, sop_instance=sop_instance, priority=priority)
-        response = await self._asked_for(context_id, encoded, data, as_scp=False)
+        response = await self._own.ask(self._in_role(context_id, as_scp=False), encoded, data)
         return response.number(Tag.STATUS)
 
-    async def _asked_for(
-        self, context_id: int, encoded: Callable[[int], bytes], data: DataSet | None, *, as_scp: bool
-    ) -> Command:
-        """The response to a request, of which `encoded` makes the command set with its message ID.
-
-        A data set that breaks off ends the association: there is no way to take it back.
-        """
+    def _in_role(self, context_id: int, *, as_scp: bool) -> int:
+        """A context in which we have the role. Raises AskFailed."""
         context = self.contexts.get(context_id)
         if context is None or not (context.as_scp if as_scp else context.as_scu):
             raise AskFailed("no presentation context was accepted for this request")
-        async with self._asking:
-            self._message_id = self._message_id % 0xFFFF + 1
-            answer: asyncio.Future[Command] = self._loop.create_future()
-            self._asked = (self._message_id, answer)
-            try:
-                # However long it is: a peer that does not read is noticed by the watch.
-                await self._ask(context_id, encoded(self._message_id), data)
-                self._answer_due = self._loop.time() + self._limits.ask_timeout
-                return await answer
-            except Gone as exc:
-                raise AskFailed("the association has ended") from exc
-            finally:
-                self._asked, self._quiet_since, self._answer_due = None, self._loop.time(), None
-
-    async def _ask(self, context_id: int, command: bytes, data: DataSet | None) -> None:
-        async with self._sending:
-            if data is None or isinstance(data, bytes):  # in one piece: the kernel is asked once
-                self._send(context_id, command, data)
-            else:
-                await self._ask_in_pieces(context_id, command, data)
-            await self._drain()
-
-    async def _ask_in_pieces(self, context_id: int, command: bytes, data: AsyncIterator[bytes]) -> None:
-        fragmenter = Fragmenter(context_id, self._max_sent)
-        self._send(context_id, command)
-        try:
-            async for piece in data:
-                self._write(*fragmenter.feed(piece))
-                await self._drain()
-        except Gone:
-            raise
-        except BaseException:
-            self.end("a data set of ours broke off")
-            raise
-        self._write(*fragmenter.finish())
+        return context_id
 
 
 def log_failure(event: str, error: BaseException, result: status.Status, peer: str) -> None:

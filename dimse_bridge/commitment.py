@@ -104,7 +104,8 @@ async def action(exchange: Exchange) -> None:
         return
     syntax = exchange.context.transfer_syntax
     transaction, references = await asyncio.to_thread(requested, exchange.identifier, syntax)
-    asked = {"aet": association.calling_aet, "called": association.called_aet}
+    asked: dict[str, object] = {"aet": association.calling_aet, "called": association.called_aet}
+    asked["labels"] = association.access.labels  # of the title that was called: what else is stored is not told
     job = await association.archive.commitment.begin(association.access, transaction, asked, references, _AFTER)
     if job is None:
         await exchange.respond(status.DUPLICATE_TRANSACTION, comment="the transaction UID was used before")
@@ -127,7 +128,7 @@ async def _reported_here(exchange: Exchange, job: uuid.UUID, transaction: str, r
     """Answer on the association of the request; whether that was taken."""
     association, context = exchange.association, exchange.context
     commitment = association.archive.commitment
-    answers = await commitment.check(association.access.tenant, references)
+    answers = await commitment.check(association.access, references)
     event, data = await asyncio.to_thread(report, transaction, association.called_aet, answers, context.transfer_syntax)
     message = N_EVENT_REPORT()
     message.AffectedSOPClassUID = COMMITMENT
@@ -153,14 +154,14 @@ async def run_report(requestor: Requestor, job: Claimed, _folder: Path, _progres
 
 
 async def _reported(requestor: Requestor, job: Claimed) -> list[Answer]:
-    archive, access = requestor.archive, Access(job.tenant, "job", SCOPES)
+    archive, access = requestor.archive, Access(job.tenant, "job", SCOPES, tuple(job.content.get("labels", ())))
     if not job.content["aet"]:  # asked for by web, where whoever asked comes for the result
-        return await archive.commitment.check(job.tenant, await archive.commitment.references(uuid.UUID(job.id)))
+        return await archive.commitment.check(access, await archive.commitment.references(uuid.UUID(job.id)))
     transaction, called = job.content["transaction"], job.content["called"]
     modality = await archive.modalities.by_aet(access, job.content["aet"])
     if modality is None:
         raise PeerFailed("the application entity that asked has no declared address")
-    answers = await archive.commitment.check(job.tenant, await archive.commitment.references(uuid.UUID(job.id)))
+    answers = await archive.commitment.check(access, await archive.commitment.references(uuid.UUID(job.id)))
     event, data = await asyncio.to_thread(report, transaction, called, answers, EXPLICIT_LE)
     dataset = await asyncio.to_thread(decode, BytesIO(data), False, True)  # explicit VR, little endian
     proposal = Proposal(COMMITMENT, MESSAGES, as_scp=True)  # in the role of the SCP also on an association of ours

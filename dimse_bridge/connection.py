@@ -40,11 +40,19 @@ class Connection(asyncio.Protocol):
         return self._transport is not None
 
     @property
-    def certificate(self) -> str:
-        """The SHA-256 of the certificate that the peer has shown (DER), in hexadecimal; "" where there is none."""
+    def shown(self) -> frozenset[str]:
+        """What the peer's certificate proves, as storage.modalities.Modality has it: its SHA-256, and its names.
+
+        Names count where an authority of ours vouches for them: of a certificate that was not verified there are none.
+        """
         found = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
-        shown = found.getpeercert(binary_form=True) if found is not None else None
-        return hashlib.sha256(shown).hexdigest() if shown else ""
+        encoded = found.getpeercert(binary_form=True) if found is not None else None
+        if found is None or not encoded:
+            return frozenset()
+        said = found.getpeercert() or {}
+        names = [f"dns:{name}" for kind, name in said.get("subjectAltName", ()) if kind == "DNS"]
+        names += [f"cn:{value}" for part in said.get("subject", ()) for kind, value in part if kind == "commonName"]
+        return frozenset((hashlib.sha256(encoded).hexdigest(), *(name.lower() for name in names)))
 
     # -- called by the transport -----------------------------------------------------------------------------------
 

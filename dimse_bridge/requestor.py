@@ -8,9 +8,11 @@ import logging
 import queue
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +44,8 @@ _SENT_PDU: Final = 128 << 10
 _RECEIVED_PDU: Final = 1 << 20
 # PDUs that wait to be sent, messages that wait to be looked at.
 _WAITING: Final = 64
+# N-EVENT-REPORTs that are served at the same time.
+_REPORTS: Final = 8
 _CONNECT_SECONDS: Final = 10.0
 _END_SECONDS: Final = 2.0
 # Between two looks at the socket; pynetdicom's own is a millisecond, which every message pays three times.
@@ -131,11 +135,27 @@ class _Entity(AE):
         # next one when it is slow to stop (seen once in a thousand). It never starts: it counts as paused for ever.
         assoc.start = _nothing  # type: ignore[method-assign]
         assoc._is_paused = True  # noqa: SLF001
+        assoc._serve_request = partial(_serve, assoc, made, threading.Semaphore(_REPORTS))  # type: ignore[method-assign] # noqa: SLF001
         return made
 
 
 def _nothing() -> None:
     pass
+
+
+def _serve(assoc: Association, connection: _Socket, room: threading.Semaphore, message: Any, context_id: int) -> None:
+    """Serve an N-EVENT-REPORT, in the thread that pynetdicom has made for it; too many at once end the connection.
+
+    pynetdicom takes the association for running again then, and whoever sends next would wait for ever.
+    """
+    if not room.acquire(blocking=False):
+        connection.end()
+        return
+    try:
+        Association._serve_request(assoc, message, context_id)  # noqa: SLF001
+    finally:
+        assoc._is_paused = True  # noqa: SLF001
+        room.release()
 
 
 class Link:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from time import monotonic
@@ -21,9 +21,9 @@ from dicomweb.errors import BadRequest, PeerFailed, TooLarge, Unavailable
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
 from dimse_bridge.contexts import COMMITMENT, VERIFICATION
 from dimse_bridge.requestor import Answers, Call, Link, Proposal, status_said
+from dimse_bridge.tls import Certificates
 from storage.archive import Archive
 from storage.modalities import Modality
-from storage.settings import Settings
 
 T = TypeVar("T")
 
@@ -72,6 +72,7 @@ class Requestor:
         self._slots = asyncio.Semaphore(self._settings.dimse_requests)
         self._waiting = 0
         self._links: set[Link] = set()
+        self._certificates: Certificates | None = None
 
     async def close(self) -> None:
         """Cut what is open."""
@@ -215,8 +216,13 @@ class Requestor:
         finally:
             self._waiting -= 1
         try:
+            tls = await asyncio.to_thread(self._tls) if modality.tls else None
             make = partial(
-                Link, self.call(modality), proposals, message_limit=message_limit + _ANSWER_BYTES, handlers=handlers
+                Link,
+                self._call(modality, tls),
+                proposals,
+                message_limit=message_limit + _ANSWER_BYTES,
+                handlers=handlers,
             )
             link = await self._in_thread(make, None)
             self._links.add(link)
@@ -232,9 +238,19 @@ class Requestor:
         finally:
             self._slots.release()
 
-    def call(self, modality: Modality) -> Call:
-        """How to reach a modality. Raises PeerFailed where it has no address, or TLS is not set up."""
-        if not modality.host or not modality.port:
+    def _tls(self) -> ssl.SSLContext:
+        """For associations by TLS, with the files as they are now. Blocks. Raises PeerFailed where it is not set up."""
+        try:
+            if self._certificates is None:
+                self._certificates = Certificates.of_requestor(self._settings)
+            self._certificates.refresh()
+        except Unavailable as error:
+            raise PeerFailed("the files for TLS cannot be read: see the settings dimse_client_*") from error
+        return self._certificates.context
+
+    def _call(self, modality: Modality, tls: ssl.SSLContext | None) -> Call:
+        """How to reach a modality. Raises PeerFailed where it has no address."""
+        if not modality.can_be_called:
             raise PeerFailed("the application entity has no address")
         return Call(
             modality.host,
@@ -242,7 +258,7 @@ class Requestor:
             modality.aet,
             modality.local_aet or self._settings.aet,
             modality.timeout or self._settings.dimse_timeout,
-            _tls_context(self._settings) if modality.tls else None,
+            tls,
         )
 
     async def run(self, link: Link, work: Callable[[], T]) -> T:
@@ -283,24 +299,6 @@ def _cut_result(done: "asyncio.Future[Any]") -> None:
     """An association that was made for nobody."""
     if not done.cancelled() and done.exception() is None:
         done.result().cut()
-
-
-@cache
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    """For associations by TLS (PS3.15 B.12, BCP 195).
-
-    The name in a certificate is not compared where the authorities are one's own: they certify entities, not hosts.
-    """
-    ca, certificate = settings.dimse_client_ca, settings.dimse_client_certificate
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        context.check_hostname = ca is None
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if certificate is not None:
-            context.load_cert_chain(certificate, settings.dimse_client_key)
-    except OSError as error:
-        raise PeerFailed("the files for TLS cannot be read: see the settings dimse_client_*") from error
-    return context
 
 
 def _batch(answers: Answers) -> list[tuple[Dataset, Dataset | None]]:

@@ -53,7 +53,7 @@ class Credentials:
             verifiers[TOKEN] = Tokens(
                 settings.dimse_jwt_keys, issuer=settings.dimse_jwt_issuer, audience=settings.dimse_jwt_audience
             )
-        return cls(Certificates(settings) if settings.dimse_tls_port is not None else None, verifiers)
+        return cls(Certificates.of_acceptor(settings) if settings.dimse_tls_port is not None else None, verifiers)
 
 
 def application(archive: Archive, verifiers: Mapping[int, Verifier], requestor: Requestor) -> Application:

@@ -16,7 +16,7 @@ from dimse_bridge.requestor import Proposal
 from dimse_bridge.scu import MESSAGES, Requestor
 from storage.access import Access
 from storage.jobs import Claimed, Done, Handler, Progress
-from storage.performed_steps import EVENTS, NOTIFICATION
+from storage.performed_steps import DELETED, EVENTS, NOTIFICATION
 
 MPPS_NOTIFICATION: Final = "1.2.840.10008.3.1.2.3.5"
 _SCOPES: Final = frozenset({"dimse.read", "worklist.read"})
@@ -27,15 +27,16 @@ async def run_notification(requestor: Requestor, job: Claimed, _folder: Path, _p
     """One N-EVENT-REPORT, in the role of the SCP on an association that we ask for; tried again for a day.
 
     An event that a later one has overtaken is not told any more, nor is one to somebody who wants to hear no more.
+    That a step is deleted overtakes all others.
     """
     archive, access = requestor.archive, Access(job.tenant, "job", _SCOPES)
     name, uid, event = job.content["modality"], job.content["uid"], job.content["event"]
     try:
         modality = await archive.modalities.get(access, name)
-        step = await archive.performed_steps.get(access, uid)
+        status = DELETED if event == DELETED else text(await archive.performed_steps.get(access, uid), STATUS)
     except NotFound:
         return Done({"sent": False})
-    if not modality.notify_mpps or (text(step, STATUS) in _FINAL and event in (EVENTS[IN_PROGRESS], EVENTS[""])):
+    if not modality.notify_mpps or (status in _FINAL and event in (EVENTS[IN_PROGRESS], EVENTS[""])):
         return Done({"sent": False})
     proposal = Proposal(MPPS_NOTIFICATION, MESSAGES, as_scp=True)
     try:

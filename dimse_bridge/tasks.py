@@ -1,7 +1,8 @@
 """Jobs that ask something of other application entities. Their parts are rows, so that none is done twice."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from pynetdicom.presentation import StoragePresentationContexts
 
 from dicomweb.errors import ArchiveError, BadRequest, PeerFailed
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
+from dicomweb.uids import is_uid
 from dimse_bridge import status
 from dimse_bridge.asking import get_model, move_model, retrieval
 from dimse_bridge.commitment_reports import take_report
@@ -99,14 +101,11 @@ async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress:
 async def run_move(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Have another application entity send to a third one, or to us."""
     modality, target = _modality(job), str(job.content["target"])
-    async with job_items(requestor.archive.db, job.tenant, job.id) as items:
-        counts = {"completed": 0, "failed": 0, "warning": 0}
-        async for number, content in items.open():
-            said = orjson.loads(content)
-            asked = retrieval(said["level"], said["keys"])
-            operations = requestor.move(modality, asked, move_model(said["level"]), target)
-            await _followed(items, number, operations, counts, progress)
-    return Done(counts)
+
+    def ask(level: str, keys: Mapping[str, Any]) -> AsyncIterator[SubOperations]:
+        return requestor.move(modality, retrieval(level, keys), move_model(level), target)
+
+    return await _retrieved(requestor.archive, job, ask, [], progress)
 
 
 async def run_get(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
@@ -122,14 +121,10 @@ async def run_get(requestor: Requestor, job: Claimed, _folder: Path, progress: P
         received.append(stored.orthanc.instance)
         return status.SUCCESS
 
-    async with job_items(archive.db, job.tenant, job.id) as items:
-        counts = {"completed": 0, "failed": 0, "warning": 0}
-        async for number, content in items.open():
-            said = orjson.loads(content)
-            asked, model = retrieval(said["level"], said["keys"]), get_model(said["level"])
-            operations = requestor.get(modality, asked, model, incoming(), take)
-            await _followed(items, number, operations, counts, progress)
-    return Done(counts | {"received": received})
+    def ask(level: str, keys: Mapping[str, Any]) -> AsyncIterator[SubOperations]:
+        return requestor.get(modality, retrieval(level, keys), get_model(level), incoming(classes_of(keys)), take)
+
+    return await _retrieved(archive, job, ask, received, progress)
 
 
 async def run_commit(requestor: Requestor, job: Claimed, _folder: Path, _progress: Progress) -> Done:
@@ -145,33 +140,66 @@ async def _committed(requestor: Requestor, access: Access, modality: Modality, t
     await requestor.commit(modality, transaction, instances, report, _REPORT_SECONDS)
 
 
-async def _followed(
-    items: JobItems,
-    number: int,
-    operations: AsyncIterator[SubOperations],
-    counts: dict[str, int],
+async def _retrieved(
+    archive: Archive,
+    job: Claimed,
+    ask: Callable[[str, Mapping[str, Any]], AsyncIterator[SubOperations]],
+    received: list[str],
     progress: Progress,
+) -> Done:
+    """One retrieval after the other; what became of each is noted as JSON, see `_noted`.
+
+    `received`: where `ask` names what has come of the present one.
+    """
+    total: Counter[str] = Counter(completed=0, failed=0, warning=0)
+    async with job_items(archive.db, job.tenant, job.id) as items:
+        async for number, content in items.open():
+            said, counts = orjson.loads(content), Counter[str]()
+            received.clear()
+            try:
+                await _followed(ask(said["level"], said["keys"]), items, counts, progress)
+            except PeerFailed as error:
+                permissive = job.content.get("permissive")
+                if permissive or error.status is not None:
+                    await items.note(number, error.status or status.PROCESSING_FAILURE, _noted(counts, received))
+                if not permissive:
+                    raise
+            else:
+                await items.note(number, status.SUCCESS, _noted(counts, received))
+            total += counts
+    return Done({name: total[name] for name in ("completed", "failed", "warning")})
+
+
+async def _followed(
+    operations: AsyncIterator[SubOperations], items: JobItems, counts: Counter[str], progress: Progress
 ) -> None:
-    """Follow a retrieval to its end. Raises PeerFailed where that is none with which one can be content."""
+    """Follow a retrieval to its end, and count. Raises PeerFailed where that is none with which one can be content."""
     said = None
-    before = items.over
     async for said in operations:
         known = said.remaining + said.completed + said.failed + said.warning
         done = (known - said.remaining) / known if known and said.pending else 0.0
-        progress((before + done) / max(1, items.total))
+        progress((items.over + done) / max(1, items.total))
     if said is None:
         raise PeerFailed("the peer did not answer")
-    for name in counts:
-        counts[name] += getattr(said, name)
+    counts.update(completed=said.completed, failed=said.failed, warning=said.warning)
     if said.status not in (0, _WARNING):
-        await items.note(number, said.status)
         raise PeerFailed(f"the retrieval ended with status 0x{said.status:04X}", said.status)
-    await items.note(number, 0, f"{said.failed} failed" if said.failed else "")
 
 
-def incoming() -> list[Proposal]:
-    """Presentation contexts for what a C-GET may bring: the common storage classes, so many as there can be."""
-    classes = [str(context.abstract_syntax) for context in StoragePresentationContexts[: MAX_CONTEXTS - 2]]
+def _noted(counts: Counter[str], received: list[str]) -> str:
+    return orjson.dumps({**counts, "received": received}).decode()
+
+
+def classes_of(keys: Mapping[str, Any]) -> list[str]:
+    """The SOP classes that are said to come: SOPClassesInStudy, a list or text with backslashes."""
+    said = keys.get("SOPClassesInStudy") or ()
+    return [each for each in (said.split("\\") if isinstance(said, str) else map(str, said)) if is_uid(each)]
+
+
+def incoming(first: Iterable[str] = ()) -> list[Proposal]:
+    """Presentation contexts for what a C-GET may bring: these, then the common storage classes, while there is room."""
+    common = (str(context.abstract_syntax) for context in StoragePresentationContexts)
+    classes = list(dict.fromkeys((*first, *common)))[: MAX_CONTEXTS - 2]
     return [Proposal(each, _INCOMING, as_scp=True) for each in classes]
 
 

@@ -1,9 +1,10 @@
 """TLS for associations: the profiles of PS3.15 annex B, and certificates that may change while we run (BCP 195)."""
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from dicomweb.errors import Unavailable
 from dimse_bridge.logs import log_event
@@ -19,18 +20,29 @@ _PEERS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required
 
 
 class Certificates:
-    """The TLS context of the settings, made anew when one of its files has changed."""
+    """A TLS context of the settings, made anew when one of its files has changed."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises Unavailable where certificate and key cannot be used."""
-        self._settings = settings
-        files = (settings.dimse_tls_certificate, settings.dimse_tls_key, settings.dimse_tls_ca)
+    def __init__(self, make: Callable[[], ssl.SSLContext], files: Iterable[Path | None]) -> None:
+        """`make` reads `files`. Raises Unavailable where certificate and key cannot be used. Blocks."""
+        self._make = make
         self._files = [path for path in files if path is not None]
         self._stamps = _stamps(self._files)
         try:
-            self.context = _context(settings)
+            self.context = make()
         except OSError as error:  # ssl.SSLError is one
             raise Unavailable(f"the certificate or key for TLS cannot be used: {error.strerror or error}") from error
+
+    @classmethod
+    def of_acceptor(cls, settings: Settings) -> Self:
+        """For associations that others ask for: `dimse_tls_*`. Raises as the constructor."""
+        files = (settings.dimse_tls_certificate, settings.dimse_tls_key, settings.dimse_tls_ca)
+        return cls(partial(_accepting, settings), files)
+
+    @classmethod
+    def of_requestor(cls, settings: Settings) -> Self:
+        """For associations that we ask for: `dimse_client_*`. Raises as the constructor."""
+        files = (settings.dimse_client_certificate, settings.dimse_client_key, settings.dimse_client_ca)
+        return cls(partial(_requesting, settings), files)
 
     def refresh(self) -> None:
         """Look for changed files; wrong ones are said in the log, and the last right ones stay in use. Blocks."""
@@ -39,7 +51,7 @@ class Certificates:
             return
         self._stamps = stamps
         try:
-            self.context = _context(self._settings)
+            self.context = self._make()
         except OSError:
             log_event("certificates-refused", reason="the changed files cannot be used; the old ones stay")
         else:
@@ -58,14 +70,31 @@ def _stamps(files: Iterable[Path]) -> list[tuple[int, int, int] | None]:
     return found
 
 
-def _context(settings: Settings) -> ssl.SSLContext:
-    assert settings.dimse_tls_certificate is not None  # the settings were checked together
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def _profiled(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
+    """With versions and cipher suites as they are set."""
     profile = settings.dimse_tls_profile
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if profile == "tls13" else ssl.TLSVersion.TLSv1_2
-    if profile in _CIPHERS:
-        context.set_ciphers(_CIPHERS[profile])
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    ciphers = settings.dimse_tls_ciphers or _CIPHERS.get(profile)
+    if ciphers:
+        context.set_ciphers(ciphers)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    return context
+
+
+def _requesting(settings: Settings) -> ssl.SSLContext:
+    """The name in a certificate is not compared where the authorities are one's own: those certify entities."""
+    ca, certificate = settings.dimse_client_ca, settings.dimse_client_certificate
+    context = _profiled(ssl.create_default_context(cafile=ca), settings)
+    context.check_hostname = ca is None
+    if certificate is not None:
+        context.load_cert_chain(certificate, settings.dimse_client_key, password="")  # else it would ask
+    return context
+
+
+def _accepting(settings: Settings) -> ssl.SSLContext:
+    assert settings.dimse_tls_certificate is not None  # the settings were checked together
+    context = _profiled(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     context.load_cert_chain(settings.dimse_tls_certificate, settings.dimse_tls_key, password="")  # else it would ask
     context.verify_mode = _PEERS[settings.dimse_tls_peers]
     if settings.dimse_tls_ca is not None:

@@ -53,7 +53,12 @@ class CommitmentService:
         self._retention = timedelta(seconds=settings.job_retention_s)
 
     async def begin(
-        self, access: Access, transaction: str, asked: dict[str, str], references: Sequence[Reference], after: timedelta
+        self,
+        access: Access,
+        transaction: str,
+        asked: dict[str, object],
+        references: Sequence[Reference],
+        after: timedelta,
     ) -> uuid.UUID | None:
         """A durable request, which the worker answers after `after`; None for a transaction UID that is known.
 
@@ -76,18 +81,19 @@ class CommitmentService:
         pairs = (row["content"].split(" ", 1) for row in rows)
         return [(sop_class, sop) for sop_class, sop in pairs]
 
-    async def check(self, tenant: int, references: Sequence[Reference]) -> list[Answer]:
+    async def check(self, access: Access, references: Sequence[Reference]) -> list[Answer]:
         """An answer for each: committed when the index and the object store have it, with its size.
 
-        Nothing is decoded. Raises Unavailable where that cannot be found out now.
+        What does not exist for who asks is not stored. Nothing is decoded. Raises Unavailable where that cannot be
+        found out now.
         """
         answers: list[Answer] = []
         for start in range(0, len(references), _PAGE):
-            answers += await self._check(tenant, references[start : start + _PAGE])
+            answers += await self._check(access, references[start : start + _PAGE])
         return answers
 
-    async def _check(self, tenant: int, references: Sequence[Reference]) -> list[Answer]:
-        rows = await self._db.fetch("located_instances", tenant, [sop for _, sop in references])
+    async def _check(self, access: Access, references: Sequence[Reference]) -> list[Answer]:
+        rows = await self._db.fetch("commitment_located", access.tenant, [sop for _, sop in references], access.labels)
         known = {row["sop_uid"]: row for row in rows}
         damaged: set[str] = set()
 
@@ -117,7 +123,7 @@ class CommitmentService:
         job = await self.begin(access, transaction, {"aet": "", "called": ""}, references, _AFTER)
         if job is None:
             raise TransactionInUse("storage commitment was asked for under this Transaction UID before")
-        answers = await self.check(access.tenant, references)
+        answers = await self.check(access, references)
         await self.answered(job, answers)
         return answers
 
@@ -127,7 +133,7 @@ class CommitmentService:
         job = await self._db.fetch_value("commitment_of", access.tenant, transaction)
         if job is None:
             raise NotFound("no request for storage commitment has this Transaction UID")
-        return await self.check(access.tenant, await self.references(job))
+        return await self.check(access, await self.references(job))
 
     async def hand_over(self, job: uuid.UUID) -> None:
         """Leave the answer to the worker, at once."""

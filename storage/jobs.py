@@ -23,6 +23,7 @@ _FILE_GRACE: Final = timedelta(hours=1)
 _BATCH: Final = 500
 MAX_PAGE: Final = 1000
 FAILED_SHOWN: Final = 1000
+OUTCOMES_SHOWN: Final = 1000
 # How a job ended that found no room for what it made; it can be submitted again.
 STORAGE_FULL: Final = "storage-full"
 STATES: Final = ("pending", "running", "retry", "paused", "success", "failure")
@@ -80,6 +81,14 @@ class FailedItem:
 
     content: str
     status: int
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a part of a job: `status` 0 for success, None while it is to be done."""
+
+    status: int | None
     comment: str
 
 
@@ -270,6 +279,12 @@ class JobService:
         access.require("jobs.read")
         rows = await self._db.fetch("job_items_failed", uuid.UUID(job.id), FAILED_SHOWN)
         return [FailedItem(**dict(row)) for row in rows]
+
+    async def outcomes(self, access: Access, job: Job) -> list[Outcome]:
+        """What became of the parts of a job in their order, of the first ones where there are very many."""
+        access.require("jobs.read")
+        rows = await self._db.fetch("job_items_outcomes", uuid.UUID(job.id), OUTCOMES_SHOWN)
+        return [Outcome(row["status"], row["comment"]) for row in rows]
 
     async def close(self) -> None:
         """Stop watching jobs; who waits for one is cancelled."""

@@ -26,7 +26,8 @@ _LABELS: Final = 16
 _FRESH: Final = 1.0
 _KEPT: Final = 1024
 _NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,64}")
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+# A certificate by the SHA-256 of its DER, or by a name that it holds.
+_CERTIFICATE: Final = re.compile(r"[0-9a-f]{64}|(dns|cn):[^\x00-\x1f\x7f]{1,250}")
 _CERTIFICATES: Final = 16
 _HOST: Final = re.compile(r"[A-Za-z0-9._:\[\]%-]{0,255}")
 
@@ -35,8 +36,9 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._:\[\]%-]{0,255}")
 class Modality:
     """A declared application entity. `timeout` in seconds, None: the setting's; `local_aet` None: ours.
 
-    `certificates`: SHA-256 of those (DER) of which it has to show one when it calls, in hexadecimal; none: any or none.
-    `notify_mpps`: it is told what becomes of performed procedure steps.
+    `host`: a name, an address, or a network from which it calls (`192.0.2.0/24`). `certificates`: of which it has to
+    show one when it calls, each as its SHA-256 (DER, hexadecimal) or by a name in it, as `dns:` and `cn:` with the name
+    in lower case; none: any or none. `notify_mpps`: it is told what becomes of performed procedure steps.
     """
 
     name: str
@@ -53,19 +55,28 @@ class Modality:
     certificates: tuple[str, ...] = ()
     notify_mpps: bool = False
 
+    @property
+    def can_be_called(self) -> bool:
+        """Whether its address is known."""
+        return bool(self.host and self.port) and "/" not in self.host
+
     def checked(self) -> "Modality":
         """Itself. Raises BadRequest where a value is none that an application entity can have."""
         for attribute, right, wanted in (
             ("name", bool(_NAME.fullmatch(self.name)), "1 to 64 characters without slashes"),
             ("AET", not check_text("aet", self.aet), "an AE title: 1 to 16 printable ASCII characters"),
             ("LocalAet", self.local_aet is None or not check_text("aet", self.local_aet), "an AE title"),
-            ("Host", bool(_HOST.fullmatch(self.host)), "the name or the address of a host"),
+            ("Host", _is_host(self.host), "the name or the address of a host, or a network as 192.0.2.0/24"),
             ("Port", 0 <= self.port <= 65535, "a TCP port"),
             ("Manufacturer", len(self.manufacturer) <= 64, "at most 64 characters"),
             ("Timeout", self.timeout is None or 0 < self.timeout <= MAX_TIMEOUT, "seconds, up to a day"),
             ("RetrieveMethod", self.retrieve_method in RETRIEVE_METHODS, f"one of {', '.join(RETRIEVE_METHODS)}"),
-            ("Certificates", len(self.certificates) <= _CERTIFICATES, f"at most {_CERTIFICATES} digests"),
-            ("Certificates", all(map(_DIGEST.fullmatch, self.certificates)), "SHA-256 digests in hexadecimal"),
+            ("Certificates", len(self.certificates) <= _CERTIFICATES, f"at most {_CERTIFICATES} texts"),
+            (
+                "Certificates",
+                all(map(_CERTIFICATE.fullmatch, self.certificates)),
+                "SHA-256 digests, DNS:name or CN:name",
+            ),
             ("Allow", self.allow <= PERMISSIONS, f"some of {', '.join(sorted(PERMISSIONS))}"),
         ):
             if not right:
@@ -107,7 +118,7 @@ class ModalityService:
         self._aet = settings.aet
         self._check_host = settings.dimse_check_host
         self._open = frozenset(item.strip() for item in settings.dimse_open.split(",") if item.strip())
-        self._welcomes: dict[tuple[str, str, str, str], tuple[float, asyncio.Task[Welcome | None]]] = {}
+        self._welcomes: dict[_Caller, tuple[float, asyncio.Task[Welcome | None]]] = {}
 
     async def list(self, access: Access) -> Sequence[Modality]:
         """All of them by name."""
@@ -141,7 +152,7 @@ class ModalityService:
     async def by_aet(self, access: Access, aet: str) -> Modality | None:
         """The first by name that has the AE title and an address: where C-MOVE sends to."""
         access.require("dimse.read")
-        return next((each for each in await self._with_aet(access.tenant, aet) if each.host and each.port), None)
+        return next((each for each in await self._with_aet(access.tenant, aet) if each.can_be_called), None)
 
     async def titles(self, access: Access) -> Sequence[LocalTitle]:
         """Our own titles beside that of the settings."""
@@ -169,13 +180,15 @@ class ModalityService:
             raise NotFound("no such AE title")
         self._welcomes.clear()
 
-    async def welcome(self, called_aet: str, calling_aet: str, address: str, certificate: str = "") -> Welcome | None:
+    async def welcome(
+        self, called_aet: str, calling_aet: str, address: str, shown: frozenset[str] = frozenset()
+    ) -> Welcome | None:
         """What an application entity at `address` may do; None where the title that it calls is not ours.
 
-        `certificate`: the SHA-256 of the one that it has shown, in hexadecimal. An answer holds for a second, and calls
-        that come together share one. Raises Unavailable.
+        `shown`: what its certificate proves, as in Modality. An answer holds for a second, and calls that come together
+        share one. Raises Unavailable.
         """
-        key, now = (called_aet.strip(), calling_aet.strip(), address, certificate), monotonic()
+        key, now = (called_aet.strip(), calling_aet.strip(), address, shown), monotonic()
         known = self._welcomes.get(key)
         if known is None or known[0] < now:
             while len(self._welcomes) >= _KEPT:
@@ -185,12 +198,12 @@ class ModalityService:
             task.add_done_callback(lambda done: self._forget_failure(key, done))
         return await asyncio.shield(known[1])
 
-    def _forget_failure(self, key: tuple[str, str, str, str], done: "asyncio.Task[Welcome | None]") -> None:
+    def _forget_failure(self, key: "_Caller", done: "asyncio.Task[Welcome | None]") -> None:
         failed = done.cancelled() or done.exception() is not None
         if failed and self._welcomes.get(key, (0.0, None))[1] is done:
             del self._welcomes[key]
 
-    async def _welcome(self, called: str, calling: str, address: str, certificate: str) -> Welcome | None:
+    async def _welcome(self, called: str, calling: str, address: str, shown: frozenset[str]) -> Welcome | None:
         row = await self._db.fetch_row("modality_local_aet", _text(called))
         if called == self._aet and row is not None and row["tenant"] != DEFAULT_TENANT:
             row = None  # taken before it became that of the settings
@@ -202,7 +215,7 @@ class ModalityService:
             found = [each for each in found if not each.host or await is_at(each.host, address)]
         elif len(found) > 1:  # several hosts share the title
             found = [each for each in found if await is_at(each.host, address)] or found
-        found = [each for each in found if not each.certificates or certificate in each.certificates]
+        found = [each for each in found if not each.certificates or not shown.isdisjoint(each.certificates)]
         if not found and any(each.certificates for each in declared):
             return Welcome(tenant, labels, None, frozenset())  # the title is another's, which can prove it
         if not found:
@@ -213,10 +226,26 @@ class ModalityService:
         return [_modality(row) for row in await self._db.fetch("modality_by_aet", tenant, _text(aet))]
 
 
+# Called and calling AE title, address, what the certificate proves.
+_Caller = tuple[str, str, str, frozenset[str]]
+
+
+def _is_host(text: str) -> bool:
+    if "/" not in text:
+        return bool(_HOST.fullmatch(text))
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
 async def is_at(host: str, address: str) -> bool:
-    """Whether `address` is one of those that a host has."""
+    """Whether `address` is one of those that a host has, or of the network."""
     try:
         wanted = _plain(address)
+        if "/" in host:
+            return wanted in ipaddress.ip_network(host)
         found: Iterable[str] = (host.strip("[]"),)
         if not _is_address(host.strip("[]")):
             loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ from typing import Final
 
 from dicomweb import scheduled_steps as mwl
 from dicomweb.query import Query
+from storage.access import Access
 from storage.query_sql import Arguments, Column, conditions, hex_tag
 
 _ITEM: Final = {
@@ -61,13 +62,13 @@ def _by_start(query: Query) -> Query:
 
 
 def scheduled(
-    query: Query, tenant: int, *, finished: bool, tags: frozenset[str] | None = None, base: str = ""
+    query: Query, access: Access, *, finished: bool, tags: frozenset[str] | None = None, base: str = ""
 ) -> tuple[str, list[object]]:
     """One page of matching items in the order of the schedule, one more than the limit.
 
-    Columns: `id`, `created_at`, and `row`, which is DICOM JSON with the attributes `tags`, None: all of them. `base`:
-    the URL of the collection, for RetrieveURL, or "". Without `finished`, finished items are left out unless the query
-    asks for a status.
+    Columns: `id`, `created_at`, `labels`, and `row`, which is DICOM JSON with the attributes `tags`, None: all of them.
+    `base`: the URL of the collection, for RetrieveURL, or "". Without `finished`, finished ones are left out unless the
+    query asks for a status.
     """
     arguments = Arguments()
     row = "t.attributes"
@@ -77,12 +78,14 @@ def scheduled(
             f"t.attributes || jsonb_build_object('{mwl.RETRIEVE_URL}', jsonb_build_object('vr', 'UR', 'Value', {url}))"
         )
     row = f"({row})::text" if tags is None else f"workitem_row({row}, {arguments(sorted(tags), 'text[]')})"
-    terms = [f"t.tenant = {arguments(tenant, 'integer')}", *_matching(query, arguments)]
+    terms = [f"t.tenant = {arguments(access.tenant, 'integer')}", *_matching(query, arguments)]
+    if access.labels:
+        terms.append(f"t.labels <> '{{}}' AND t.labels @> {arguments(list(access.labels), 'text[]')}")
     if not finished and all(match.path != (mwl.STEPS, mwl.STATUS) for match in query.matches):
         terms.append(f"t.status <> ALL ({arguments(list(mwl.FINISHED), 'text[]')})")
     # Only parameters and constants go into the text: values are $n, tags are eight hexadecimal digits.
     sql = (
-        f"SELECT t.id, t.created_at, {row} AS row FROM scheduled_step t WHERE {' AND '.join(terms)} "  # noqa: S608
+        f"SELECT t.id, t.created_at, t.labels, {row} AS row FROM scheduled_step t WHERE {' AND '.join(terms)} "  # noqa: S608
         f"ORDER BY t.start, t.id LIMIT {arguments(query.limit + 1, 'bigint')} "
         f"OFFSET {arguments(query.offset, 'bigint')}"
     )

@@ -27,6 +27,7 @@ from storage.settings import Settings
 NOTIFICATION = "MppsNotification"  # the kind of the jobs that tell declared application entities
 # Event Type IDs by the status that a step got; "": it has changed, and is in the same (PS3.4 table F.9.2-1).
 EVENTS = {IN_PROGRESS: 1, COMPLETED: 2, DISCONTINUED: 3, "": 4}
+DELETED = 5  # the Event Type ID for a step that is not kept any longer
 _TRIES = 30
 _BATCH, _BATCHES = 500, 40
 
@@ -100,11 +101,11 @@ class PerformedStepService:
         return SearchResult([row[0].encode() for row in rows[: query.limit]], len(rows) > query.limit)
 
     async def expire(self) -> int:
-        """Remove steps whose time is over; how many. For the background process."""
+        """Remove steps whose time is over; how many. Subscribers are told. For the background process."""
         kept = timedelta(seconds=self._settings.mpps_retention_s)
         removed = 0
         for _ in range(_BATCHES):
-            count: int = await self._db.fetch_value("performed_expire", kept, _BATCH)
+            count: int = await self._db.fetch_value("performed_expire", kept, _BATCH, DELETED)
             removed += count
             if count < _BATCH:
                 break

@@ -4,6 +4,7 @@ import ipaddress
 import math
 import re
 import socket
+import ssl
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,16 @@ def _is_font(text: str) -> bool:
         return False
 
 
+def _are_ciphers(text: str) -> bool:
+    if not text:  # those of the profile
+        return True
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers(text)
+    except ssl.SSLError:
+        return False
+    return True
+
+
 def _check_parsed(parse: Callable[[str], object], wanted: str, text: str) -> str:
     try:
         parse(text)
@@ -142,6 +153,7 @@ _TEXTS: Final[dict[str, tuple[_Check, str]]] = {
         lambda text: is_writable(text.encode("utf-8")),
         "defined terms of Specific Character Set, with backslashes between several",
     ),
+    "ciphers": (_are_ciphers, "cipher suites of TLS 1.2 that OpenSSL knows, such as ECDHE+AESGCM:ECDHE+CHACHA20"),
     "font": (_is_font, "a file with a TrueType or OpenType font"),
 }
 # Those whose mistakes are worth a word of their own.

@@ -185,6 +185,15 @@ class DimseSettings(ServerSettings):
             " or TLS 1.3 alone.",
         ),
     )
+    dimse_tls_ciphers: str = field(
+        default="",
+        metadata=about(
+            "DIMSE",
+            "Cipher suites of TLS 1.2 in OpenSSL's notation, for associations in both directions; unset: those of the"
+            " profile.",
+            check="ciphers",
+        ),
+    )
     dimse_users: Path | None = field(
         default=None,
         metadata=about("DIMSE", "File of users that may identify themselves when they ask for an association."),

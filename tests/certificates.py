@@ -4,10 +4,10 @@ import subprocess
 from pathlib import Path
 
 SIGNED = {
-    "server": "IP:127.0.0.1",
-    "renewed": "IP:127.0.0.1",
+    "server": "IP:127.0.0.1,DNS:server.example",
+    "renewed": "IP:127.0.0.1,DNS:renewed.example",
     "other": "DNS:other.example",
-    "client": "DNS:client",
+    "client": "DNS:client.example",
 }
 """Names of those that the authority vouches for, and for what."""
 

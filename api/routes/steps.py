@@ -43,10 +43,14 @@ async def search(http: Exchange) -> None:
     await send_found(http, plan, query, found)
 
 
+def _labels(http: Exchange) -> list[str]:
+    return [value for name, value in http.query() if name == "label"]
+
+
 async def create(http: Exchange) -> None:
     """Add an item to the modality worklist."""
     dataset = await read_dataset(http, MAX_ITEM, "a worklist item")
-    item_id = await http.archive.modality_worklist.create(http.access, dataset)
+    item_id = await http.archive.modality_worklist.create(http.access, dataset, labels=_labels(http))
     await send_bytes(http, 201, [(b"location", f"{http.root_url}{_SCHEDULED}/{item_id}".encode())])
 
 
@@ -60,7 +64,8 @@ async def retrieve(http: Exchange) -> None:
 async def replace(http: Exchange) -> None:
     """Put a data set in the place of an item's."""
     dataset = await read_dataset(http, MAX_ITEM, "a worklist item")
-    await http.archive.modality_worklist.replace(http.access, http.path["step"], dataset)
+    labels = _labels(http) or None  # without any they stay
+    await http.archive.modality_worklist.replace(http.access, http.path["step"], dataset, labels=labels)
     await send_bytes(http, 200, [])
 
 
@@ -130,6 +135,9 @@ _SEARCH_PERFORMED = (
     Parameter("PerformedProcedureStepStartDate", "query", "a date, or a range", "20260114"),
     *_LIMITS,
 )
+_LABEL = Parameter(
+    "label", "query", "an AE title of ours with labels shows items that have all of them; may be repeated", "trial"
+)
 _ITEM_PATH: Final = f"{{root}}{_SCHEDULED}/{{step}}"
 _PERFORMED_PATH: Final = f"{{root}}{_PERFORMED}/{{mpps}}"
 _RULES: Final = (
@@ -160,7 +168,7 @@ OPERATIONS = (
         f"{_RULES}Without a StudyInstanceUID it gets one, without a status it is SCHEDULED.",
         create,
         (Answer(201, "Added; Location has its URL.", headers=("Location",)),),
-        (CONTENT_TYPE,),
+        (_LABEL, CONTENT_TYPE),
         json_body(SCHEDULED_STEP),
         (*BODY_ERRORS, Unavailable),
     ),
@@ -182,10 +190,10 @@ OPERATIONS = (
         "worklist.write",
         "MWL-RS",
         "Replace an item of the modality worklist",
-        f"{_RULES}StudyInstanceUID and status stay where they are not given.",
+        f"{_RULES}StudyInstanceUID, status and labels stay where they are not given.",
         replace,
         (Answer(200, "Replaced."),),
-        (CONTENT_TYPE,),
+        (_LABEL, CONTENT_TYPE),
         json_body(SCHEDULED_STEP),
         (*BODY_ERRORS, NotFound, Unavailable),
     ),

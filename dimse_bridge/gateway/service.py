@@ -58,7 +58,7 @@ class Callers:
             known.append((title, ipaddress.ip_network(network, strict=False) if network else None))
         return cls(settings.aet, frozenset(allow), tuple(known))
 
-    async def welcome(self, called: str, calling: str, address: str, _certificate: str) -> Welcome | None:
+    async def welcome(self, called: str, calling: str, address: str, _shown: frozenset[str]) -> Welcome | None:
         """See admission.Application."""
         if called != self.aet:
             return None

@@ -43,11 +43,28 @@ async def test_declare_change_forget(archive: Archive) -> None:
         {"name": ""}, {"name": "a/b"}, {"aet": "SEVENTEEN LETTERS"}, {"aet": ""}, {"local_aet": ""}, {"port": 70000},
         {"host": "a b"}, {"timeout": 0.0}, {"timeout": float("nan")}, {"retrieve_method": "FTP"},
         {"allow": frozenset({"fly"})}, {"certificates": ("AB",)}, {"certificates": ("0" * 64,) * 17},
+        {"certificates": ("dns:",)}, {"certificates": ("cn:a\nb",)}, {"certificates": ("uri:urn:x",)},
+        {"host": "192.0.2.1/24"}, {"host": "name/24"}, {"host": "/"}, {"host": "192.0.2.0/33"},
     ],
 )  # fmt: skip
 async def test_what_no_modality_is(archive: Archive, wrong: dict[str, object]) -> None:
     with pytest.raises(BadRequest):
         await archive.modalities.put(LOCAL, replace(CT, **wrong))
+
+
+async def test_who_calls_from_a_network(archive: Archive) -> None:
+    service = archive.modalities
+    await service.put(LOCAL, replace(CT, host="192.0.2.0/25"))
+    await service.put(LOCAL, replace(CT, name="v6", aet="CT6", host="2001:db8::/32"))
+    for title, address, there in (
+        ("CT1", "192.0.2.1", True), ("CT1", "::ffff:192.0.2.127", True), ("CT1", "192.0.2.128", False),
+        ("CT1", "2001:db8::1", False), ("CT6", "2001:db8::1", True), ("CT6", "192.0.2.1", False),
+    ):  # fmt: skip
+        found = await service.welcome("ANOR", title, address)
+        assert found is not None
+        assert (found.modality is not None) is there, (title, address)
+    assert await service.by_aet(LOCAL, "CT1") is None  # nobody knows where it is
+    assert not (await service.get(LOCAL, "ct")).can_be_called
 
 
 async def test_who_may(archive: Archive) -> None:
@@ -151,7 +168,7 @@ async def test_a_title_is_of_those_who_show_its_certificate(archive: Archive) ->
         await archive.modalities.put(LOCAL, replace(CT, name=name, host=host, certificates=certificates))
 
     async def known(address: str, certificate: str) -> str:
-        found = await archive.modalities.welcome("ANOR", "CT1", address, certificate)
+        found = await archive.modalities.welcome("ANOR", "CT1", address, frozenset({certificate} - {""}))
         assert found is not None
         assert found.modality is not None or not found.allow
         return found.modality.name if found.modality is not None else ""
@@ -165,3 +182,10 @@ async def test_a_title_is_of_those_who_show_its_certificate(archive: Archive) ->
         "",
     ]  # of another host: not as undeclared
     assert (await archive.modalities.get(LOCAL, "a")).certificates == (one,)
+
+    await archive.modalities.put(
+        LOCAL, replace(CT, name="d", host="192.0.2.3", certificates=("dns:ct.example", "cn:x"))
+    )
+    assert [await known("192.0.2.3", each) for each in ("dns:ct.example", "cn:x", "dns:x", one, "")] == [
+        *("d", "d", "", "", "")
+    ]

@@ -351,7 +351,7 @@ async def test_searches_use_an_index(archive: Archive) -> None:
     ]
     for keys, index in searches:
         query = scheduled_steps.parse([(name.replace("__", "."), value) for name, value in keys.items()], 1000, 100)
-        sql, arguments = modality_worklist_sql.scheduled(query, 1, finished=False)
+        sql, arguments = modality_worklist_sql.scheduled(query, LOCAL, finished=False)
         rows = await archive.db.fetch_sql(f"EXPLAIN (ANALYZE, TIMING OFF) {sql}", *arguments)
         plan = "\n".join(row[0] for row in rows)
         print(keys, plan.rsplit("\n", 1)[-1])

@@ -15,11 +15,14 @@ import asyncpg
 import psutil
 import pytest
 
+from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.embedded import EmbeddedPostgres
+from storage.modalities import Modality
 from storage.settings import Settings, load_settings
 from tests.dimse import wire
 from tests.dimse.wire import VERIFICATION, Wire
+from tests.files import new_uid
 from tests.support import ROOT, clean_environment, free_port
 
 
@@ -116,6 +119,16 @@ async def archive(dimse_settings: Settings) -> AsyncIterator[Archive]:
     opened = await open_archive(dimse_settings)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def workstation(archive: Archive) -> AsyncIterator[Modality]:
+    """A declared application entity that may find, get and move, and receives on a port of its own."""
+    aet = f"WS{new_uid()[-10:]}"
+    declared = Modality(aet.lower(), aet, "127.0.0.1", free_port(), allow=frozenset({"find", "get", "move", "echo"}))
+    await archive.modalities.put(LOCAL, declared)
+    yield declared
+    await archive.modalities.delete(LOCAL, declared.name)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ async def acceptor(
 ) -> AsyncIterator[int]:
     """The port of an acceptor of C-ECHO, C-STORE and `services`; its own title is ANOR."""
 
-    async def welcome(called: str, calling: str, address: str, certificate: str) -> Welcome | None:
+    async def welcome(called: str, calling: str, address: str, shown: frozenset[str]) -> Welcome | None:
         if called == "BROKEN":
             raise ArchiveError("down")
         return Welcome(1, (), None, allow) if called == "ANOR" else None

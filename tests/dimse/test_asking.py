@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from pynetdicom import AE, evt
 from api.routes.orthanc.dialect import shown
 from dicomweb.errors import BadRequest, PeerFailed, Unavailable
 from dimse_bridge.asking import data_set, level_of, query_of, retrieval, tag_of
-from dimse_bridge.scu import FIND, STUDY_ROOT, WORKLIST_FIND, Requestor, packed, unpacked
+from dimse_bridge.contexts import COMMITMENT, VERIFICATION
+from dimse_bridge.scu import COMMITMENT_INSTANCE, FIND, STUDY_ROOT, WORKLIST_FIND, Requestor, packed, unpacked
 from storage.archive import Archive, open_archive
 from storage.modalities import Modality
 from storage.settings import Settings
@@ -57,6 +59,33 @@ def make_certificate(folder: Path, name: str) -> Path:
     return certificate
 
 
+async def test_the_profile_holds_for_what_we_ask(
+    settings: Callable[..., Settings], database_url: str, tmp_path: Path
+) -> None:
+    """A peer that speaks nothing but CBC is not spoken to, unless the cipher suites are set."""
+    make_certificate(tmp_path, "theirs")
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    old.load_cert_chain(tmp_path / "theirs.pem")
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    old.set_ciphers("ECDHE-RSA-AES256-SHA384")
+    entity = AE(ae_title="OLD")
+    entity.add_supported_context(VERIFICATION)
+    port = free_port()
+    server = entity.start_server(("127.0.0.1", port), block=False, ssl_context=old)
+    modality = Modality("old", "OLD", "127.0.0.1", port, tls=True, timeout=3.0)
+    try:
+        for ciphers, heard in (("", False), ("ECDHE+AES:!PSK:!aNULL", True)):
+            values = {"dimse_client_ca": tmp_path / "theirs.crt", "dimse_tls_ciphers": ciphers}
+            archive = await open_archive(settings(database_url=database_url, **values))
+            requestor = Requestor(archive)
+            with contextlib.nullcontext() if heard else pytest.raises(PeerFailed):
+                await requestor.echo(modality)
+            await requestor.close()
+            await archive.close()
+    finally:
+        server.shutdown()
+
+
 async def test_tls(settings: Callable[..., Settings], database_url: str, tmp_path: Path) -> None:
     ours, theirs = make_certificate(tmp_path, "ours"), make_certificate(tmp_path, "theirs")
     options = ("+tls", str(theirs.with_suffix(".key")), str(theirs), "+cf", str(ours), "-rc")
@@ -75,6 +104,10 @@ async def test_tls(settings: Callable[..., Settings], database_url: str, tmp_pat
         assert [each.status for each in await outcomes(requestor, secure, [instance])] == [0]
         with pytest.raises(PeerFailed):
             await requestor.echo(modality)
+        # The files are read again when they change: here to a certificate that the peer does not know.
+        (tmp_path / "ours.pem").write_bytes((tmp_path / "theirs.pem").read_bytes())
+        with pytest.raises(PeerFailed):
+            await requestor.echo(secure)
     await requestor.close()
     await archive.close()
     stranger = await open_archive(settings(database_url=database_url, dimse_client_ca=ours, dimse_timeout=3))
@@ -140,6 +173,39 @@ def answering(find: Callable[[evt.Event], Iterator[Any]]) -> Iterator[Modality]:
 
 def question() -> Dataset:
     return query_of("STUDY", {"PatientID": ""}, normalise=True)
+
+
+@pytest.mark.parametrize("when", ["before the response", "behind the response", "five times"])
+async def test_commitment_that_is_answered_on_our_association(requestor: Requestor, when: str) -> None:
+    """The report comes while the association stays open for it; then the association ends, and so does the request."""
+    told: list[str] = []
+
+    async def report(dataset: Dataset) -> None:
+        told.append(dataset.TransactionUID)
+
+    def tell(event: evt.Event) -> None:
+        for _ in range(5 if when == "five times" else 1):
+            event.assoc.send_n_event_report(event.action_information, 1, COMMITMENT, COMMITMENT_INSTANCE)
+
+    def action(event: evt.Event) -> tuple[int, None]:
+        if when == "behind the response":
+            threading.Timer(0.2, tell, (event,)).start()
+        else:
+            tell(event)
+        return 0, None
+
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context(COMMITMENT)
+    port = free_port()
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_ACTION, action)])
+    modality, references = Modality("pacs", "PACS", "127.0.0.1", port), [("1.2.840.10008.5.1.4.1.1.2", "1.2.3")]
+    try:
+        async with asyncio.timeout(10):
+            await requestor.commit(modality, "1.2.3.4", references, report, 2.0)
+            await requestor.commit(modality, "1.2.3.5", references, report, 2.0)
+    finally:
+        server.shutdown()
+    assert set(told) == {"1.2.3.4", "1.2.3.5"}
 
 
 async def test_a_peer_that_never_stops_to_answer(requestor: Requestor) -> None:

@@ -96,10 +96,10 @@ async def test_what_is_committed_and_what_is_not(archive: Archive) -> None:
         (CT, there.SOPInstanceUID), (SR, report.SOPInstanceUID), (CT, cut.SOPInstanceUID), (CT, gone.SOPInstanceUID),
         (CT, never),
     ]  # fmt: skip
-    answers = await archive.commitment.check(1, asked)
+    answers = await archive.commitment.check(LOCAL, asked)
     assert [answer.reason for answer in answers] == [0, 0x0119, 0x0110, 0x0110, 0x0112]
     assert [(answer.sop_class, answer.sop) for answer in answers] == asked
-    assert [answer.reason for answer in await archive.commitment.check(2, asked[:1])] == [0x0112]
+    assert [answer.reason for answer in await archive.commitment.check(replace(LOCAL, tenant=2), asked[:1])] == [0x0112]
 
 
 async def jobs(archive: Archive, transaction: str) -> list[Job]:
@@ -236,7 +236,7 @@ async def test_a_long_request_and_its_report(archive: Archive) -> None:
     assert (found, references) == (transaction, many)
     await stored(archive, ct())
     event, report = module.report(
-        transaction, "ANOR", await archive.commitment.check(1, references), "1.2.840.10008.1.2"
+        transaction, "ANOR", await archive.commitment.check(LOCAL, references), "1.2.840.10008.1.2"
     )
     assert event == 2
     assert len(report) > 10_000 * 60

@@ -100,7 +100,6 @@ def orthanc(bridge: Bridge, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-@pytest.mark.skipif(peer.PROGRAM is None, reason="Orthanc is not installed")
 async def test_orthanc_finds_and_has_it_moved_to_itself(
     orthanc: peer.Orthanc, archive: Archive, declare: Declare
 ) -> None:

@@ -8,8 +8,6 @@ from pydicom.data import get_testdata_file
 
 from tests import orthanc as peer
 
-pytestmark = pytest.mark.skipif(peer.PROGRAM is None, reason="Orthanc is not installed")
-
 
 @pytest.fixture(scope="module")
 def orthanc(bridge, tmp_path_factory):

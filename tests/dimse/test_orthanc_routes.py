@@ -11,8 +11,13 @@ import httpx
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import CTImageStorage, Verification
 
 from dicomweb.uids import orthanc_ids
+from dimse_bridge.contexts import COMMITMENT
+from dimse_bridge.scu import COMMITMENT_INSTANCE
 from tests import files
 from tests import orthanc as peer
 from tests.dimse.test_sending import storescp
@@ -131,10 +136,12 @@ def test_declarations(both: tuple[httpx.Client, httpx.Client]) -> None:
 
 def test_certificates_and_titles(web: httpx.Client) -> None:
     digest = "AB:" * 31 + "CD"
-    body = {"AET": "X", "Host": "", "Port": 0, "Certificates": [digest], "NotifyMpps": True}
+    given = [digest, "DNS:CT1.hospital.example", "CN:CT 1"]
+    body = {"AET": "X", "Host": "192.0.2.0/24", "Port": 0, "Certificates": given, "NotifyMpps": True}
     assert web.put("/modalities/x", json=body).status_code == 200
     said = web.get("/modalities/x/configuration").json()
-    assert (said["Certificates"], said["NotifyMpps"]) == (["ab" * 31 + "cd"], True)
+    assert said["Certificates"] == ["ab" * 31 + "cd", "dns:ct1.hospital.example", "cn:ct 1"]
+    assert (said["Host"], said["NotifyMpps"]) == ("192.0.2.0/24", True)
     for wrong in (["AB"], [1], "AB"):
         assert web.put("/modalities/x", json=body | {"Certificates": wrong}).status_code == 400
     web.delete("/modalities/x")
@@ -260,6 +267,7 @@ def test_storage_commitment(both: tuple[httpx.Client, httpx.Client], other: Orth
     assert (found["Status"], found["RemoteAET"]) == ("Failure", "OTHER"), found
     assert len(found["Success"]) == 1
     assert [each["SOPInstanceUID"] for each in found["Failures"]] == ["1.2.3.4"]
+    assert found["Failures"][0]["Description"] == "No such object instance"
     assert both[0].post(f"{made['Path']}/remove", json={}).status_code == 400
     ours, theirs = ask(both, "GET", "/storage-commitment/1.2.3")
     assert ours["HttpStatus"] == theirs["HttpStatus"] == 404
@@ -291,7 +299,86 @@ def test_move_to_us(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> 
     found = both[0].post("/modalities/other/move", json=body).json()
     assert (found["TargetAet"], found["RemoteAet"]) == ("ANOR", "OTHER")
     assert both[0].get("/dicom-web/studies", params={"StudyInstanceUID": uid}).json()
+    [details] = found["Details"]
+    assert (details["DimseErrorStatus"], details["CompletedSuboperationsCount"]) == (0, 1)
     assert both[0].post("/modalities/other/move", json={"Level": "Study", "Resources": [{}]}).status_code == 400
+
+
+def test_what_became_of_each_retrieval(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
+    """Each resource with its status and what came of it, in answers, in jobs and in errors."""
+    web, file = both[0], files.ct()
+    uid = pydicom.dcmread(io.BytesIO(file)).StudyInstanceUID
+    identifier = other.upload(file)
+    resources = [{"0020,000d": uid, "0010,0020": ""}, {"StudyInstanceUID": uid}]
+    body = {"Level": "Study", "Resources": resources, "Permissive": True, "TargetAet": "NOBODY"}
+    answer = web.post("/modalities/other/move", json=body)
+    assert answer.status_code == 200
+    status = answer.json()["Details"][0]["DimseErrorStatus"]
+    assert status != 0
+    expected = [{"0008,0052": "STUDY", "0020,000d": uid}] * 2
+    assert [each["Query"] for each in answer.json()["Details"]] == expected
+    assert [each["DimseErrorStatus"] for each in answer.json()["Details"]] == [status] * 2
+
+    refused = web.post("/modalities/other/move", json=body | {"Permissive": False})
+    assert refused.status_code == 500
+    payload = refused.json()["ErrorPayload"]
+    assert payload["Type"] == "RetrieveJob"
+    assert [each["DimseErrorStatus"] for each in payload["Content"]] == [status, 0]  # the second one was never tried
+    failed = next(each for each in web.get("/jobs?expand").json() if each["State"] == "Failure")
+    assert web.get(f"/jobs/{failed['ID']}").json()["ErrorPayload"] == payload
+
+    got = web.post("/modalities/other/get", json={"Level": "Study", "Resources": resources[:1]}).json()
+    assert [each["ReceivedInstancesIds"] for each in got["Details"]] == [[identifier]]
+
+
+def test_a_report_that_leaves_instances_out(web: httpx.Client) -> None:
+    """Who is asked for two and tells of one has not committed itself to the other."""
+    asked = [{"SOPClassUID": CTImageStorage, "SOPInstanceUID": f"1.2.3.{number}"} for number in range(2)]
+
+    def action(event: evt.Event) -> tuple[int, None]:
+        told = Dataset()
+        told.TransactionUID = event.action_information.TransactionUID
+        told.ReferencedSOPSequence = event.action_information.ReferencedSOPSequence[:1]
+        event.assoc.send_n_event_report(told, 1, COMMITMENT, COMMITMENT_INSTANCE)
+        return 0, None
+
+    entity = AE(ae_title="FORGETS")
+    entity.add_supported_context(COMMITMENT)
+    port = free_port()
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_ACTION, action)])
+    try:
+        web.put("/modalities/forgets", json=["FORGETS", "127.0.0.1", port])
+        path = web.post("/modalities/forgets/storage-commitment", json={"DicomInstances": asked}).json()["Path"]
+        deadline = time.monotonic() + 20
+        while (found := web.get(path).json())["Status"] == "Pending":
+            assert found["Failures"] == []
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        server.shutdown()
+    assert found["Status"] == "Failure"
+    assert [each["SOPInstanceUID"] for each in found["Success"]] == ["1.2.3.0"]
+    assert [(each["SOPInstanceUID"], each["FailureReason"]) for each in found["Failures"]] == [("1.2.3.1", 0x0110)]
+    assert web.post(f"{path}/remove", json={}).status_code == 400
+
+
+def test_the_status_of_a_refusal(web: httpx.Client, tmp_path: Path) -> None:
+    good = web.post("/instances", content=files.ct()).json()["ID"]
+    entity = AE(ae_title="REFUSES")
+    entity.add_supported_context(CTImageStorage)
+    entity.add_supported_context(Verification)
+    handlers = [(evt.EVT_C_STORE, lambda _: 0xA700), (evt.EVT_C_ECHO, lambda _: 0x0122)]
+    port = free_port()
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    try:
+        web.put("/modalities/refuses", json=["REFUSES", "127.0.0.1", port])
+        for path, body, status in (("store", {"Resources": [good]}, 0xA700), ("echo", {}, 0x0122)):
+            refused = web.post(f"/modalities/refuses/{path}", json=body)
+            assert refused.status_code == 500
+            said = {"Type": "DimseErrorStatus", "Content": {"DimseErrorStatus": status}}
+            assert refused.json()["ErrorPayload"] == said
+    finally:
+        server.shutdown()
 
 
 def test_jobs(both: tuple[httpx.Client, httpx.Client]) -> None:

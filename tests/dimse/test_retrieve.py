@@ -7,7 +7,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
@@ -52,16 +52,6 @@ def storescp(folder: Path, *options: str, port: int | None = None) -> Iterator[i
     finally:
         process.terminate()
         process.wait(10)
-
-
-@pytest.fixture
-async def workstation(archive: Archive) -> AsyncIterator[Modality]:
-    """A declared application entity that may find, get and move, and receives on a port of its own."""
-    aet = f"WS{new_uid()[-10:]}"
-    declared = Modality(aet.lower(), aet, "127.0.0.1", free_port(), allow=frozenset({"find", "get", "move", "echo"}))
-    await archive.modalities.put(LOCAL, declared)
-    yield declared
-    await archive.modalities.delete(LOCAL, declared.name)
 
 
 def run(dcmtk: dict[str, str], *command: object) -> subprocess.CompletedProcess[str]:

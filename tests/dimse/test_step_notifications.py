@@ -89,6 +89,19 @@ async def test_a_step_is_told_from_its_beginning_to_its_end(
     assert overtaken == [1]
 
 
+async def test_a_step_that_is_kept_no_longer_is_told_of(
+    archive: Archive, subscriber: Modality, runner: JobRunner
+) -> None:
+    uid, listener, steps = new_uid(), Listener(), archive.performed_steps
+    await steps.create(LOCAL, performed(), uid)
+    await archive.db.fetch_sql("UPDATE performed_step SET changed_at = now() - interval '99 years' WHERE uid = $1", uid)
+    assert await steps.expire() == 1
+    with listener.listening(subscriber):
+        while await runner.step():
+            pass
+    assert listener.heard == [(uid, 5, False)]  # not any more that it had begun
+
+
 async def test_who_does_not_listen_is_told_later(archive: Archive, subscriber: Modality, runner: JobRunner) -> None:
     uid, listener = new_uid(), Listener()
     await archive.performed_steps.create(LOCAL, performed(), uid)

@@ -1,6 +1,8 @@
 """AE titles of ours with labels: what is stored by one gets them, and nothing else is seen by it."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from pydicom.dataset import Dataset
@@ -9,13 +11,21 @@ from pynetdicom import AE, build_role, evt
 
 from dicomweb.errors import BadRequest, NotFound
 from dicomweb.tags import Level
+from dimse_bridge import commitment
+from dimse_bridge.contexts import COMMITMENT
+from dimse_bridge.scu import COMMITMENT_INSTANCE, Requestor
+from dimse_bridge.worklist import MODALITY_WORKLIST
 from storage.access import LOCAL
 from storage.archive import Archive
+from storage.job_runner import JobRunner
 from storage.modalities import LocalTitle, Modality
 from storage.resource import Resource
 from tests.dimse.conftest import Bridge
-from tests.dimse.peers import find, instance, store
+from tests.dimse.peers import association, find, instance, store
+from tests.dimse.test_commitment import Receiver, asking, uids
 from tests.dimse.wire import CT, EXPLICIT_LE, PATIENT_ROOT_FIND, STUDY_ROOT_FIND
+from tests.modality_worklist import item
+from tests.support import free_port
 
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
@@ -132,3 +142,79 @@ async def test_titles_are_checked(archive: Archive) -> None:
     await service.delete_title(LOCAL, "A")
     with pytest.raises(NotFound):
         await service.delete_title(LOCAL, "A")
+
+
+@pytest.fixture
+async def modality(archive: Archive) -> AsyncIterator[Modality]:
+    declared = Modality("labelled", "LABELLED", "127.0.0.1", free_port(), allow=frozenset({"worklist", "commitment"}))
+    await archive.modalities.put(LOCAL, declared)
+    yield declared
+    await archive.modalities.delete(LOCAL, declared.name)
+
+
+@pytest.mark.usefixtures("titles")
+async def test_a_title_shows_its_own_worklist(bridge: Bridge, archive: Archive, modality: Modality) -> None:
+    service, patient = archive.modality_worklist, f"W{generate_uid()[-12:]}"
+    wanted = {"plain": (), "trial": ("trial",), "both": ("blind", "trial")}
+    ids = {
+        name: await service.create(LOCAL, item(PatientID=patient, AccessionNumber=name), labels=labels)
+        for name, labels in wanted.items()
+    }
+
+    def found(called: str) -> list[str]:
+        asked = Dataset()
+        asked.PatientID, asked.AccessionNumber = patient, ""
+        with association(bridge.port, MODALITY_WORKLIST, calling=modality.aet, called=called) as peer:
+            answers = [answer for _, answer in peer.send_c_find(asked, MODALITY_WORKLIST) if answer is not None]
+        return sorted(answer.AccessionNumber for answer in answers)
+
+    assert found("ANOR") == ["both", "plain", "trial"]
+    assert found("TRIAL") == ["both", "trial"]
+    assert found("BOTH") == ["both"]
+    await service.replace(LOCAL, ids["both"], item(PatientID=patient, AccessionNumber="both"))
+    assert found("BOTH") == ["both"]  # the labels have stayed
+    await service.replace(LOCAL, ids["both"], item(PatientID=patient, AccessionNumber="both"), labels=["blind"])
+    assert found("BOTH") == []
+
+    trial = replace(LOCAL, labels=("trial",))
+    for call in (service.get(trial, ids["plain"]), service.delete(trial, ids["plain"])):
+        with pytest.raises(NotFound):
+            await call
+    added = await service.create(trial, item(PatientID=patient, AccessionNumber="added"), labels=["blind"])
+    assert (await service.get(LOCAL, added)).labels == ("blind", "trial")
+
+
+@pytest.mark.usefixtures("titles")
+@pytest.mark.parametrize("stays", [True, False])
+async def test_a_title_commits_itself_to_its_own_studies(
+    bridge: Bridge, archive: Archive, modality: Modality, stays: bool
+) -> None:
+    """On the association of the request, and by the job that answers later."""
+    ours, theirs, receiver = instance(), instance(), Receiver()
+    store(bridge.port, ours, called="TRIAL")
+    store(bridge.port, theirs)
+    references = [(CT, each.SOPInstanceUID) for each in (ours, theirs)]
+    ae = AE(ae_title=modality.aet)
+    ae.add_requested_context(COMMITMENT)
+    with receiver.listening(modality.aet, modality.port):
+        taken = [(evt.EVT_N_EVENT_REPORT, receiver.take)]
+        made = ae.associate("127.0.0.1", bridge.port, ae_title="TRIAL", evt_handlers=taken)
+        asked = made.send_n_action(asking(generate_uid(), *references), 1, COMMITMENT, COMMITMENT_INSTANCE)
+        assert asked[0].Status == 0
+        if not stays:
+            made.release()
+            requestor = Requestor(archive)
+            runner = JobRunner(archive.settings, archive.db, archive.objects, commitment.handlers(requestor))
+            for _ in range(100):
+                if await runner.step():
+                    break
+                await asyncio.sleep(0.1)
+            await requestor.close()
+        assert await asyncio.to_thread(receiver.came.wait, 10)
+        made.release()
+    [(event, report)] = receiver.reports
+    assert event == 2
+    assert report.RetrieveAETitle == "TRIAL"
+    assert uids(report.ReferencedSOPSequence) == [ours.SOPInstanceUID]
+    [failed] = report.FailedSOPSequence
+    assert (failed.ReferencedSOPInstanceUID, failed.FailureReason) == (theirs.SOPInstanceUID, 0x0112)

@@ -80,7 +80,7 @@ async def test_certificates_of_peers(files, tmp_path):
     none, stranger, known = client(files, None), client(files, "stranger"), client(files)
     for peers, expected in (("required", [1, 1, 0]), ("optional", [0, 1, 0]), ("none", [0, 0, 0])):
         settings = settings_of(files, tmp_path, dimse_tls_peers=peers)
-        async with acceptor(certificates=Certificates(settings)) as port:
+        async with acceptor(certificates=Certificates.of_acceptor(settings)) as port:
             found = [await asyncio.to_thread(refused, port, context) for context in (none, stranger, known)]
         assert found == expected, peers
 
@@ -93,14 +93,30 @@ async def test_profiles(files, tmp_path):
     cbc.set_ciphers("ECDHE-RSA-AES256-SHA384:AES256-GCM-SHA384")
     for profile, expected in (("bcp195", [0, 0, 0, 1]), ("extended", [0, 0, 1, 1]), ("tls13", [0, 1, 1, 1])):
         settings = settings_of(files, tmp_path, dimse_tls_profile=profile)
-        async with acceptor(certificates=Certificates(settings)) as port:
+        async with acceptor(certificates=Certificates.of_acceptor(settings)) as port:
             contexts = (client(files), old, weak, cbc)
             assert [await asyncio.to_thread(refused, port, context) for context in contexts] == expected, profile
             assert (await asyncio.to_thread(echo, port, client(files)))[0] == "TLSv1.3"
 
 
+async def test_cipher_suites_that_are_set(files, tmp_path):
+    """In the place of the profile's: for peers that speak nothing better, or to leave some out."""
+    old = client(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+    cbc = client(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+    cbc.set_ciphers("ECDHE-RSA-AES256-SHA384")
+    gcm = client(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+    gcm.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
+    for ciphers, expected in (("ECDHE+AES:!PSK:!aNULL", [0, 0, 0]), ("ECDHE+CHACHA20", [0, 1, 1])):
+        settings = settings_of(files, tmp_path, dimse_tls_ciphers=ciphers)
+        async with acceptor(certificates=Certificates.of_acceptor(settings)) as port:
+            found = [await asyncio.to_thread(refused, port, context) for context in (old, cbc, gcm)]
+        assert found == expected, ciphers
+    with pytest.raises(SettingError, match="dimse_tls_ciphers"):
+        settings_of(files, tmp_path, dimse_tls_ciphers="nonsense")
+
+
 async def test_a_silent_client_keeps_nobody_out(files, tmp_path):
-    certificates = Certificates(settings_of(files, tmp_path))
+    certificates = Certificates.of_acceptor(settings_of(files, tmp_path))
     limits = dataclasses.replace(Limits(), associate_timeout=1.0)
     async with acceptor(certificates=certificates, limits=limits) as port:
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
@@ -121,7 +137,7 @@ def gone(connection: socket.socket) -> bool:
 
 
 async def test_no_tls_and_rubbish_on_the_port(files, tmp_path):
-    async with acceptor(certificates=Certificates(settings_of(files, tmp_path))) as port:
+    async with acceptor(certificates=Certificates.of_acceptor(settings_of(files, tmp_path))) as port:
         for data in (b"\x01\0\0\0\1\0" + bytes(256), b"\x16\x03\x01\x02\x00" + bytes(512)):
             with socket.create_connection(("127.0.0.1", port), timeout=8) as peer:
                 peer.sendall(data)
@@ -136,7 +152,7 @@ async def test_changed_certificates_are_used(files, tmp_path):
     settings = settings_of(
         files, tmp_path, dimse_tls_certificate=tmp_path / "server.pem", dimse_tls_key=tmp_path / "server.key"
     )
-    certificates = Certificates(settings)
+    certificates = Certificates.of_acceptor(settings)
     async with acceptor(certificates=certificates) as port:
         assert (await asyncio.to_thread(echo, port, client(files)))[1] == "server"
         (tmp_path / "server.pem").write_bytes((files.folder / "renewed.pem").read_bytes())
@@ -155,7 +171,7 @@ def test_what_cannot_be_used_is_said(files, tmp_path):
         {"dimse_tls_key": tmp_path / "none"},
     ):
         with pytest.raises(Unavailable, match="cannot be used"):
-            Certificates(settings_of(files, tmp_path, **values))
+            Certificates.of_acceptor(settings_of(files, tmp_path, **values))
     with pytest.raises(SettingError, match="dimse_tls_ca"):
         settings_of(files, tmp_path, dimse_tls_ca=None)
     with pytest.raises(SettingError, match="dimse_tls_certificate"):
@@ -181,7 +197,7 @@ async def test_a_store_larger_than_a_record(files, tmp_path):
         )
         assert done.returncode == 0, done.stderr
 
-    async with acceptor(sink=sink, certificates=Certificates(settings_of(files, tmp_path))) as port:
+    async with acceptor(sink=sink, certificates=Certificates.of_acceptor(settings_of(files, tmp_path))) as port:
         await asyncio.to_thread(send, port)
     assert len(sink.stored[0][1]) > 32_768
 
@@ -202,15 +218,17 @@ def test_dcmtk_on_the_tls_port_of_the_program(files, dimse_settings, dcmtk):
     bridge = start_bridge(settings)
     try:
         where = ["127.0.0.1", str(settings.dimse_tls_port)]
-        for program, *more in (("echoscu",), ("storescu", get_testdata_file("MR_small.dcm"))):
+        query = ("-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "PatientID=4MR1")
+        for program, *more in (("echoscu",), ("storescu", get_testdata_file("MR_small.dcm")), ("findscu", *query)):
             done = subprocess.run(
-                [program, "-aec", "ANOR", *tls(files), *where, *more],
+                [program, "-v", "-aec", "ANOR", *tls(files), *where, *more],
                 env=dcmtk,
                 capture_output=True,
                 text=True,
                 check=False,
             )
             assert done.returncode == 0, done.stderr
+        assert "PatientID" in done.stdout + done.stderr  # of a match
         done = subprocess.run(["echoscu", "-aec", "ANOR", "+tla", "-ic", *where], env=dcmtk, check=False)
         assert done.returncode != 0
     finally:
@@ -258,6 +276,11 @@ async def test_who_claims_a_title_shows_its_certificate(files, dimse_settings, a
         )
         await asyncio.sleep(1.1)  # another process believes the old declaration for a second
         assert [answer(tls, "PROVEN", each) for each in (known, other, none)] == [(2,), (2,), unknown]
+        # By a name: whatever the authority issues for it, so that a renewal changes nothing here.
+        for name, expected in (("dns:client.example", [(2,), unknown]), ("cn:renewed", [unknown, (2,)])):
+            await archive.modalities.put(LOCAL, dataclasses.replace(ct, certificates=(name,)))
+            await asyncio.sleep(1.1)
+            assert [answer(tls, "PROVEN", each) for each in (known, other)] == expected
     finally:
         await archive.modalities.delete(LOCAL, "proven")
         assert bridge.stop() == 0

@@ -56,6 +56,26 @@ def test_feed_find_change_remove(web: httpx.Client, server: RunningServer) -> No
     assert web.get(url).status_code == web.put(url, json=item(), headers=TYPE).status_code == 404
 
 
+def test_labels_of_an_item(web: httpx.Client) -> None:
+    """One item by both dialects: labels are given, shown, kept, replaced, and refused where they are none."""
+    added = web.post(f"{SCHEDULED}?label=trial&label=blind", json=item(), headers=TYPE)
+    url = added.headers["location"]
+    there = f"/worklists/{url.rpartition('/')[2]}"
+    assert web.get(there).json()["Labels"] == ["blind", "trial"]
+    assert web.put(url, json=item(), headers=TYPE).status_code == 200
+    assert web.get(there).json()["Labels"] == ["blind", "trial"]
+    assert web.put(f"{url}?label=open", json=item(), headers=TYPE).status_code == 200
+    assert web.get(there).json()["Labels"] == ["open"]
+    tags = web.get(there).json()["Tags"]
+    assert web.put(there, json={"Tags": tags}).status_code == 200
+    assert web.get(there).json()["Labels"] == ["open"]
+    assert web.put(there, json={"Tags": tags, "Labels": []}).status_code == 200
+    assert "Labels" not in web.get(there).json()
+    assert web.post(f"{SCHEDULED}?label=no%20label", json=item(), headers=TYPE).status_code == 400
+    for labels in (["no label"], "trial", [1], [f"l{n}" for n in range(65)]):
+        assert web.post("/worklists/create", json={"Tags": tags, "Labels": labels}).status_code == 400
+
+
 def test_the_documented_examples(server: RunningServer, web: httpx.Client) -> None:
     text = (TREE / "infra/docs/modality-worklist.md").read_text("utf-8")
     dicomweb, orthanc = text.split("```")[1::2]

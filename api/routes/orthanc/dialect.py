@@ -15,14 +15,14 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from api.errors import INTERNAL, ORTHANC_TEXT, TABLE, HttpRefusal, row_of
+from api.errors import INTERNAL, ORTHANC_TEXT, TABLE, HttpRefusal, dimse_payload, row_of
 from api.errors import STORAGE_FULL as FULL
 from api.exchange import Exchange
 from api.responses import JSON, Header, send_bytes
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
 from api.uploads import whole_body
 from dicomweb.errors import ArchiveError, BadJson, BadRequest, NotFound, PeerFailed, TooLarge, Unavailable
-from storage.jobs import STORAGE_FULL, Items, Job
+from storage.jobs import STORAGE_FULL, Items, Job, Outcome
 
 T = TypeVar("T")
 Format = Literal["Full", "Short", "Human"]
@@ -43,6 +43,9 @@ _COUNTED: Final = frozenset(
 )
 # Jobs of Orthanc's DICOMweb plug-in say less, and numbers as text.
 _DICOMWEB: Final = frozenset(("DicomWebStowClient", "DicomWebWadoRetrieveClient"))
+_RETRIEVALS: Final = frozenset(("DicomMoveScu", "DicomGetScu"))
+_SENT_BY_DIMSE: Final = frozenset(("DicomModalityStore",))
+_SUB_OPERATIONS: Final = ("completed", "failed", "warning")
 _CANCELLED: Final = (37, "The job was canceled")  # Orthanc spells it so
 _CLASSES: Final = {cls.slug: cls for cls in TABLE}
 
@@ -187,8 +190,9 @@ async def submit(
     """Make a job and answer with its content when it is over, or at once with where to find it."""
     job = await finished(http, kind, content, items, given)
     if job is not None:
-        counted = await http.archive.jobs.items(http.access.with_scope("jobs.read"), [job])
-        await send_json(http, content_of(job, counted.get(job.id)))
+        access, jobs = http.access.with_scope("jobs.read"), http.archive.jobs
+        counted = (await jobs.items(access, [job])).get(job.id)
+        await send_json(http, content_of(job, counted, await outcomes_of(http, job)))
 
 
 async def finished(
@@ -213,7 +217,7 @@ async def finished(
         return None
     job = await while_connected(http, http.archive.jobs.wait(http.access.with_scope("jobs.read"), made))
     if job is not None and job.state != "success":
-        raise failure_of(job)
+        raise failure_of(job, await outcomes_of(http, job))
     return job
 
 
@@ -238,17 +242,46 @@ async def _disconnected(http: Exchange) -> None:
         pass
 
 
-def failure_of(job: Job) -> Exception:
+async def outcomes_of(http: Exchange, job: Job) -> Sequence[Outcome]:
+    """What became of the parts of a job, where its answer tells of it."""
+    if job.kind not in _RETRIEVALS and (job.kind not in _SENT_BY_DIMSE or job.state != "failure"):
+        return ()
+    return await http.archive.jobs.outcomes(http.access.with_scope("jobs.read"), job)
+
+
+def failure_of(job: Job, outcomes: Sequence[Outcome] = ()) -> Exception:
     """The error that ended a job."""
     message = job.error or "the job failed"
     if job.error_kind == STORAGE_FULL:
         return HttpRefusal(FULL, message)
-    cls = _CLASSES.get(job.error_kind or "")
-    return HttpRefusal(INTERNAL, message) if cls is None else cls(message)
+    cls, payload = _CLASSES.get(job.error_kind or ""), _payload(job, outcomes)
+    if cls is not None and payload is None:
+        return cls(message)
+    return HttpRefusal(INTERNAL if cls is None else (cls.slug, row_of(cls)), message, payload=payload)
 
 
-def job_json(job: Job, items: Items | None) -> dict[str, Any]:
-    """A job as Orthanc describes it (times are UTC)."""
+def _payload(job: Job, outcomes: Sequence[Outcome]) -> dict[str, object] | None:
+    """What Orthanc's `ErrorPayload` says of a failure."""
+    if job.kind in _RETRIEVALS:
+        return {"Type": "RetrieveJob", "Content": _details(job, outcomes)}
+    status = next((each.status for each in outcomes if each.status), None)
+    return None if status is None else dimse_payload(status)
+
+
+def _details(job: Job, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """What became of each resource of a retrieval."""
+    details = []
+    for query, each in zip(job.content["said"].get("Query", ()), outcomes, strict=False):
+        noted = orjson.loads(each.comment or "{}")
+        found = {"Query": query, "DimseErrorStatus": each.status or 0}
+        found["ReceivedInstancesIds"] = noted.get("received", [])
+        found |= {f"{name.title()}SuboperationsCount": noted.get(name, 0) for name in _SUB_OPERATIONS}
+        details.append(found)
+    return details
+
+
+def job_json(job: Job, items: Items | None, outcomes: Sequence[Outcome] = ()) -> dict[str, Any]:
+    """A job as Orthanc describes it (times are UTC). `outcomes`: of its parts, where they are to be told."""
     code, text = _error(job)
     now = datetime.now(UTC)
     answer: dict[str, Any] = {
@@ -265,8 +298,11 @@ def job_json(job: Job, items: Items | None) -> dict[str, Any]:
         "ErrorCode": code,
         "ErrorDescription": text,
         "ErrorDetails": job.error or "",
-        "Content": content_of(job, items),
+        "Content": content_of(job, items, outcomes),
     }
+    payload = _payload(job, outcomes) if job.state == "failure" and outcomes else None
+    if payload is not None:
+        answer["ErrorPayload"] = payload
     if job.finished_at is not None:
         answer["CompletionTime"] = _time(job.finished_at)
     elif job.started_at is not None and 0 < job.progress < 1:
@@ -276,7 +312,7 @@ def job_json(job: Job, items: Items | None) -> dict[str, Any]:
     return answer
 
 
-def content_of(job: Job, items: Items | None) -> dict[str, Any]:
+def content_of(job: Job, items: Items | None, outcomes: Sequence[Outcome] = ()) -> dict[str, Any]:
     """What a job is about. Of jobs that Orthanc does not know, what they have made."""
     content = job.content
     result: dict[str, Any] = job.result or {}
@@ -288,8 +324,8 @@ def content_of(job: Job, items: Items | None) -> dict[str, Any]:
     if job.kind in _COUNTED:
         answer["InstancesCount"] = items.total if items else 0
         answer["FailedInstancesCount"] = items.failed if items else 0
-    elif "Query" in answer:
-        answer["Details"] = [{"DimseErrorStatus": 0, "ReceivedInstancesIds": result.get("received", [])}]
+    elif job.kind in _RETRIEVALS:
+        answer["Details"] = _details(job, outcomes)
     answer |= result.get("said", {})
     return answer
 

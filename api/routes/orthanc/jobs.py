@@ -5,7 +5,7 @@ from typing import Final
 
 from api.exchange import Exchange
 from api.routes import jobs as files
-from api.routes.orthanc.dialect import EMPTY, JOB_ID, NOTHING, flag, job_json, route, send_json, send_text
+from api.routes.orthanc.dialect import EMPTY, JOB_ID, NOTHING, flag, job_json, outcomes_of, route, send_json, send_text
 from api.routing import Content, Parameter
 from dicomweb.errors import BadRequest, Gone, NotFound
 from storage.archive_jobs import KINDS
@@ -31,7 +31,7 @@ async def job(http: Exchange) -> None:
     service = http.archive.jobs
     found = await service.get(http.access, http.path["job"])
     items = (await service.items(http.access, [found])).get(found.id)
-    answer = job_json(found, items)
+    answer = job_json(found, items, await outcomes_of(http, found))
     if found.kind in _TELLS and items is not None and items.failed:
         answer["Content"]["Failures"] = [
             {"SOPInstanceUID": each.content, "Status": each.status, "Comment": each.comment}

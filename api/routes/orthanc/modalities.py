@@ -112,9 +112,15 @@ def parsed(name: str, given: Any) -> Modality:
         field(given, "UseDicomTls", bool, False),
         field(given, "AllowTranscoding", bool, True),
         field(given, "RetrieveMethod", str, "SystemDefault"),
-        tuple(each.replace(":", "").lower() for each in texts(given, "Certificates")),
+        tuple(map(_certificate, texts(given, "Certificates"))),
         field(given, "NotifyMpps", bool, False),
     )
+
+
+def _certificate(text: str) -> str:
+    """`DNS:name` and `CN:name` in lower case, a digest without its colons."""
+    found = text.strip().lower()
+    return found if found.startswith(("dns:", "cn:")) else found.replace(":", "")
 
 
 async def asked(http: Exchange, given: Mapping[str, Any], name: str | None = None) -> Modality:

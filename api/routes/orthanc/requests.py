@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import orjson
+from pydicom.datadict import keyword_for_tag
 from pydicom.uid import generate_uid
 
 from api.examples import CT_IMAGE, DICOM, SOP_UID, STUDY_UID
@@ -28,7 +29,7 @@ from api.routing import Content
 from api.uploads import received
 from dicomweb.errors import BadRequest, NotFound
 from dicomweb.uids import is_uid, parse_orthanc_id
-from dimse_bridge.asking import UNIQUE, data_set, find_model, level_of, query_of, retrieval
+from dimse_bridge.asking import UNIQUE, data_set, find_model, level_of, query_of, retrieval, tag_of
 from dimse_bridge.scu import WORKLIST_FIND, packed
 from dimse_bridge.sending import send_file
 from dimse_bridge.tasks import COMMIT, GET, MOVE, STORE, as_content
@@ -38,6 +39,12 @@ from storage.modalities import Modality
 _MAX_INSTANCES: Final = 1_000_000
 # Of each level of a tree: every one of them costs a query.
 _TREE_LIMIT: Final = 100
+# Failure Reasons of storage commitment (PS3.3 C.14.1.1), and the one for an instance that a report leaves out.
+_NOT_TOLD: Final = 0x0110
+_REASONS: Final = {
+    0x0110: "Processing failure", 0x0112: "No such object instance", 0x0119: "Class / Instance conflict",
+    0x0122: "Referenced SOP Class not supported", 0x0131: "Duplicate transaction UID", 0x0213: "Resource limitation",
+}  # fmt: skip
 _BRANCHES: Final = {"STUDY": "Studies", "SERIES": "Series"}
 
 
@@ -152,9 +159,10 @@ async def retrieve(http: Exchange, kind: str) -> None:
     resources = field(given, "Resources", list, [])
     modality = await asked(http, given)
     items, shown_items = [], []
-    for keys in resources:
-        if not isinstance(keys, dict):
+    for given_keys in resources:
+        if not isinstance(given_keys, dict):
             raise BadRequest("Resources is a list of objects", attribute="Resources")
+        keys = {keyword_for_tag(tag_of(name)) or name: value for name, value in given_keys.items()}
         shown_items.append(shown(retrieval(level, keys), "Short"))
         items.append(orjson.dumps({"level": level, "keys": keys}).decode())
     await submit_retrieval(http, kind, modality, items, shown_items, given)
@@ -200,20 +208,27 @@ async def commitment(http: Exchange) -> None:
 async def commitment_state(http: Exchange) -> None:
     """What is known of a request for commitment."""
     found = await http.archive.asked.commitment(http.access, http.path["transaction"])
-    failed = [each for each in found.results if each[2]]
+    # A report has to tell of every instance (PS3.4 J.3.3): nobody has committed themselves to the others.
+    results = [(c, uid, _NOT_TOLD if reason is None else reason) for c, uid, reason in found.results]
+    failed = [each for each in results if each[2]] if found.answered else []
     status = "Pending" if not found.answered else "Failure" if failed else "Success"
     await send_json(
         http,
         {
             "Status": status,
             "RemoteAET": found.remote_aet,
-            "Success": [{"SOPClassUID": c, "SOPInstanceUID": uid} for c, uid, reason in found.results if reason == 0],
+            "Success": [{"SOPClassUID": c, "SOPInstanceUID": uid} for c, uid, reason in results if reason == 0],
             "Failures": [
-                {"SOPClassUID": c, "SOPInstanceUID": uid, "FailureReason": reason, "Description": f"0x{reason:04X}"}
+                {
+                    "SOPClassUID": c,
+                    "SOPInstanceUID": uid,
+                    "FailureReason": reason,
+                    "Description": _REASONS.get(reason, f"0x{reason:04X}"),
+                }
                 for c, uid, reason in failed
             ],
         },
-    )  # fmt: skip
+    )
 
 
 async def commitment_remove(http: Exchange) -> None:
@@ -261,7 +276,10 @@ _KEYS: Final = {"PatientID": "P-1", "StudyDate": "20260101-"}
 MOVED: Final = {
     "Description": "REST API", "LocalAet": "ANOR", "RemoteAet": "CT1", "TargetAet": "ANOR",
     "Query": [{"0008,0052": "STUDY", "0020,000d": STUDY_UID}],
-    "Details": [{"DimseErrorStatus": 0, "ReceivedInstancesIds": []}],
+    "Details": [{
+        "Query": {"0008,0052": "STUDY", "0020,000d": STUDY_UID}, "DimseErrorStatus": 0, "ReceivedInstancesIds": [],
+        "CompletedSuboperationsCount": 120, "FailedSuboperationsCount": 0, "WarningSuboperationsCount": 0,
+    }],
 }  # fmt: skip
 _FOUND: Final = [{"PatientID": "P-1", "PatientName": "Doe^Jane", "StudyInstanceUID": STUDY_UID}]
 _UIDS: Final = {"SOPClassUID": CT_IMAGE, "SOPInstanceUID": SOP_UID}

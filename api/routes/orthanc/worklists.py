@@ -8,10 +8,10 @@ import orjson
 from api.examples import WORKLIST_ID
 from api.exchange import Exchange
 from api.responses import JSON, send_stream
-from api.routes.orthanc.dialect import send_json
+from api.routes.orthanc.dialect import send_json, texts
 from api.routing import Answer, Content, Operation, Parameter
 from api.uploads import whole_body
-from dicomweb.errors import BadDicom, BadQuery, NotFound, TooLarge, Unavailable, WorkitemRefused
+from dicomweb.errors import BadDicom, BadQuery, BadRequest, NotFound, TooLarge, Unavailable, WorkitemRefused
 from dicomweb.orthanc_input import from_orthanc
 from dicomweb.orthanc_tags import Format, formatted, parse
 from dicomweb.query import Query
@@ -35,11 +35,11 @@ def _described(item: WorklistItem, form: Format) -> dict[str, Any]:
         "CreationDate": f"{item.created_at:%Y%m%dT%H%M%S}",
         "ID": item.id,
         "Tags": formatted(parse(item.attributes), form),
-    }
+    } | ({"Labels": list(item.labels)} if item.labels else {})
 
 
-async def _body(http: Exchange) -> tuple[Dataset, bool]:
-    """The data set of a request, and whether it is taken as it stands; whatever its Content-Type."""
+async def _body(http: Exchange) -> tuple[Dataset, list[str] | None, bool]:
+    """The data set of a request, its labels, and whether it is taken as it stands; whatever its Content-Type."""
     try:
         body = orjson.loads(await whole_body(http, MAX_BODY))
     except orjson.JSONDecodeError:
@@ -47,7 +47,8 @@ async def _body(http: Exchange) -> tuple[Dataset, bool]:
     if not isinstance(body, dict) or not isinstance(body.get("Tags"), dict):
         raise BadDicom("Tags is missing or not an object", attribute="Tags")
     try:
-        return dataset_of(from_orthanc(body["Tags"])), body.get("Force") is True
+        labels = texts(body, "Labels") if "Labels" in body else None
+        return dataset_of(from_orthanc(body["Tags"])), labels, body.get("Force") is True
     except WorkitemRefused as error:
         raise BadDicom(error.message, attribute=error.attribute) from None
 
@@ -58,9 +59,9 @@ async def _answer_path(http: Exchange, item_id: str) -> None:
 
 async def create(http: Exchange) -> None:
     """Add a worklist item."""
-    dataset, force = await _body(http)
+    dataset, labels, force = await _body(http)
     try:
-        item_id = await http.archive.modality_worklist.create(http.access, dataset, force=force)
+        item_id = await http.archive.modality_worklist.create(http.access, dataset, labels=labels or (), force=force)
     except WorkitemRefused as error:
         raise BadDicom(error.message, attribute=error.attribute) from None
     await _answer_path(http, item_id)
@@ -68,10 +69,10 @@ async def create(http: Exchange) -> None:
 
 async def replace(http: Exchange) -> None:
     """Put other tags in the place of an item's."""
-    dataset, force = await _body(http)
+    dataset, labels, force = await _body(http)
     item_id = http.path["worklist"]
     try:
-        await http.archive.modality_worklist.replace(http.access, item_id, dataset, force=force)
+        await http.archive.modality_worklist.replace(http.access, item_id, dataset, labels=labels, force=force)
     except WorkitemRefused as error:
         raise BadDicom(error.message, attribute=error.attribute) from None
     await _answer_path(http, item_id)
@@ -116,8 +117,8 @@ _TAGS: Final = {
     ],
 }
 _PATH: Final = Content("application/json", {"ID": WORKLIST_ID, "Path": f"/worklists/{WORKLIST_ID}"})
-_ITEM: Final = {"CreationDate": "20260113T164500", "ID": WORKLIST_ID, "Tags": _TAGS}
-_SENT: Final = (Content("application/json", {"Tags": _TAGS}),)
+_ITEM: Final = {"CreationDate": "20260113T164500", "ID": WORKLIST_ID, "Labels": ["trial"], "Tags": _TAGS}
+_SENT: Final = (Content("application/json", {"Tags": _TAGS, "Labels": ["trial"]}),)
 _FORMAT: Final = Parameter("format", "query", "`Simplify` (keywords, the default), `Short` (tags), `Full`", "Simplify")
 _RULES: Final = (
     "ScheduledProcedureStepSequence has one item with Modality and ScheduledProcedureStepStartDate, unless `Force` is "
@@ -133,11 +134,11 @@ OPERATIONS = (
         "worklist.write",
         _TAG,
         "Create a worklist item",
-        f"{_RULES}An item without a StudyInstanceUID gets one.",
+        f"{_RULES}An item without a StudyInstanceUID gets one. `Labels` are those of the AE titles that show it.",
         create,
         (Answer(200, "Its identifier.", (_PATH,)),),
         body=_SENT,
-        errors=(BadDicom, TooLarge, Unavailable),
+        errors=(BadDicom, BadRequest, TooLarge, Unavailable),
         orthanc=True,
     ),
     Operation(
@@ -172,11 +173,11 @@ OPERATIONS = (
         "worklist.write",
         _TAG,
         "Replace a worklist item",
-        f"{_RULES}StudyInstanceUID and the status of the step stay where they are not given.",
+        f"{_RULES}StudyInstanceUID, the status of the step and `Labels` stay where they are not given.",
         replace,
         (Answer(200, "Its identifier.", (_PATH,)),),
         body=_SENT,
-        errors=(BadDicom, NotFound, TooLarge, Unavailable),
+        errors=(BadDicom, BadRequest, NotFound, TooLarge, Unavailable),
         orthanc=True,
     ),
     Operation(

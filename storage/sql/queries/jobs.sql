@@ -109,6 +109,10 @@ WHERE job_item.job = $1 AND job_item.number = d.number
 SELECT job, count(*) AS total, count(status) AS over, count(*) FILTER (WHERE status <> 0) AS failed
 FROM job_item WHERE job = ANY ($1) GROUP BY job
 
+-- name: job_items_outcomes
+-- What became of the first $2 parts of a job, in their order.
+SELECT status, comment FROM job_item WHERE job = $1 ORDER BY number LIMIT $2
+
 -- name: job_items_failed
 -- Parts that have failed.
 SELECT content, status, comment FROM job_item WHERE job = $1 AND status <> 0 ORDER BY number LIMIT $2

@@ -1,16 +1,17 @@
 -- name: scheduled_create
-INSERT INTO scheduled_step (tenant, id, attributes, stations, name_fold) VALUES ($1, $2, $3::jsonb, $4, $5)
+INSERT INTO scheduled_step (tenant, id, attributes, stations, name_fold, labels) VALUES ($1, $2, $3::jsonb, $4, $5, $6)
 
 -- name: scheduled_get
-SELECT attributes::text AS attributes, version, created_at FROM scheduled_step WHERE tenant = $1 AND id = $2
+-- An item that has all of the labels $3.
+SELECT attributes::text AS attributes, version, created_at, labels FROM scheduled_step WHERE tenant = $1 AND id = $2 AND labels @> $3
 
 -- name: scheduled_replace
 -- Compare and set: a performed step may have changed the status meanwhile.
-UPDATE scheduled_step SET attributes = $4::jsonb, stations = $5, name_fold = $6, version = version + 1, changed_at = now()
+UPDATE scheduled_step SET attributes = $4::jsonb, stations = $5, name_fold = $6, labels = $7, version = version + 1, changed_at = now()
 WHERE tenant = $1 AND id = $2 AND version = $3 RETURNING 1
 
 -- name: scheduled_delete
-DELETE FROM scheduled_step WHERE tenant = $1 AND id = $2 RETURNING 1
+DELETE FROM scheduled_step WHERE tenant = $1 AND id = $2 AND labels @> $3 RETURNING 1
 
 -- name: scheduled_expire
 -- Finished steps whose time is over, and steps that nobody has touched for long and whose date is long past: $3 at most. $1 and $2 are the
@@ -61,7 +62,12 @@ told AS (
 SELECT (SELECT count(*) FROM changed) AS changed, (SELECT count(*) FROM followed) AS followed
 
 -- name: performed_expire
+-- Steps whose time ($1) is over: $2 at most; told as above ($3: the event).
 WITH due AS (
     SELECT tenant, uid FROM performed_step WHERE changed_at < now() - $1::interval ORDER BY changed_at LIMIT $2 FOR UPDATE SKIP LOCKED),
-removed AS (DELETE FROM performed_step p USING due WHERE p.tenant = due.tenant AND p.uid = due.uid)
+removed AS (DELETE FROM performed_step p USING due WHERE p.tenant = due.tenant AND p.uid = due.uid),
+told AS (
+    INSERT INTO job (tenant, kind, content)
+    SELECT m.tenant, 'MppsNotification', jsonb_build_object('modality', m.name, 'uid', due.uid, 'event', $3::integer)
+    FROM due, modality m WHERE m.tenant = due.tenant AND m.notify_mpps)
 SELECT count(*) FROM due
