@@ -234,7 +234,7 @@ def _content(
 ) -> dict[str, Any]:
     fresh = request.new_uids() if isinstance(request, Modification) else frozenset()
     return {
-        "body": dict(body),
+        "body": {name: value for name, value in body.items() if name != "ProjectKey"},  # which is the key
         "key": new_key(body),
         "keep_source": request.keep_source or in_place,
         "keep_labels": request.keep_labels,

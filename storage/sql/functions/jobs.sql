@@ -43,7 +43,7 @@ BEGIN
         END IF;
     END IF;
     UPDATE job SET state = p_state, result = p_result, error = p_error, error_kind = p_kind, finished_at = now(), worker = NULL, heartbeat_at = NULL, object_key = NULL,
-        content = CASE WHEN p_state = 'success' THEN content - '{key,headers}'::text[] ELSE content END, -- the key of pseudonyms would trace them back, headers may log in
+        content = CASE WHEN p_state = 'success' THEN content - '{key,headers,sealed}'::text[] ELSE content END, -- the key of pseudonyms would trace them back, headers may log in
         result_key = p_file, result_size = p_size, progress = CASE WHEN p_state = 'success' THEN 1 ELSE progress END
     WHERE id = p_id;
     IF v_key IS NOT NULL THEN
