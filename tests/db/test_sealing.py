@@ -158,9 +158,9 @@ async def test_secrets_of_jobs(opened: Open) -> None:
     assert (job.state, job.error_kind, seen) == ("failure", "peer-failed", [])
     await archive.jobs.resubmit(LOCAL, name)
     assert await runner(archive).step()
-    assert seen == [content]
+    assert seen == [content | {"resumed": True}]
     job = await archive.jobs.get(LOCAL, name)
-    assert (job.state, job.content) == ("success", {"said": {"a": 1}})
+    assert (job.state, job.content) == ("success", {"said": {"a": 1}, "resumed": True})
 
 
 async def test_the_key_of_a_project(opened: Open) -> None:
@@ -170,7 +170,7 @@ async def test_the_key_of_a_project(opened: Open) -> None:
     await spool.write(ct())
     found = await archive.ingest.store(LOCAL, await spool.finish(), Provenance("rest"))
     requests = ModificationRequests(archive.db, archive.archives, archive.rest_state)
-    body = {"ProjectKey": PASSWORD}
+    body = {"ProjectKey": f"{PASSWORD} of a project"}
     task = await requests.modify(LOCAL, Level.STUDY, [found.orthanc.study], body, anonymize=True)
     assert PASSWORD in str(task.content)
     content = task.content | {"permissive": False, "principal": "", "remote": ""}

@@ -381,7 +381,8 @@ def test_a_certificate_for_each(certificates: Path, tmp_path: Path) -> None:
         for wrong in (
             {"CertificateFile": "nothing.pem"}, {"CertificateFile": str(certificates / "client.pem")},
             {"CertificateFile": "../certificates/whole.pem"}, {"CertificateFile": ".."},
-            {"CertificateFile": "/etc/passwd"}, {"CertificateFile": "a\0b"}, {"CertificateFile": "south.pem", "CertificateKeyFile": "north.key"}, south,
+            {"CertificateFile": "/etc/passwd"}, {"CertificateFile": "a\0b"}, south,
+            {"CertificateFile": "south.pem", "CertificateKeyFile": "north.key"},
             south | {"CertificateKeyPassword": "wrong"}, south | {"CertificateKeyPassword": None},
             {"CertificateKeyFile": "north.key"}, {"CertificateKeyPassword": secret},
         ):  # fmt: skip

@@ -86,7 +86,8 @@ CREATE OR REPLACE FUNCTION job_resubmit(p_tenant integer, p_id uuid) RETURNS boo
 LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE job SET state = 'pending', attempts = 0, error = NULL, error_kind = NULL, finished_at = NULL, started_at = NULL, progress = 0,
-        cancel_requested = false, pause_requested = false, run_after = now()
+        cancel_requested = false, pause_requested = false, run_after = now(),
+        content = content || '{"resumed": true}' -- what was done of a part may be there
     WHERE tenant = p_tenant AND id = p_id AND state = 'failure' AND object_size IS NULL;
     IF NOT FOUND THEN
         RETURN false;

@@ -42,3 +42,7 @@ SELECT coalesce(sum(comment::bigint), 0)::bigint FROM job_item WHERE job = $1 AN
 -- The sums of what the parts of a job that retrieves have noted: how many instances were stored, and how many could not be.
 SELECT coalesce(sum(split_part(comment, ' ', 1)::bigint), 0)::bigint AS received, coalesce(sum(split_part(comment, ' ', 2)::bigint), 0)::bigint AS failed
 FROM job_item WHERE job = $1 AND status = 0
+
+-- name: retrieval_begun
+-- Whether something of a study, or of its series $3, is stored.
+SELECT EXISTS (SELECT FROM study t JOIN series s ON s.study = t.id WHERE t.tenant = $1 AND t.study_uid = $2 AND s.series_uid = coalesce($3, s.series_uid))
