@@ -4,6 +4,7 @@ from api.cli_import import print_summary, progress_bar, run_with_archive
 from api.cli_logging import configure_logging
 from api.cli_options import fail
 from api.routes.orthanc.modalities import parsed
+from api.routes.orthanc.remotes import declared
 from storage.archive import Archive
 from storage.importer import ImportProgress
 from storage.orthanc_connection import SourceError
@@ -24,7 +25,7 @@ def run_migration(settings: Settings, url: str, *, jobs: int, verify: bool, quie
     async def copy(archive: Archive) -> MigrationReport:
         async with source:
             if quiet:
-                return await run_orthanc_import(archive, source, parsed, jobs=jobs, verify=verify)
+                return await run_orthanc_import(archive, source, parsed, declared, jobs=jobs, verify=verify)
             with progress_bar() as progress:
                 task = progress.add_task("copying", total=None, text="")
 
@@ -32,7 +33,9 @@ def run_migration(settings: Settings, url: str, *, jobs: int, verify: bool, quie
                     text = f"{at.stored} stored, {at.identical} there already, {at.failed} failed"
                     progress.update(task, completed=at.done, total=at.found, text=text)
 
-                return await run_orthanc_import(archive, source, parsed, jobs=jobs, verify=verify, progress=show)
+                return await run_orthanc_import(
+                    archive, source, parsed, declared, jobs=jobs, verify=verify, progress=show
+                )
 
     try:
         report = run_with_archive(settings, copy)
@@ -56,6 +59,7 @@ def _print(report: MigrationReport) -> None:
         ("attachments", extras.get("attachments", 0)),
         ("protected patients", extras.get("protected", 0)),
         ("modalities", extras.get("modalities", 0)),
+        ("peers and servers", extras.get("remotes", 0)),
         ("failed beside instances", report.problems),
     )
     print_summary(rows, sum(instances.values()), report)

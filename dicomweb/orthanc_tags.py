@@ -183,3 +183,14 @@ def main_tags(elements: Elements, tags: tuple[str, ...], form: Format, max_text:
         shown = formatted({tag: element}, form, max_text=max_text).items()
         found |= {name: value for name, value in shown if (value["Value"] if form == "Full" else value) is not None}
     return found
+
+
+def requested_tags(elements: Elements, tags: tuple[str, ...], form: Format, max_text: int = MAX_TEXT) -> dict[str, Any]:
+    """The same of tags that a client asked for: those that the elements do not have are null."""
+    absent: dict[str, Any] = {
+        human if form == "Human" else spelled_tag(tag): {"Name": human, "Type": "Null", "Value": None}
+        if form == "Full"
+        else None
+        for tag, human in _with_names(tags)
+    }
+    return absent | main_tags(elements, tags, form, max_text)

@@ -16,9 +16,10 @@ import orjson
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.db import Database
-from storage.jobs import STORAGE_FULL, Claimed, Handler, JobFailed, Postponed, Progress
+from storage.jobs import STORAGE_FULL, Claimed, Handler, JobFailed, Postponed, Progress, opened
 from storage.objects import ObjectStore
 from storage.owned_objects import OwnedObjects
+from storage.sealing import Sealer
 from storage.settings import Settings
 from storage.workplace import workplace
 
@@ -52,6 +53,7 @@ class JobRunner:
         self._handlers = handlers
         self._at_once = at_once
         self._worker = uuid.uuid4()
+        self._sealer = Sealer.of(settings.credentials_key_file)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
 
     async def run(self) -> None:
@@ -154,7 +156,7 @@ class JobRunner:
     async def _do(self, job: Claimed, progress: Progress) -> None:
         """The work, and its end where that is a good one."""
         async with workplace(self._data, job.id) as folder:
-            done = await self._handlers[job.kind](job, folder, progress)
+            done = await self._handlers[job.kind](opened(self._sealer, job), folder, progress)
             if done.file is None:
                 await self._end(job, "success", done.result, None, None)
                 return

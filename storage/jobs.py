@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from storage.db import Database
 from storage.job_watch import JobWatch
 from storage.objects import ObjectStore
 from storage.owned_objects import OwnedObjects
+from storage.sealing import Sealer
 from storage.settings import Settings
 from storage.spool import Spooled
 
@@ -27,6 +28,11 @@ OUTCOMES_SHOWN: Final = 1000
 # How a job ended that found no room for what it made; it can be submitted again.
 STORAGE_FULL: Final = "storage-full"
 STATES: Final = ("pending", "running", "retry", "paused", "success", "failure")
+
+
+# Members of a job's content that nobody may read: the key of pseudonyms would trace them back, headers may log in. They
+# are forgotten when the job has succeeded.
+_SECRET: Final = ("key", "headers")
 
 
 class JobFailed(Exception):
@@ -130,6 +136,23 @@ Progress = Callable[[float], None]
 Handler = Callable[[Claimed, Path, Progress], Awaitable[Done]]
 
 
+def sealed(sealer: Sealer, tenant: int, kind: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The content of a job as it is stored: with its secrets in the member `sealed`, where there is a key for that."""
+    secret = {name: content[name] for name in _SECRET if content.get(name)}
+    if not secret or not sealer:
+        return content
+    text = sealer.seal(orjson.dumps(secret).decode(), f"{tenant}/job/{kind}")
+    return {name: value for name, value in content.items() if name not in secret} | {"sealed": text}
+
+
+def opened(sealer: Sealer, job: Claimed) -> Claimed:
+    """A job with its secrets. Raises PeerFailed where no key opens them."""
+    content = dict(job.content)
+    if (text := content.pop("sealed", None)) is None:
+        return job
+    return replace(job, content=content | orjson.loads(sealer.open(text, f"{job.tenant}/job/{job.kind}")))
+
+
 class JobService:
     """Jobs of the archive, for those who ask for them."""
 
@@ -140,6 +163,7 @@ class JobService:
         self._files = OwnedObjects(settings, db, objects)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._watch = JobWatch(db)
+        self._sealer = Sealer.of(settings.credentials_key_file)
 
     async def create(
         self,
@@ -185,7 +209,7 @@ class JobService:
         return str(found)
 
     async def _create(self, access: Access, kind: str, content: Mapping[str, Any], *more: Any) -> Any:
-        text = orjson.dumps(content).decode()
+        text = orjson.dumps(sealed(self._sealer, access.tenant, kind, content)).decode()
         return await self._db.fetch_value("job_create", access.tenant, kind, text, *more)
 
     async def get(self, access: Access, name: str) -> Job:

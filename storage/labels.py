@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from dicomweb.errors import BadRequest, NotFound
+from dicomweb.errors import BadQuery, NotFound
 from storage.access import Access
 from storage.db import Database
 from storage.resource import Resource
@@ -13,9 +13,9 @@ _MOST: Final = 100_000
 
 
 def checked_label(text: str) -> str:
-    """`text` if it may be a label, else BadRequest."""
+    """`text` if it may be a label, else BadQuery."""
     if not _LABEL.fullmatch(text):
-        raise BadRequest("a label has 1 to 64 characters: letters, digits, - and _", attribute="label")
+        raise BadQuery("a label has 1 to 64 characters: letters, digits, - and _", attribute="label")
     return text
 
 
@@ -39,7 +39,7 @@ class LabelService:
         return [row["label"] for row in await self._db.fetch("labels_all", access.tenant, _MOST)]
 
     async def put(self, access: Access, resource: Resource, label: str) -> None:
-        """Add a label; nothing changes where the resource has it. Raises BadRequest for what is no label."""
+        """Add a label; nothing changes where the resource has it. Raises BadQuery for what is no label."""
         access.require("dicom.write")
         if not await self._db.fetch_value(
             "label_put", access.tenant, resource.level, resource.id, checked_label(label)

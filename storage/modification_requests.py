@@ -8,6 +8,8 @@ import orjson
 
 from dicomweb.deidentify.request import Anonymization, Modification
 from dicomweb.edit.parsing import parse_value
+from dicomweb.edit.paths import Path
+from dicomweb.edit.rules import Action
 from dicomweb.edit.subject import PATIENT_ID, SERIES, SOP_INSTANCE, STUDY
 from dicomweb.errors import BadQuery, BadRequest, NotFound
 from dicomweb.orthanc_tags import MAIN_TAGS
@@ -70,7 +72,8 @@ class ModificationRequests:
         chosen = await self._chosen(access, resources, None if bulk else level)
         in_place = await self._in_place(access, request, chosen)
         content = _content(body, request, in_place=in_place, answer="bulk" if bulk else str(level))
-        content |= {"level": str(level), "anonymize": anonymize, "said": {"IsAnonymization": anonymize}}
+        said = {"IsAnonymization": anonymize, "ParentResources": sorted(set(resources))}
+        content |= {"level": str(level), "anonymize": anonymize, "said": said}
         if isinstance(request, Modification):
             await self._require_same(access, request, chosen)
             below = [each for each in _LEVELS[_LEVELS.index(request.level) :] if each is not Level.PATIENT]
@@ -141,20 +144,29 @@ class ModificationRequests:
         return Task(kind, content | {"level": str(level), "anonymize": False} | more, items)
 
     async def _require_same(self, access: Access, request: Modification, chosen: _Chosen) -> None:
-        """Whoever moves studies to a patient who is stored says so by all that is known of the patient."""
+        """A patient is the same in all studies.
+
+        Whoever moves studies to a patient who is stored says so by all that is known of the patient; what is changed of
+        one who has other studies is as it is there.
+        """
         given = request.replaced(PATIENT_ID)
         patient = "" if given is None else "\\".join(given.values)
-        if not patient or patient in chosen.patients:
+        if patient and patient not in chosen.patients:
+            for row in await self._db.fetch("patient_headers", access.tenant, patient):
+                known = orjson.loads(row["attributes"])
+                _check_same(request, known, [tag for tag in MAIN_TAGS[Level.PATIENT] if tag in known])
             return
-        for row in await self._db.fetch("patient_headers", access.tenant, patient):
-            known = orjson.loads(row["attributes"])
-            for tag in (each for each in MAIN_TAGS[Level.PATIENT] if each in known):
-                number = int(tag, 16)
-                if request.replaced(number) != parse_value(number, known[tag]):
-                    raise BadRequest(
-                        f"there is a patient of this PatientID: Replace is to say the same {name_of(number)}",
-                        attribute=name_of(number),
-                    )
+        touched = [
+            tag
+            for tag in MAIN_TAGS[Level.PATIENT]
+            if tag != _PATIENT and (rule := request.paths.get(Path((), int(tag, 16)))) and rule.action != Action.KEEP
+        ]
+        if not touched:
+            return
+        for row in await self._db.fetch(
+            "patients_with_other_studies", access.tenant, list(chosen.patients), chosen.instances
+        ):
+            _check_same(request, orjson.loads(row["attributes"]), touched)
 
     async def _in_place(self, access: Access, request: Modification | Anonymization, chosen: _Chosen) -> bool:
         found = request.in_place(chosen.patients)
@@ -205,12 +217,24 @@ class ModificationRequests:
         return row["study_uid"], orjson.loads(row["attributes"])
 
 
+def _check_same(request: Modification, known: Mapping[str, Any], tags: Sequence[str]) -> None:
+    """Raise BadRequest where a request does not give these attributes of a patient as they are known."""
+    for tag in tags:
+        number = int(tag, 16)
+        given, wanted = request.replaced(number), parse_value(number, known[tag]) if tag in known else None
+        if given != wanted:
+            raise BadRequest(
+                f"there is a patient of this PatientID: Replace is to say the same {name_of(number)}",
+                attribute=name_of(number),
+            )
+
+
 def _content(
     body: Mapping[str, Any], request: Modification | Anonymization, *, in_place: bool, answer: str
 ) -> dict[str, Any]:
     fresh = request.new_uids() if isinstance(request, Modification) else frozenset()
     return {
-        "body": dict(body),
+        "body": {name: value for name, value in body.items() if name != "ProjectKey"},  # which is the key
         "key": new_key(body),
         "keep_source": request.keep_source or in_place,
         "keep_labels": request.keep_labels,

@@ -13,7 +13,7 @@ from storage.resource import Resource
 from storage.revisions import Condition
 from storage.spool import Spool
 
-Extra = Literal["labels", "metadata", "attachments", "protected", "modalities"]
+Extra = Literal["labels", "metadata", "attachments", "protected", "modalities", "remotes"]
 
 _ANY: Final = Condition()
 

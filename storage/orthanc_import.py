@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 from dicomweb.errors import ArchiveError, BadRequest, Conflict, Unavailable
@@ -21,6 +22,7 @@ from storage.orthanc_connection import SourceDown, SourceError, SourceFails, Sou
 from storage.orthanc_extras import Extra, Extras
 from storage.orthanc_listing import PAGE, changed, listed
 from storage.orthanc_source import Found, OrthancSource
+from storage.remotes import Declaration, Kind
 from storage.resource import spelled
 from storage.spool import Spooled
 
@@ -30,6 +32,8 @@ _MAX_FAILURES: Final = 1000  # described one by one; more are counted
 _TRIES: Final = 4
 _GIVE_UP_AFTER: Final = 20  # resources in a row for which source or archive were not there, each tried again
 _PROGRESS_SECONDS: Final = 0.1
+_REMOTES: Final[tuple[tuple[Kind, str], ...]] = (("peer", "/peers"), ("dicomweb", "/dicom-web/servers"))
+_SECRET: Final = ("HttpHeaders", "CertificateFile", "CertificateKeyFile", "CertificateKeyPassword")
 _OTHER_BYTES: Final = "other bytes are stored here under this SOPInstanceUID"
 
 Outcome = Literal["stored", "identical", "verified", "replaced", "gone", "failed"]
@@ -91,13 +95,19 @@ class _Migration:
         self._stopped = ""
         self._extras = Extras(archive, source, self._copied, self._failed)
 
-    async def run(self, jobs: int, modality: Callable[[str, Any], Modality]) -> MigrationReport:
+    async def run(
+        self,
+        jobs: int,
+        modality: Callable[[str, Any], Modality],
+        remote: Callable[[Kind, str, Any], Declaration],
+    ) -> MigrationReport:
         started = time.monotonic()
         queue: asyncio.Queue[_Item] = asyncio.Queue(maxsize=4 * jobs)
         async with asyncio.TaskGroup() as tasks:
             workers = [tasks.create_task(self._work(queue)) for _ in range(jobs)]
             try:
                 await self._modalities(modality)
+                await self._remotes(remote)
                 await self._walk(queue)
             except SourceError as error:
                 self._stopped = self._stopped or error.why
@@ -260,6 +270,32 @@ class _Migration:
             else:
                 self._copied("modalities")
 
+    # -- other servers
+
+    async def _remotes(self, remote: Callable[[Kind, str, Any], Declaration]) -> None:
+        """Declare peers and DICOMweb servers that are not known here by name; passwords are not told by the source."""
+        for kind, path in _REMOTES:
+            known = {each.name for each in await self._archive.remotes.list(LOCAL, kind)}
+            for name, told in (await self._source.remotes(path)).items():
+                if name not in known:
+                    await self._remote(f"{path}/{name}", told, partial(remote, kind, name))
+
+    async def _remote(self, path: str, told: Any, declared: Callable[[Any], Declaration]) -> None:
+        said: Mapping[str, Any] = told if isinstance(told, dict) else {}
+        secret = [name for name in _SECRET if said.get(name)]
+        secret += ["Password"] if said.get("Username") else []
+        given = {name: value for name, value in said.items() if name not in (*_SECRET, "Password")}
+        try:
+            await self._archive.remotes.put(LOCAL, declared(given))
+        except ArchiveError as error:
+            self._failed(path, error.message)
+            return
+        self._copied("remotes")
+        if secret:
+            self._failed(
+                path, f"declared without {', '.join(secret)}, which the source does not tell: declare it again"
+            )
+
     # -- counting
 
     def _copied(self, extra: Extra) -> None:
@@ -319,18 +355,20 @@ async def run_orthanc_import(
     archive: Archive,
     source: OrthancSource,
     modality: Callable[[str, Any], Modality],
+    remote: Callable[[Kind, str, Any], Declaration],
     *,
     jobs: int = 8,
     verify: bool = False,
     page: int = PAGE,
     progress: Callable[[ImportProgress], None] | None = None,
 ) -> MigrationReport:
-    """Copy what a source has: instances, labels, metadata and attachments of clients, protection, modalities.
+    """Copy what a source has: instances, labels, metadata and attachments of clients, protection, other servers.
 
-    `modality` makes one of its name and the source's description. `verify`: instances that are here already are
-    compared. `progress` as in `run_import`. Nothing is copied twice, so that a run continues one that ended. What
-    differs from the source is set to the source's value; nothing is deleted here. Memory: `jobs` times the spool's
-    limit, and two pages of the source's list. Never raises for what a single resource is.
+    `modality` makes one of its name and the source's description, `remote` a peer or DICOMweb server. `verify`:
+    instances that are here already are compared. `progress` as in `run_import`. Nothing is copied twice, so that a run
+    continues one that ended. What differs from the source is set to the source's value; nothing is deleted here.
+    Memory: `jobs` times the spool's limit, and two pages of the source's list. Never raises for what a single resource
+    is.
     """
     copy = _Migration(archive, source, verify=verify, page=page, progress=progress)
-    return await copy.run(max(1, jobs), modality)
+    return await copy.run(max(1, jobs), modality, remote)

@@ -183,6 +183,14 @@ class OrthancSource:
         answer = await self._http.json("/modalities?expand")
         return answer if isinstance(answer, dict) else {}
 
+    async def remotes(self, path: str) -> Mapping[str, Any]:
+        """The peers or DICOMweb servers that are declared there, by name and without what is secret of them."""
+        try:
+            answer = await self._http.json(f"{path}?expand")
+        except SourceGone:  # a source without the plug-in
+            return {}
+        return answer if isinstance(answer, dict) else {}
+
     async def last_change(self) -> int:
         """Where the change feed ends now."""
         return _whole(await self._http.json("/changes?last"), "Last")

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -43,15 +44,25 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """Files of the setting `outgoing_certificates` by name; `key` None: in the same file."""
+
+    file: str
+    key: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A server that is called: URL with a slash at its end, headers of every request, seconds of silence (None: usual).
 
-    Headers may hold credentials: they are not shown.
+    Headers may hold credentials: they are not shown. `certificate`: ours, instead of the settings'.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout: float | None = None
+    certificate: Certificate | None = None
 
 
 class Outbound:
@@ -65,10 +76,23 @@ class Outbound:
 
     async def caller(self, target: Target) -> "Caller":
         """What calls one server; close it by a `with` block. Raises PeerFailed where certificates cannot be read."""
-        if self._tls is None:
-            self._tls = await asyncio.to_thread(_context, self._settings)
-        transport = _Checked(self.destinations, self._tls, self._resolve)
+        if target.certificate is not None:
+            tls = await asyncio.to_thread(_context_with, self._settings, target.certificate)
+        elif self._tls is None:
+            tls = self._tls = await asyncio.to_thread(_context, self._settings)
+        else:
+            tls = self._tls
+        transport = _Checked(self.destinations, tls, self._resolve)
         return Caller(target, target.timeout or self._settings.outgoing_timeout, transport)
+
+    async def check_certificate(self, certificate: Certificate | None) -> None:
+        """Raise BadRequest unless a server can be called with it."""
+        if certificate is None:
+            return
+        try:
+            await asyncio.to_thread(_context_with, self._settings, certificate)
+        except PeerFailed as error:
+            raise BadRequest(error.message, attribute="CertificateFile") from error
 
 
 class Caller:
@@ -267,8 +291,7 @@ class _Checked(httpx.AsyncBaseTransport):
 
 def _context(settings: Settings) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=settings.outgoing_ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = _trusting(settings)
         if settings.outgoing_client_certificate is not None:
             context.load_cert_chain(settings.outgoing_client_certificate, settings.outgoing_client_key)
     except (OSError, ssl.SSLError) as error:
@@ -276,4 +299,34 @@ def _context(settings: Settings) -> ssl.SSLContext:
             "outgoing_ca_file, outgoing_client_certificate or outgoing_client_key cannot be used"
             f" ({error.strerror or type(error).__name__})"
         ) from error
+    return context
+
+
+def _context_with(settings: Settings, certificate: Certificate) -> ssl.SSLContext:
+    """For a server that has a certificate of ours declared. Raises PeerFailed."""
+    folder = settings.outgoing_certificates
+    if folder is None:
+        raise PeerFailed("CertificateFile names a file of the setting outgoing_certificates, which is not set")
+    file, key = _within(folder, certificate.file), certificate.key and _within(folder, certificate.key)
+    try:
+        context = _trusting(settings)
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(file, key, certificate.password or "")
+    except (OSError, ssl.SSLError, ValueError) as error:
+        # No words of the system: whoever declares a server is not told what else lies there.
+        raise PeerFailed("CertificateFile, CertificateKeyFile or CertificateKeyPassword cannot be used") from error
+    return context
+
+
+def _within(folder: Path, name: str) -> Path:
+    """The file of a folder that a name, or a whole path, means. Raises PeerFailed for one that is elsewhere."""
+    path = Path(name)
+    if name == ".." or (path.name != name and path.parent != folder):
+        raise PeerFailed("CertificateFile and CertificateKeyFile are names of files of outgoing_certificates")
+    return folder / path.name
+
+
+def _trusting(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.outgoing_ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

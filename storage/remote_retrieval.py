@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,8 @@ from storage.ingest import Provenance
 from storage.job_items import job_items
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.outbound import Caller, again, refusal
+from storage.parallel import side_by_side
+from storage.remote_listing import missing
 from storage.remote_sending import access_of
 from storage.spool import Spool, Spooled
 
@@ -28,6 +30,7 @@ RETRIEVE: Final = "DicomWebWadoRetrieveClient"
 
 _DICOM: Final = "application/dicom"
 _MULTIPART: Final = "multipart/related"
+_REQUESTS: Final = 4  # at a time, for single instances
 _AT_ONCE: Final = 8  # instances that are stored while the next ones come
 _MAX_INSTANCES: Final = 1_000_000
 _PROCESSING_FAILURE: Final = 0x0110
@@ -54,11 +57,22 @@ async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: 
         params = list(content["arguments"].items())
         async for number, path in items.open():
             taking = _Taking(archive, access, source, permissive=content["permissive"])
+            # A worker that was killed, or an attempt that was broken off, has stored what had come by then.
+            taking.begun = job.attempts > 1 or "resumed" in content
 
-            async def attempt(taking: _Taking = taking, path: str = path) -> None:
-                taking.received = taking.failed = 0
+            async def take(path: str, taking: _Taking = taking) -> None:
                 async with caller.open("GET", path, params=params, headers={"accept": accept}) as response:
                     await taking.answer(caller, response)
+
+            async def attempt(path: str = path, taking: _Taking = taking) -> None:
+                resumed, taking.begun = taking.begun, True
+                taking.received = taking.failed = 0
+                rest = await missing(archive.db, job.tenant, caller, path) if resumed and not params else None
+                if rest is None:
+                    await take(path)
+                    return
+                wanted, taking.received = rest
+                await side_by_side(partial(_one, take), wanted, _REQUESTS)
 
             await again(attempt)
             await items.note(number, 0, f"{taking.received} {taking.failed}")
@@ -67,6 +81,12 @@ async def run_retrieve(archive: Archive, job: Claimed, _folder: Path, progress: 
         [row] = await archive.db.fetch("job_items_received", uuid.UUID(job.id))
     said: dict[str, Any] = {"ReceivedInstancesCount": str(row["received"])}
     return Done({"said": said | ({"FailedInstancesCount": row["failed"]} if row["failed"] else {})})
+
+
+async def _one(take: Callable[[str], Awaitable[None]], path: str) -> None:
+    """Retrieve a single instance of those that are missing, unless it was deleted meanwhile."""
+    with suppress(NotFound):
+        await again(partial(take, path))
 
 
 class _Taking:
@@ -78,6 +98,7 @@ class _Taking:
         self._source = source
         self._permissive = permissive
         self.received = self.failed = 0
+        self.begun = False
 
     async def answer(self, caller: Caller, response: httpx.Response) -> None:
         """Store all instances of an answer.

@@ -35,8 +35,8 @@ STOW: Final = "DicomWebStowClient"
 
 _MIB: Final = 1 << 20
 _CHUNK: Final = 256 << 10
-_PAGE: Final = 64  # parts of a job that are looked at together
-_AT_ONCE: Final = 4  # uploads to one peer
+_PAGE: Final = 80  # parts of a job that are looked at together
+_AT_ONCE: Final = 4  # uploads to one peer, requests to one DICOMweb server
 _BATCH_FILES: Final = 20
 _BATCH_BYTES: Final = 32 * _MIB
 _ANSWER_MAX: Final = 8 * _MIB
@@ -97,6 +97,10 @@ class _Parts:
         self._progress(self._items.fraction)
         if not self._permissive:
             raise PeerFailed(f"an instance could not be sent: {comment}", status)
+
+    async def keep(self) -> None:
+        """Have what is noted survive this worker."""
+        await self._items.flush()
 
     async def pages(self) -> AsyncIterator[list[_Part]]:
         """Those that are to be done; what is not stored any more has failed."""
@@ -246,8 +250,7 @@ async def run_stow(archive: Archive, job: Claimed, _folder: Path, progress: Prog
     ):
         parts = _Parts(items, progress, permissive=content["permissive"])
         async for page in parts.pages():
-            for batch in _batches(page):
-                await _stow(archive, caller, batch, parts)
+            await side_by_side(lambda batch: _stow(archive, caller, batch, parts), _batches(page), _AT_ONCE)
         size = await _bytes_sent(archive, job, items)
     return Done({"said": {"NetworkSizeMB": str(size // _MIB)}})
 
@@ -301,6 +304,7 @@ async def _stow(archive: Archive, caller: Caller, batch: list[_Part], parts: _Pa
             refused.append((part, _PROCESSING_FAILURE, "the server's answer does not mention it"))
     for part, status, comment in refused:
         await parts.failed(part.number, status, comment)
+    await parts.keep()
 
 
 async def _is_held(archive: Archive, caller: Caller, instance: Instance) -> bool:

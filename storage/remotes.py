@@ -1,6 +1,7 @@
 """Other servers that are declared: Orthanc's peers, and DICOMweb servers. Any process calls them by the same rows."""
 
 import base64
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,14 +15,21 @@ from dicomweb.errors import BadRequest, NotFound, PeerFailed, TooLarge
 from storage.access import Access
 from storage.db import Database
 from storage.destinations import checked_url
-from storage.outbound import Caller, Outbound, Target
+from storage.outbound import Caller, Certificate, Outbound, Target
+from storage.sealing import Sealer
 from storage.settings import Settings
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["peer", "dicomweb"]
 
 MAX_REMOTES: Final = 1000
 MAX_TIMEOUT: Final = 3600.0
 _TITLE: Final[Mapping[Kind, str]] = {"peer": "peer", "dicomweb": "DICOMweb server"}
+# Members of the row's properties that are not for everybody to set or see.
+_CERTIFICATE: Final = "CertificateFile"
+_KEY: Final = "CertificateKeyFile"
+_KEY_PASSWORD: Final = "CertificateKeyPassword"  # noqa: S105 - a name
 _NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,64}")
 _MAX_TEXT: Final = 1024
 _MAX_MEMBERS: Final = 32
@@ -39,7 +47,10 @@ _OURS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A declared server as everybody may see it. `timeout` in seconds, None: the setting's."""
+    """A declared server as everybody may see it. `timeout` in seconds, None: the setting's.
+
+    `certificate`, `certificate_key`: names of files of the setting `outgoing_certificates`.
+    """
 
     kind: Kind
     name: str
@@ -49,6 +60,8 @@ class Remote:
     header_names: tuple[str, ...]
     timeout: float | None
     properties: Mapping[str, str]
+    certificate: str | None = None
+    certificate_key: str | None = None
 
     def says(self, name: str, default: bool = False) -> bool:
         """A property that is true or false."""
@@ -68,6 +81,9 @@ class Declaration:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout: float | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
+    certificate: str | None = None
+    certificate_key: str | None = None
+    key_password: str | None = field(default=None, repr=False)
 
     def checked(self) -> "Declaration":
         """Itself with a whole URL. Raises BadRequest for what cannot be declared; the message repeats no value."""
@@ -76,6 +92,13 @@ class Declaration:
             ("Username", _is_user(self.username), f"at most {_MAX_TEXT} characters without a colon"),
             ("Password", self.password is None or _is_text(self.password), f"at most {_MAX_TEXT} characters"),
             ("Password", self.password is None or self.username is not None, "for a Username"),
+            (
+                "CertificateKeyFile",
+                self.certificate is not None or self.certificate_key is None,
+                "for a CertificateFile",
+            ),
+            ("CertificateKeyPassword", self.key_password is None or _is_text(self.key_password), "a short text"),
+            ("CertificateKeyPassword", self.key_password is None or self.certificate is not None, "for a certificate"),
             ("Timeout", self.timeout is None or 0 < self.timeout <= MAX_TIMEOUT, "seconds, up to an hour"),
         ):
             if not right:
@@ -107,6 +130,7 @@ class RemoteService:
     def __init__(self, settings: Settings, db: Database) -> None:
         self._db = db
         self._outbound = Outbound(settings)
+        self._sealer = Sealer.of(settings.credentials_key_file)
 
     async def list(self, access: Access, kind: Kind) -> Sequence[Remote]:
         """All of a kind by name."""
@@ -128,6 +152,7 @@ class RemoteService:
         """
         access.require("remotes.admin")
         given = declaration.checked()
+        await self._outbound.check_certificate(_certificate(given, given.key_password))
         parts = urlsplit(given.url)
         assert parts.hostname is not None
         with suppress(PeerFailed):  # a name that has no address now: it is looked at again whenever it is called
@@ -139,10 +164,7 @@ class RemoteService:
             given.name,
             given.url,
             given.username,
-            given.password,
-            orjson.dumps(given.headers).decode(),
-            given.timeout,
-            orjson.dumps(given.properties).decode(),
+            *self._sealed(access.tenant, given, given.timeout),
             MAX_REMOTES,
         )
         if done is None:
@@ -166,14 +188,72 @@ class RemoteService:
         row = await self._db.fetch_row("remote_to_call", access.tenant, kind, _text(name))
         if row is None:
             raise NotFound(f"no such {_TITLE[kind]}")
-        given = {key.lower(): value for key, value in orjson.loads(row["headers"]).items()}
+        whose = (access.tenant, kind, _text(name), row["url"])
+        kept = self._opened(whose, row)
+        given = {key.lower(): value for key, value in kept.headers.items()}
         if row["username"] is not None:
-            pair = f"{row['username']}:{row['password'] or ''}".encode()
+            pair = f"{row['username']}:{kept.password or ''}".encode()
             given["authorization"] = f"Basic {base64.b64encode(pair).decode()}"
         check_headers(headers or {})
         given |= {key.lower(): value for key, value in (headers or {}).items()}
-        async with await self._outbound.caller(Target(row["url"], given, row["timeout"])) as caller:
+        target = Target(row["url"], given, row["timeout"], _certificate(kept, kept.key_password))
+        async with await self._outbound.caller(target) as caller:
             yield caller
+
+    async def seal(self) -> int:
+        """Encrypt with the youngest key what is stored otherwise; of how many servers."""
+        count = 0
+        for row in await self._db.fetch("remotes_all") if self._sealer else ():
+            headers, properties = orjson.loads(row["headers"]), orjson.loads(row["properties"])
+            texts = (row["password"], properties.get(_KEY_PASSWORD), *headers.values())
+            if all(self._sealer.is_current(text) for text in texts if text is not None):
+                continue
+            whose = (row["tenant"], row["kind"], row["name"], row["url"])
+            try:
+                password, fresh, _, more = self._sealed(row["tenant"], self._opened(whose, row), None)
+            except PeerFailed as error:
+                log.warning("%s %s: %s", _TITLE[row["kind"]], row["name"], error.message)
+                continue
+            before = (row["password"], row["headers"], row["properties"])
+            await self._db.execute("remote_seal", *whose, password, fresh, more, *before)
+            count += 1
+        return count
+
+    def _sealed(self, tenant: int, given: Declaration, timeout: float | None) -> tuple[Any, str, float | None, str]:
+        """Password, headers, timeout and properties as a row has them."""
+
+        def seal(text: str, what: str) -> str:
+            return self._sealer.seal(text, _purpose((tenant, given.kind, given.name, given.url), what))
+
+        password = None if given.key_password is None else seal(given.key_password, _KEY_PASSWORD)
+        more = {_CERTIFICATE: given.certificate, _KEY: given.certificate_key, _KEY_PASSWORD: password}
+        properties = dict(given.properties) | {name: value for name, value in more.items() if value is not None}
+        return (
+            None if given.password is None else seal(given.password, "password"),
+            orjson.dumps({name: seal(value, f"header {name}") for name, value in given.headers.items()}).decode(),
+            timeout,
+            orjson.dumps(properties).decode(),
+        )
+
+    def _opened(self, whose: tuple[int, Kind, str, str], row: Any) -> Declaration:
+        """What a row says that a server is called with. Raises PeerFailed where that cannot be decrypted."""
+
+        def opened(text: str | None, what: str) -> str | None:
+            return None if text is None else self._sealer.open(text, _purpose(whose, what))
+
+        properties = orjson.loads(row["properties"])
+        headers = orjson.loads(row["headers"])
+        return Declaration(
+            whose[1],
+            whose[2],
+            whose[3],
+            password=opened(row["password"], "password"),
+            headers={name: opened(value, f"header {name}") or "" for name, value in headers.items()},
+            key_password=opened(properties.pop(_KEY_PASSWORD, None), _KEY_PASSWORD),
+            certificate=properties.pop(_CERTIFICATE, None),
+            certificate_key=properties.pop(_KEY, None),
+            properties=properties,
+        )
 
 
 def _is_user(text: str | None) -> bool:
@@ -189,7 +269,17 @@ def _text(value: str) -> str:
     return value.replace("\0", "")
 
 
+def _purpose(whose: tuple[int, Kind, str, str], what: str) -> str:
+    """What a secret is encrypted for: another row, or the same with another URL, cannot take it over."""
+    return "\n".join((*map(str, whose), what))
+
+
+def _certificate(given: Declaration, password: str | None) -> Certificate | None:
+    return None if given.certificate is None else Certificate(given.certificate, given.certificate_key, password)
+
+
 def _remote(row: Any) -> Remote:
-    return Remote(
-        **dict(row) | {"header_names": tuple(row["header_names"]), "properties": orjson.loads(row["properties"])}
-    )
+    properties = orjson.loads(row["properties"])
+    said = {"header_names": tuple(row["header_names"]), "properties": properties}
+    said |= {"certificate": properties.pop(_CERTIFICATE, None), "certificate_key": properties.pop(_KEY, None)}
+    return Remote(**dict(row) | said)

@@ -13,7 +13,7 @@ from dicomweb.bulk import BulkTable
 from dicomweb.errors import BadQuery, NotFound
 from dicomweb.media import DEFLATED_LE, IMPLICIT_LE
 from dicomweb.orthanc_kinds import ANONYMIZED_FROM, ATTACHMENTS, METADATA, MODIFIED_FROM, Kinds, parse_kinds
-from dicomweb.orthanc_tags import MAIN_TAGS, Format, main_tags, parse
+from dicomweb.orthanc_tags import MAIN_TAGS, Format, main_tags, parse, requested_tags, spelled_tag
 from dicomweb.tags import Level
 from storage.access import LOCAL, Access
 from storage.attachments import file_uuid
@@ -48,6 +48,7 @@ _ORIGIN: Final = {"rest": "RestApi", "dimse": "DicomProtocol", "stow": "Plugins"
 _ROWS: Final = 500
 _FURTHEST: Final = 2**40
 _LONGEST: Final = 1 << 16
+_SIGNATURES: Final = {level: ";".join(map(spelled_tag, tags)) for level, tags in MAIN_TAGS.items()}
 _REMEMBERED_TEXT: Final = 4096
 
 Description = dict[str, Any]
@@ -221,11 +222,12 @@ class ResourceService:
             found["Attachments"] = _attached(level, row)
         if parts.requested:
             asked = parse(row["requested"])
-            found["RequestedTags"] = main_tags(asked, parts.requested, view.form, _LONGEST)
+            found["RequestedTags"] = requested_tags(asked, parts.requested, view.form, _LONGEST)
         return found
 
     def _metadata(self, level: Level, row: Record, noted: Mapping[str, str]) -> dict[str, str]:
         found = {self.metadata_kinds.name(int(number)): value for number, value in noted.items()}
+        found["MainDicomTagsSignature"] = _SIGNATURES[level]
         if level is not Level.INSTANCE:
             found["LastUpdate"] = moment(row["updated"])
         if level is Level.SERIES:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from storage.sealing import Sealer
 from storage.setting_checks import SettingError, check_exposure, check_text, is_loopback, mask_secret, parse_number
 from storage.settings_about import GIB, KIB, MIB, PREFIX, About
 from storage.settings_model import Setting, Settings, as_text, table, variable
@@ -169,6 +170,7 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
         )
     if (settings.s3_access_key is None) != (settings.s3_secret_key is None):
         raise SettingError("s3_access_key and s3_secret_key belong together: set both or neither")
+    Sealer.of(settings.credentials_key_file)
     if settings.dimse_tls_port is not None:
         if settings.dimse_tls_certificate is None or settings.dimse_tls_key is None:
             raise SettingError("dimse_tls_port needs dimse_tls_certificate and dimse_tls_key")

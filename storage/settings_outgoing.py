@@ -46,8 +46,24 @@ class OutgoingSettings(GatewaySettings):
     )
     outgoing_client_certificate: Path | None = field(
         default=None,
-        metadata=about("Outgoing", "PEM file with our certificate, for servers that ask for one."),
+        metadata=about(
+            "Outgoing", "PEM file with our certificate, for servers that ask for one and whose declaration names none."
+        ),
     )
     outgoing_client_key: Path | None = field(
         default=None, metadata=about("Outgoing", "PEM file with its key (default: in the same file).")
+    )
+    outgoing_certificates: Path | None = field(
+        default=None,
+        metadata=about(
+            "Outgoing", "Directory with the PEM files that declarations name: `CertificateFile`, `CertificateKeyFile`."
+        ),
+    )
+    credentials_key_file: Path | None = field(
+        default=None,
+        metadata=about(
+            "Outgoing",
+            "File with the key that passwords and headers of remote servers, and secrets of jobs, are encrypted with"
+            " in the database: 64 hexadecimal digits; older keys in lines of their own below (default: plain text).",
+        ),
     )

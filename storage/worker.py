@@ -30,6 +30,7 @@ _ANALYZE_SECONDS = 2.0
 _YOUNG_ROWS = 100_000  # larger tables are autovacuum's
 _SWEEP_SECONDS = 30.0
 _EXPIRE_SECONDS = 30.0
+_SEAL_SECONDS = 600.0
 _TRANSCODE_SECONDS = 1.0
 _AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
 _MAX_FAILED = 64
@@ -131,6 +132,7 @@ async def run_worker(
         (_EXPIRE_SECONDS, "expire_archives", archive.archives.expire),
         (_EXPIRE_SECONDS, "expire_commitments", archive.asked.expire),
         (_EXPIRE_SECONDS, "expire_transactions", archive.commitment.expire),
+        (_SEAL_SECONDS, "seal_credentials", archive.remotes.seal),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
         *more,
     ]

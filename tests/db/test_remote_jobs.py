@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 import pydicom
@@ -104,7 +105,7 @@ async def killed(archive: Archive, name: str, after: int) -> None:
     await archive.db.fetch_sql("UPDATE job SET heartbeat_at = now() - interval '1 hour' WHERE state = 'running'")
 
 
-@pytest.mark.parametrize(("kind", "most_twice"), [(PEER_STORE, 60), (STOW, 40)])
+@pytest.mark.parametrize(("kind", "most_twice"), [(PEER_STORE, 60), (STOW, 80)])
 async def test_a_worker_that_is_killed_while_it_sends(archive: Archive, kind: str, most_twice: int) -> None:
     uids = await stored(archive, 100)
     received: list[str] = []
@@ -147,6 +148,85 @@ def multipart(instances: list[bytes]) -> tuple[bytes, str]:
     writer = Writer("b")
     parts = [writer.part_head({"Content-Type": "application/dicom"}) + each for each in instances]
     return b"".join(parts) + writer.tail(), writer.content_type("application/dicom")
+
+
+@pytest.mark.parametrize("ended", ["broken off", "killed", "resubmitted"])
+@pytest.mark.parametrize(
+    "searches",
+    [
+        "by pages",
+        *(pytest.param(each, marks=pytest.mark.full) for each in ("first page only", "no answer", "not JSON")),
+    ],
+)
+async def test_a_retrieval_goes_on_with_what_is_missing(  # noqa: C901 - the server is a part of the test
+    archive: Archive, searches: str, ended: str
+) -> None:
+    """A study whose transfer ended early is not sent again whole, where the server tells what it has."""
+    study, series = files.new_uid(), files.new_uid()
+    sent = [files.ct(StudyInstanceUID=study, SeriesInstanceUID=series) for _ in range(20)]
+    found = {str(ds.SOPInstanceUID): ds for ds in (pydicom.dcmread(BytesIO(each)) for each in sent)}
+    of_sop = dict(zip(found, sent, strict=True))
+    whole: list[str] = []
+
+    def search(request: Request) -> None:
+        begin = 0 if searches == "first page only" else int(dict(parse_qsl(urlsplit(request.path).query))["offset"])
+        page = [
+            {tag: {"vr": "UI", "Value": [uid]} for tag, uid in (("00080018", sop), ("0020000E", ds.SeriesInstanceUID))}
+            for sop, ds in list(found.items())[begin : begin + 7]
+        ]
+        if searches == "no answer":
+            request.answer("501 Not Implemented")
+        elif searches == "not JSON":
+            request.answer("200 OK", b"<html>")
+        else:
+            request.answer("200 OK" if page else "204 No Content", orjson.dumps(page) if page else b"")
+
+    def reply(request: Request) -> None:
+        path = urlsplit(request.path).path
+        if path == f"/studies/{study}/instances":
+            search(request)
+            return
+        if path == f"/studies/{study}":
+            whole.append(path)
+            body, kind = multipart(sent)
+            if len(whole) > (3 if ended == "resubmitted" else 1):
+                request.answer("200 OK", body, Content_Type=kind)
+                return
+            cut, _ = multipart(sent[:12])
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+            request.connection.sendall(head.encode() + cut)
+            if ended == "killed":
+                time.sleep(15)
+            return
+        sop = path.rpartition("/")[2]
+        assert path == f"/studies/{study}/series/{found[sop].SeriesInstanceUID}/instances/{sop}"
+        body, kind = multipart([of_sop[sop]])
+        request.answer("200 OK", body, Content_Type=kind)
+
+    with scripted(reply) as server:
+        name = await make(archive, server, RETRIEVE, [f"studies/{study}"])
+        if ended == "killed":
+            with worker(archive) as first:
+                while (await archive.statistics(LOCAL)).instances < 11:  # noqa: ASYNC110 - of another process
+                    await asyncio.sleep(0.02)
+                first.send_signal(signal.SIGKILL)
+                first.wait()
+            await archive.db.fetch_sql("UPDATE job SET heartbeat_at = now() - interval '1 hour' RETURNING true")
+        elif ended == "resubmitted":
+            if searches != "by pages":
+                assert (await run(archive, name)).state == "failure"
+            assert await archive.jobs.resubmit(LOCAL, name) or searches == "by pages"
+        job = await run(archive, name)
+    assert job.state == "success", job
+    assert job.result == {"said": {"ReceivedInstancesCount": "20"}}
+    assert (await archive.statistics(LOCAL)).instances == 20
+    single = [each for each in server.requests if "/instances/" in each.path]
+    if searches == "by pages":
+        assert len(whole) == 1
+        assert 8 <= len(single) <= 16  # eight were being stored when the connection broke
+    else:
+        assert len(whole) > 1
+        assert not single
 
 
 @pytest.mark.parametrize("permissive", [True, False])

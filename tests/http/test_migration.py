@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from api.routes.orthanc.modalities import parsed
+from api.routes.orthanc.remotes import declared
 from dicomweb.tags import Level
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
@@ -114,6 +115,41 @@ def test_everything_of_an_orthanc(orthanc: tuple[Orthanc, list[Sent]], target: R
     assert (again.returncode, _counts(again)) == (0, {"stored": 0, "there already, compared": 10, "failed": 0})
 
 
+def test_peers_and_dicomweb_servers(tmp_path: Path) -> None:
+    """Without what the source does not tell, which is said once; what is declared here already stays."""
+    settings = {"outgoing_networks": "127.0.0.0/8,192.0.2.0/24"}
+    secret = "s3cr3t-Passw0rd"
+    with (
+        running_server(tmp_path / "source", workers=1, **settings) as source,
+        running_server(tmp_path / "target", workers=1, **settings) as target,
+        httpx.Client(base_url=source.url) as theirs,
+        httpx.Client(base_url=target.url) as ours,
+    ):
+        for path, declared in (
+            ("/peers/plain", ["https://192.0.2.1/"]),
+            ("/peers/known", ["https://192.0.2.2/"]),
+            ("/peers/user", {"Url": "https://192.0.2.3/", "Username": "anna", "Password": secret, "Timeout": 7}),
+            ("/dicom-web/servers/token", {
+                "Url": "https://192.0.2.4/dicom", "HttpHeaders": {"X-Key": secret}, "HasDelete": True,
+            }),
+        ):  # fmt: skip
+            assert theirs.put(path, json=declared).status_code == 200
+        ours.put("/peers/known", json=["https://192.0.2.9/"])
+        done = _import(target, source.url)
+        assert (done.returncode, _counts(done)["peers and servers"]) == (1, 3)
+        said = re.sub(r"\s+", " ", done.stdout)
+        for reason in ("without Password, which", "without HttpHeaders, which"):
+            assert reason in said
+        assert "/peers/user" in said
+        found = ours.get("/peers?expand").json()
+        assert found.keys() == {"plain", "known", "user"}
+        assert (found["user"]["Username"], found["user"]["Timeout"]) == ("anna", 7)
+        assert found["known"]["Url"] == "https://192.0.2.9/"
+        server = ours.get("/dicom-web/servers?expand").json()["token"]
+        assert (server["Url"], server["HasDelete"]) == ("https://192.0.2.4/dicom/", "1")
+        assert _import(target, source.url).returncode == 0
+
+
 def _compare(web: httpx.Client, source: Orthanc, path: str) -> None:
     """Metadata, attachments and protection of one resource."""
     mine, theirs = web.get(f"{path}/metadata?expand").json(), source.request("GET", f"{path}/metadata?expand")
@@ -204,7 +240,7 @@ def _delete(server: RunningServer, identifiers: Iterable[str]) -> None:
 
 async def _run(archive: Archive, server: RunningServer, **more: Any) -> Any:
     async with OrthancSource(archive.settings, server.url, parallel=4) as source:
-        return await run_orthanc_import(archive, source, parsed, jobs=4, **more)
+        return await run_orthanc_import(archive, source, parsed, declared, jobs=4, **more)
 
 
 async def test_labels_and_what_changed_since(archive: Archive, other: RunningServer) -> None:
@@ -282,7 +318,7 @@ async def test_what_comes_and_goes_meanwhile(archive: Archive, other: RunningSer
 
     async with Changing(archive.settings, other.url, parallel=4) as source:
         source.happens = happens
-        report = await run_orthanc_import(archive, source, parsed, jobs=2, page=4)
+        report = await run_orthanc_import(archive, source, parsed, declared, jobs=2, page=4)
     assert report.exit_code == 0, report.failures
     rows = await archive.db.fetch_sql("SELECT sop_uid FROM instance")
     here = {row["sop_uid"] for row in rows}
@@ -303,7 +339,7 @@ async def test_a_file_that_is_replaced_meanwhile(archive: Archive, other: Runnin
 
     async with Changing(archive.settings, other.url, parallel=2) as source:
         source.happens = happens
-        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+        report = await run_orthanc_import(archive, source, parsed, declared, jobs=2)
     assert report.exit_code == 1
     assert [(each.path, "other bytes" in each.reason) for each in report.failures] == [(_paths(sent)[3], True)]
     _delete(other, [sent.ids[0].patient])
@@ -481,7 +517,7 @@ async def test_many_files_that_the_source_cannot_read(archive: Archive) -> None:
     told = [{"ID": each.ids[0].instance, "MainDicomTags": {}} for each in sent]
     answers = NOTHING | {"/instances?": (200, json.dumps(told).encode()), "/instances/": (500, b"")}
     async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=25) as source:
-        report = await run_orthanc_import(archive, source, parsed, jobs=25)
+        report = await run_orthanc_import(archive, source, parsed, declared, jobs=25)
     assert (report.exit_code, report.stopped, report.instances) == (1, "", {"failed": 25})
     assert {each.path for each in report.failures} == {f"/instances/{each.ids[0].instance}" for each in sent}
     assert all("answers 500" in each.reason for each in report.failures)
@@ -516,7 +552,7 @@ async def test_an_instance_without_a_file(archive: Archive, lost: bool) -> None:
     if lost:
         answers[path] = (200, json.dumps(told).encode())
     async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
-        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+        report = await run_orthanc_import(archive, source, parsed, declared, jobs=2)
     assert (report.exit_code, report.instances) == ((1, {"failed": 1}) if lost else (0, {"gone": 1}))
     assert [(each.path, "has lost" in each.reason) for each in report.failures] == ([(path, True)] if lost else [])
 
@@ -540,7 +576,7 @@ async def test_an_attachment_without_bytes(archive: Archive, lost: bool) -> None
     if lost:
         answers[f"{path}/attachments/1024/size"] = (200, b"1")
     async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
-        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+        report = await run_orthanc_import(archive, source, parsed, declared, jobs=2)
     assert report.extras == {"attachments": 1, "protected": 1}
     assert [(each.path, "has lost" in each.reason) for each in report.failures] == (
         [(f"{path}/attachments/1024", True)] if lost else []
@@ -567,7 +603,7 @@ async def test_a_source_that_answers_nonsense(archive: Archive, status: int, bod
         "/instances": (status, body),
     }  # fmt: skip
     async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
-        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+        report = await run_orthanc_import(archive, source, parsed, declared, jobs=2)
     assert (report.exit_code, wanted in report.stopped) == (1, True), report.stopped
 
 
@@ -584,7 +620,7 @@ async def test_a_file_that_is_cut_off(archive: Archive) -> None:
         "/patients": (200, b"[]"),
     }  # fmt: skip
     async with scripted(answers) as url, OrthancSource(archive.settings, url, parallel=2) as source:
-        report = await run_orthanc_import(archive, source, parsed, jobs=2)
+        report = await run_orthanc_import(archive, source, parsed, declared, jobs=2)
     assert (report.exit_code, report.instances, report.problems) == (1, {"failed": 1}, 1)
     reasons = {failure.path: failure.reason for failure in report.failures}
     assert "broke" in reasons[f"/instances/{sent.ids[0].instance}"]

@@ -81,6 +81,9 @@ def test_metadata(web: httpx.Client, paths: dict[str, str]) -> None:
     assert known["Origin"] == "RestApi"
     assert known["SopClassUid"] == "1.2.840.10008.5.1.4.1.1.2"
     assert web.get(f"{paths['instance']}/metadata?expand&numeric").json()["8"] == "RestApi"
+    assert {2, 3, 8, 15} <= set(web.get(f"{paths['instance']}/metadata?numeric").json())
+    signature = "0010,0010;0010,0020;0010,0030;0010,0040;0010,1000"
+    assert web.get(f"{paths['patient']}/metadata/MainDicomTagsSignature").text == signature
     assert web.get(f"{paths['instance']}/metadata/Origin").text == "RestApi"
 
 

@@ -1,9 +1,11 @@
 """POST /tools/create-dicom: pictures, documents, attributes, parents; and what is refused."""
 
 import struct
+import time
 import zlib
 from base64 import b64encode
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,8 @@ import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
+
+from tests.support import running_server
 
 PDF = b"%PDF-1.4 of odd length."
 NOBODY = "-".join(["0" * 8] * 5)
@@ -254,3 +258,20 @@ def test_nothing_is_stored_where_one_of_several_is_broken(web: httpx.Client) -> 
     before = web.get("/statistics").json()["CountInstances"]
     create(web, 400, Tags={}, Content=[png(GREY), uri("image/png", WHOLE[:-100])])
     assert web.get("/statistics").json()["CountInstances"] == before
+
+
+def test_a_list_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Room for some of the pictures only: those that were stored before there was none are gone again."""
+    picture = png(np.random.default_rng(1).integers(0, 255, (200, 200), np.uint8))
+    with (
+        running_server(tmp_path, workers=1, maximum_storage_size=150_000, maximum_storage_mode="reject") as server,
+        httpx.Client(base_url=server.url, timeout=60) as web,
+    ):
+        kept = create(web, Tags={"PatientID": "kept"}, Content=png(GREY))
+        refused = create(web, 507, Tags={"PatientID": "P"}, Content=[picture] * 6)
+        assert refused["OrthancStatus"] == 19
+        assert web.get("/instances").json() == [kept["ID"]]
+        assert web.post("/tools/lookup", content="P").json() == []
+        time.sleep(1.1)  # totals are believed for a second
+        made = create(web, Tags={"PatientID": "P"}, Content=[picture] * 2)
+        assert len(web.get(made["Path"]).json()["Instances"]) == 2

@@ -193,3 +193,38 @@ def test_bulk(filled: Filled) -> None:
     assert all(web.get(f"/patients/{each['ParentPatient']}").status_code == 404 for each in ids)
     for bad in ({}, {"Resources": 5}, {"Resources": [5]}, {"Resources": [{"Level": "x", "ID": "y"}]}):
         assert web.post("/tools/bulk-delete", json=bad).status_code == 400
+
+
+def test_bulk_content_of_a_level(filled: Filled) -> None:
+    """As in Orthanc: resources lead up and down to those of the level that is of interest."""
+    web, patient, study = filled.web, filled.patients[1], filled.studies[1]
+    (series,) = web.get(f"/studies/{study}").json()["Series"]
+    instance = web.get(f"/series/{series}").json()["Instances"][0]
+
+    def ids(level: str, *resources: str) -> set[str]:
+        found = web.post("/tools/bulk-content", json={"Resources": resources, "Level": level, "Metadata": False}).json()
+        assert {each["Type"] for each in found} <= {level}
+        assert not any("Metadata" in each for each in found)
+        return {each["ID"] for each in found}
+
+    assert ids("Study", patient) == set(filled.studies[1:3])
+    assert ids("Instance", patient) == set(filled.instances[1:5])
+    assert ids("Instance", series, instance, "nothing") == set(filled.instances[1:4])
+    for below in (study, series, instance):
+        assert ids("Patient", below) == {patient}
+    assert ids("Series", study, instance) == {series}
+    for bad in (b"", b"{}", b"null", b'{"Resources": "x"}', b'{"Resources": [], "Level": "x"}'):
+        assert web.post("/tools/bulk-content", content=bad).status_code == 400
+
+
+def test_requested_tags_that_are_not_there(filled: Filled) -> None:
+    study = filled.studies[1]
+    for form, name, nothing in (
+        ("", "RequestAttributesSequence", None),
+        ("&short", "0040,0275", None),
+        ("&full", "0040,0275", {"Name": "RequestAttributesSequence", "Type": "Null", "Value": None}),
+    ):
+        path = f"/studies/{study}?requested-tags=RequestAttributesSequence;StudyDate{form}"
+        found = filled.web.get(path).json()["RequestedTags"]
+        assert len(found) == 2
+        assert found[name] == nothing

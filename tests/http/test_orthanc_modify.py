@@ -69,6 +69,7 @@ def test_study(web: httpx.Client, stored: Stored) -> None:
     assert answer == {
         "Description": "REST API", "FailedInstancesCount": 0, "InstancesCount": 4, "IsAnonymization": False, "ID": made,
         "Path": f"/studies/{made}", "PatientID": stored.ids[0].patient, "Type": "Study",
+        "ParentResources": [stored.id],
     }  # fmt: skip
     files = _files(web, f"/studies/{made}")
     assert {ds.StudyDescription for ds in files} == {"Änderung"}
@@ -267,6 +268,33 @@ def _over(web: httpx.Client, job: str, seconds: float = 60) -> Any:
     return found
 
 
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"x"'])
+@pytest.mark.parametrize("what", ["modify", "anonymize", "merge", "split"])
+def test_nothing_is_done_without_a_request(web: httpx.Client, stored: Stored, what: str, body: bytes) -> None:
+    answer = web.post(f"/studies/{stored.id}/{what}", content=body)
+    assert (answer.status_code, answer.json()["OrthancStatus"]) == (400, 8)
+    assert len(web.post("/tools/lookup", content=stored.files[0].PatientID).json()) == 1
+    assert len(web.get(f"/patients/{stored.ids[0].patient}/studies").json()) == 1
+
+
+def test_a_patient_is_the_same_in_all_studies(web: httpx.Client, stored: Stored) -> None:
+    """As since Orthanc 1.11.3: what one study says of the patient, the others say, too."""
+    path = f"/studies/{stored.id}/modify"
+    second = _ask(web, path, Replace={"StudyDescription": "Second"})["ID"]
+    name = str(stored.files[0].PatientName)
+    for body in ({"Replace": {"PatientName": "Other^Name"}}, {"Remove": ["PatientName"]}):
+        refused = web.post(path, json=body)
+        assert refused.status_code == 400
+        assert "PatientName" in refused.json()["Details"]
+    _ask(web, path, Replace={"PatientName": name, "PatientID": stored.files[0].PatientID}, Force=True)
+    # A patient's only study may say what it likes, and so may all studies together.
+    web.delete(f"/studies/{second}")
+    patient = web.get(f"/patients/{stored.ids[0].patient}").json()
+    keep = {"Keep": ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"], "Force": True}
+    _ask(web, "/tools/bulk-modify", Resources=patient["Studies"], Level="Study", Replace={"PatientName": "New"}, **keep)
+    assert web.get(f"/patients/{stored.ids[0].patient}").json()["MainDicomTags"]["PatientName"] == "New"
+
+
 def test_merge(web: httpx.Client) -> None:
     target, source = Stored(web, StudyDescription="Target"), Stored(web, AccessionNumber=None, PatientAge="050Y")
     answer = _ask(web, f"/studies/{target.id}/merge", Resources=[source.ids[0].series], KeepSource=True)
@@ -284,7 +312,7 @@ def test_merge(web: httpx.Client) -> None:
         assert {str(ds[name].value) for ds in files} == {str(first[name].value)}
     assert not any("PatientAge" in ds for ds in files)
     assert len({ds.SeriesInstanceUID for ds in files}) == 5
-    assert web.get(f"/studies/{target.id}/metadata?expand").json().keys() == {"LastUpdate"}
+    assert web.get(f"/studies/{target.id}/metadata?expand").json().keys() == {"LastUpdate", "MainDicomTagsSignature"}
 
 
 def test_split(web: httpx.Client, stored: Stored) -> None:
@@ -402,6 +430,7 @@ def test_answers_are_those_of_orthanc(web: httpx.Client, orthanc: httpx.Client) 
             answer = _ask(client, path, **body)
             if "Asynchronous" in body:
                 assert _over(client, answer["ID"])["State"] == "Success"
+            answer.pop("ParentResources", None)  # since Orthanc 1.12
             found.append((sorted(answer), {k: v for k, v in answer.items() if isinstance(v, int)}, answer.get("Type")))
         found.append([len(client.get(f"/studies/{each.id}/series").json()) for each in (stored, other)])
         seen.append(found)

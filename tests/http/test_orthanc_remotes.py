@@ -313,6 +313,71 @@ def test_tls(certificates: Path, tmp_path: Path) -> None:
         assert not stranger.requests
 
 
+def test_a_certificate_for_each(certificates: Path, tmp_path: Path) -> None:
+    """As in Orthanc's declarations: CertificateFile, CertificateKeyFile, CertificateKeyPassword."""
+    folder, secret = tmp_path / "certificates", "k3y-passw0rd"
+    folder.mkdir()
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    for name in ("north", "south"):
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", "csr", "-subj", f"/CN={name}")
+        ca = ["-CA", str(certificates / "ca.pem"), "-CAkey", str(certificates / "ca.key"), "-CAcreateserial"]
+        openssl("x509", "-req", "-in", "csr", *ca, "-days", "2", "-out", f"{name}.pem")
+    openssl("rsa", "-aes256", "-passout", f"pass:{secret}", "-in", "south.key", "-out", "locked.key")
+    (folder / "whole.pem").write_bytes((folder / "north.pem").read_bytes() + (folder / "north.key").read_bytes())
+
+    def reply(request: Request) -> None:
+        assert isinstance(request.connection, ssl.SSLSocket)
+        shown = request.connection.getpeercert()
+        request.answer("200 OK", json.dumps({"client": str(shown and shown["subject"])}).encode())
+
+    mutual = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    mutual.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    mutual.load_verify_locations(certificates / "ca.pem")
+    mutual.verify_mode = ssl.CERT_REQUIRED
+    settings = {
+        "outgoing_networks": LOOPBACK, "outgoing_ca_file": certificates / "ca.pem", "outgoing_certificates": folder,
+        "outgoing_client_certificate": certificates / "client.pem",
+        "outgoing_client_key": certificates / "client.key",
+    }  # fmt: skip
+    with (
+        running_server(tmp_path / "data", workers=1, **settings) as server,
+        httpx.Client(base_url=server.url, timeout=60) as web,
+        scripted(reply, mutual) as peer,
+    ):
+        for name, kind, more in (
+            ("client", "/peers/client", {}),
+            ("north", "/peers/north", {"CertificateFile": "whole.pem"}),
+            ("north", "/dicom-web/servers/north", {"CertificateFile": "north.pem", "CertificateKeyFile": "north.key"}),
+            ("south", "/peers/south", {
+                "CertificateFile": str(folder / "south.pem"), "CertificateKeyFile": str(folder / "locked.key"),
+                "CertificateKeyPassword": secret,
+            }),
+        ):  # fmt: skip
+            assert web.put(kind, json={"Url": peer.url} | more).status_code == 200
+            asked = web.get(f"{kind}/system") if "peers" in kind else web.post(f"{kind}/get", json={"Uri": "/x"})
+            assert f"'{name}'" in asked.text
+        shown = web.get("/peers/south/configuration").json()
+        assert shown["CertificateFile"] == str(folder / "south.pem")
+        assert (shown["CertificateKeyFile"], shown["CertificateKeyPassword"]) == (str(folder / "locked.key"), None)
+        assert secret not in web.get("/peers?expand").text
+        south = {"CertificateFile": "south.pem", "CertificateKeyFile": "locked.key"}
+        for wrong in (
+            {"CertificateFile": "nothing.pem"}, {"CertificateFile": str(certificates / "client.pem")},
+            {"CertificateFile": "../certificates/whole.pem"}, {"CertificateFile": ".."},
+            {"CertificateFile": "/etc/passwd"}, {"CertificateFile": "a\0b"}, south,
+            {"CertificateFile": "south.pem", "CertificateKeyFile": "north.key"},
+            south | {"CertificateKeyPassword": "wrong"}, south | {"CertificateKeyPassword": None},
+            {"CertificateKeyFile": "north.key"}, {"CertificateKeyPassword": secret},
+        ):  # fmt: skip
+            refused = web.put("/peers/wrong", json={"Url": peer.url} | wrong)
+            assert refused.status_code == 400, wrong
+            assert "Certificate" in refused.json()["Details"]
+        assert "wrong" not in web.get("/peers").json()
+
+
 # -- peers
 
 

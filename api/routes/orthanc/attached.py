@@ -78,8 +78,11 @@ async def metadata(http: Exchange, level: Level) -> None:
     """The names of a resource's metadata, or (`expand`) their values."""
     found = await http.archive.resources.metadata(http.access, resource_of(http, level))
     kinds = http.archive.metadata.kinds
-    names = {str(kind) if flag(http, "numeric") else kinds.name(kind): value for kind, value in found.items()}
-    await send_json(http, dict(sorted(names.items())) if flag(http, "expand") else sorted(names))
+    numeric = flag(http, "numeric")
+    if flag(http, "expand"):
+        await send_json(http, {str(kind) if numeric else kinds.name(kind): value for kind, value in found.items()})
+    else:
+        await send_json(http, sorted(found) if numeric else sorted(map(kinds.name, found)))
 
 
 async def one_metadata(http: Exchange, level: Level) -> None:

@@ -69,10 +69,10 @@ async def json_of(http: Exchange, limit: int = MAX_BODY) -> Any:
         raise BadRequest("the body is neither JSON nor text") from None
 
 
-async def object_of(http: Exchange, limit: int = MAX_BODY) -> dict[str, Any]:
-    """The body as a JSON object; an empty one is an empty object. Raises BadRequest."""
+async def object_of(http: Exchange, limit: int = MAX_BODY, *, needed: bool = False) -> dict[str, Any]:
+    """The body as a JSON object; an empty one is an empty object, unless one is needed. Raises BadRequest."""
     given = await json_of(http, limit)
-    if given is None:
+    if given is None and not needed:
         return {}
     if not isinstance(given, dict):
         raise BadRequest("the body is a JSON object")

@@ -15,6 +15,7 @@ from dicomweb.errors import BadQuery, BadRequest, NotFound
 from dicomweb.tags import Level
 from dicomweb.uids import parse_orthanc_id
 from storage.find import LabelRule, OrderBy, OrderKind, Wanted, checked_parent
+from storage.related import related
 from storage.resources import PLAIN, View, reference
 
 _MAX_RESOURCES: Final = 100_000
@@ -73,11 +74,15 @@ async def lookup(http: Exchange) -> None:
 async def bulk_content(http: Exchange) -> None:
     """Describe resources."""
     given = await object_of(http)
+    if "Resources" not in given:
+        raise BadRequest("Resources is missing", attribute="Resources")
     level = _level(given["Level"]) if given.get("Level") else None
-    found = _identifiers(field(given, "Resources", list, []))
+    found = [digest for _, digest in _identifiers(field(given, "Resources", list, []))]
+    if level is not None:
+        found = await related(http.archive.db, http.access, found, level)
     parts = replace(PLAIN, metadata=field(given, "Metadata", bool, True))
     view = View(parts, format_in(given, "Human"))
-    await send_json(http, await http.archive.find.content(http.access, [digest for _, digest in found], level, view))
+    await send_json(http, await http.archive.find.content(http.access, found, level, view))
 
 
 async def bulk_delete(http: Exchange) -> None:
@@ -196,6 +201,7 @@ _SEARCH: Final = (
     "of dates (`20240101-`) and lists (`A\\\\B`); the case of letters counts only with `CaseSensitive`."
 )
 _DELETE: Final = "In one transaction; identifiers that nobody has are passed over."
+_CONTENT: Final = "As they are, or what of `Level` they are, are in, or hold."
 _BULK: Final = {"Resources": [_ID], "Level": "Study", "Metadata": True}
 
 OPERATIONS = (
@@ -204,7 +210,7 @@ OPERATIONS = (
           {"Level": "Study", "Query": {"PatientName": "doe*"}}),
     route("POST", "/tools/lookup", "dicom.search", ("Look an identifier up", "A PatientID, in any case, or a UID."),
           lookup, _REFERENCE, Content("text/plain", "P-1")),
-    route("POST", "/tools/bulk-content", "dicom.search", ("Describe resources", "At one level, or at any."),
+    route("POST", "/tools/bulk-content", "dicom.search", ("Describe resources", _CONTENT),
           bulk_content, _FOUND, _BULK),
     route("POST", "/tools/bulk-delete", "dicom.delete", ("Delete resources", _DELETE), bulk_delete, EMPTY,
           {"Resources": [_ID]}),

@@ -22,7 +22,7 @@ _CHUNK: Final = 1 << 20
 
 async def file(http: Exchange, *, anonymize: bool) -> None:
     """The edited file of an instance; nothing is stored."""
-    body = await object_of(http)
+    body = await object_of(http, needed=True)
     request = parsed(body, Level.INSTANCE, anonymize=anonymize)
     instance = await http.archive.archives.instance(http.access, http.path["id"])
     content: dict[str, Any] = {"body": body, "level": Level.INSTANCE, "anonymize": anonymize, "key": new_key(body)}
@@ -37,14 +37,14 @@ async def file(http: Exchange, *, anonymize: bool) -> None:
 
 async def modify(http: Exchange, level: Level, *, anonymize: bool) -> None:
     """Modify or anonymize a patient, study or series."""
-    body = await object_of(http)
+    body = await object_of(http, needed=True)
     task = await _requests(http).modify(http.access, level, [http.path["id"]], body, anonymize=anonymize)
     await _submit(http, task, body)
 
 
 async def bulk(http: Exchange, *, anonymize: bool) -> None:
     """Modify or anonymize any resources."""
-    body = await object_of(http)
+    body = await object_of(http, needed=True)
     resources = field(body, "Resources", list, [])
     if "Resources" not in body or not all(isinstance(each, str) for each in resources):
         raise BadRequest("Resources is a list of identifiers", attribute="Resources")
@@ -57,13 +57,13 @@ async def bulk(http: Exchange, *, anonymize: bool) -> None:
 
 async def merge(http: Exchange) -> None:
     """Bring resources of other studies into this one."""
-    body = await object_of(http)
+    body = await object_of(http, needed=True)
     await _submit(http, await _requests(http).merge(http.access, http.path["id"], body), body)
 
 
 async def split(http: Exchange) -> None:
     """Move series and instances of a study into a new one."""
-    body = await object_of(http)
+    body = await object_of(http, needed=True)
     await _submit(http, await _requests(http).split(http.access, http.path["id"], body), body)
 
 

@@ -12,7 +12,7 @@ _CERTIFICATES: Final = ("CertificateFile", "CertificateKeyFile", "CertificateKey
 
 
 def configuration_of(remote: Remote) -> dict[str, Any]:
-    """A remote server as Orthanc describes it: without its password, and without the values of its headers."""
+    """A remote server as Orthanc describes it: without its passwords, and without the values of its headers."""
     said: dict[str, Any] = dict(remote.properties)
     said |= {
         "HttpHeaders": list(remote.header_names),
@@ -22,6 +22,9 @@ def configuration_of(remote: Remote) -> dict[str, Any]:
     }
     if remote.username is not None:
         said |= {"Username": remote.username, "Password": None}
+    if remote.certificate is not None:
+        said |= {"CertificateFile": remote.certificate, "CertificateKeyFile": remote.certificate_key or ""}
+        said |= {"CertificateKeyPassword": None}
     return said
 
 
@@ -31,14 +34,13 @@ def declared(kind: Kind, name: str, given: Any) -> Declaration:
         given = dict(zip(("Url", "Username", "Password"), given, strict=False))
     if not isinstance(given, dict):
         raise BadRequest("a remote server is an object, or a list of URL, user and password")
-    for each in _CERTIFICATES:
-        if given.get(each):
-            raise BadRequest(f"{each} is for the settings: see outgoing_client_certificate", attribute=each)
     if field(given, "Pkcs11", bool, False):
         raise BadRequest("Pkcs11 is not supported", attribute="Pkcs11")
     username = field(given, "Username", str, "") or None
-    if username is not None and "Password" in given and given["Password"] is None:
-        raise BadRequest("Password is never shown: give it with every change", attribute="Password")
+    certificate, key, key_password = (field(given, each, str, "") or None for each in _CERTIFICATES)
+    for each, owner in (("Password", username), ("CertificateKeyPassword", certificate)):
+        if owner is not None and each in given and given[each] is None:
+            raise BadRequest(f"{each} is never shown: give it with every change", attribute=each)
     return Declaration(
         kind,
         name,
@@ -47,7 +49,10 @@ def declared(kind: Kind, name: str, given: Any) -> Declaration:
         field(given, "Password", str, "") or None if username is not None else None,
         headers_in(given),
         field(given, "Timeout", float, 0.0) or None,
-        {key: _property(key, value) for key, value in given.items() if key not in _MEMBERS | set(_CERTIFICATES)},
+        {name: _property(name, value) for name, value in given.items() if name not in _MEMBERS | set(_CERTIFICATES)},
+        certificate,
+        key,
+        key_password,
     )
 
 

@@ -16,6 +16,8 @@ _MIB = 1 << 20
 # What Orthanc's clients compare before they use a feature: we answer as the version whose routes these follow.
 _API_VERSION = 31
 _ORTHANC_VERSION = "1.12.11"
+# Of the schema of Orthanc's index that this API describes: clients compare it, nobody opens the database by it.
+_DATABASE_VERSION = 6
 
 
 async def statistics(http: Exchange) -> None:
@@ -49,6 +51,7 @@ async def system(http: Exchange) -> None:
         "CheckRevisions": settings.check_revisions,
         "DatabaseBackendPlugin": None,
         "DatabaseServerIdentifier": "",
+        "DatabaseVersion": _DATABASE_VERSION,
         "DicomAet": settings.aet,
         "DicomDefaultRetrieveMethod": "C-MOVE",
         "DicomPort": settings.dimse_port,

@@ -139,7 +139,7 @@ async def export(http: Exchange) -> None:
 async def invalidate(http: Exchange) -> None:
     """Nothing to do: attributes in the index are made from the files when these are stored."""
     await whole_body(http, _MAX_BODY)
-    await send_json(http, {})
+    await send_text(http, "")
 
 
 async def conformance(http: Exchange) -> None:
@@ -286,7 +286,7 @@ OPERATIONS = (
           ("Refuse to write a file", "No request writes to the server's file system; `/file` answers with the file."),
           export, EMPTY, _text_of("/srv/file.dcm")),
     route("POST", "/tools/invalidate-tags", "system.admin", ("Forget tags that are cached", "There are none."),
-          invalidate, {"(nothing)": ""}, EMPTY),
+          invalidate, EMPTY, EMPTY),
     route("GET", "/tools/dicom-conformance", "system.read", ("Tell what the archive does", "As text."), conformance,
           _text_of("Anor 0.1.0, application entity ANOR")),
     route("GET", "/tools/metrics", "system.read", ("Tell whether metrics are counted", "They are."), metrics_enabled,
@@ -310,7 +310,10 @@ _NAMES: Final = (
         "bulk-delete",
         "bulk-modify",
         "count-resources",
+        "create-archive",
         "create-dicom",
+        "create-media",
+        "create-media-extended",
         "dicom-echo",
         "find",
         "labels",

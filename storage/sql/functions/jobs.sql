@@ -43,7 +43,7 @@ BEGIN
         END IF;
     END IF;
     UPDATE job SET state = p_state, result = p_result, error = p_error, error_kind = p_kind, finished_at = now(), worker = NULL, heartbeat_at = NULL, object_key = NULL,
-        content = CASE WHEN p_state = 'success' THEN content - '{key,headers}'::text[] ELSE content END, -- the key of pseudonyms would trace them back, headers may log in
+        content = CASE WHEN p_state = 'success' THEN content - '{key,headers,sealed}'::text[] ELSE content END, -- the key of pseudonyms would trace them back, headers may log in
         result_key = p_file, result_size = p_size, progress = CASE WHEN p_state = 'success' THEN 1 ELSE progress END
     WHERE id = p_id;
     IF v_key IS NOT NULL THEN
@@ -86,7 +86,8 @@ CREATE OR REPLACE FUNCTION job_resubmit(p_tenant integer, p_id uuid) RETURNS boo
 LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE job SET state = 'pending', attempts = 0, error = NULL, error_kind = NULL, finished_at = NULL, started_at = NULL, progress = 0,
-        cancel_requested = false, pause_requested = false, run_after = now()
+        cancel_requested = false, pause_requested = false, run_after = now(),
+        content = content || '{"resumed": true}' -- what was done of a part may be there
     WHERE tenant = p_tenant AND id = p_id AND state = 'failure' AND object_size IS NULL;
     IF NOT FOUND THEN
         RETURN false;

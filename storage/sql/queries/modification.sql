@@ -59,6 +59,12 @@ SELECT regexp_replace(encode(orthanc_id, 'hex'), '(.{8})(?=.)', '\1-', 'g') AS i
 -- What is known of the patients with a PatientID, one for each issuer.
 SELECT attributes::text FROM patient WHERE tenant = $1 AND patient_id = $2
 
+-- name: patients_with_other_studies
+-- What is known of those of the patients $2 who have a study of which none of the instances $3 is a part.
+SELECT attributes::text FROM patient p WHERE tenant = $1 AND patient_id = ANY ($2) AND EXISTS (
+    SELECT FROM study t WHERE t.patient = p.id AND t.id NOT IN (
+        SELECT s.study FROM instance i JOIN series s ON s.id = i.series WHERE i.tenant = $1 AND i.sop_uid = ANY ($3::text[])))
+
 -- name: modification_burned_in
 -- How many of the instances that a modification made say that their pixels may name the patient: Burned In Annotation (0028,0301) is YES.
 WITH made AS (
