@@ -206,7 +206,7 @@ async def test_a_retrieval_goes_on_with_what_is_missing(  # noqa: C901 - the ser
     with scripted(reply) as server:
         name = await make(archive, server, RETRIEVE, [f"studies/{study}"])
         if ended == "killed":
-            with worker(archive) as first:
+            with running_worker(archive.settings) as first:
                 while (await archive.statistics(LOCAL)).instances < 11:  # noqa: ASYNC110 - of another process
                     await asyncio.sleep(0.02)
                 first.send_signal(signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from io import BytesIO
