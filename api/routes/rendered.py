@@ -1,7 +1,6 @@
-"""Rendered resources and thumbnails (PS3.18 10.4.1.1.3, 10.4.1.1.4)."""
+"""Rendered resources (PS3.18 10.4.1.1.3)."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Final
 
 from api.exchange import Exchange
@@ -9,7 +8,6 @@ from api.parts import parts_of
 from api.responses import (
     CACHE_REVALIDATE,
     Header,
-    cache_control,
     client_has,
     ranged,
     send_bytes,
@@ -33,13 +31,11 @@ from dicomweb.errors import (
 from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_rendered
 from dicomweb.rendered.document import PDF
-from dicomweb.rendered.encode import GIF, IMAGE_TYPES
+from dicomweb.rendered.encode import GIF
 from dicomweb.rendered.parameters import Rendering, parse_rendering
 from dicomweb.rendered.report import HTML, PLAIN, REPORT_TYPES, XML
-from dicomweb.slides.tiled import PYRAMIDAL
 from dicomweb.wado import etag, parse_frame_list
 from storage.retrieve import Instance
-from storage.slides import StoredSlide
 from storage.subject import Subject, types_of
 
 # What a stranger wrote is shown without scripts, forms or an origin; a browser's own PDF viewer needs more than that.
@@ -52,7 +48,7 @@ async def rendered_instance(http: Exchange) -> None:
     study, series, sop = uids_of(http)
     assert series is not None
     assert sop is not None
-    wanted, ranges = parse_rendering(http.query()), _ranges(http)
+    wanted, ranges = parse_rendering(http.query()), accepted(http)
     frames = None
     if "frames" in http.path:
         frames = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
@@ -91,7 +87,8 @@ async def send_rendered(
         await send_bytes(http, 200, headers, await _body(http, subject, plan, wanted, whole=whole))
 
 
-def _ranges(http: Exchange) -> tuple[MediaRange, ...]:
+def accepted(http: Exchange) -> tuple[MediaRange, ...]:
+    """What Accept and `accept` ask for."""
     return parse_accept(http.header(b"accept"), http.query_value("accept"))
 
 
@@ -162,7 +159,7 @@ def _location(http: Exchange, instance: Instance) -> str:
 async def rendered_instances(http: Exchange) -> None:
     """The instances of a study or series that have a rendered form of an accepted type, a part each."""
     study, series, _ = uids_of(http)
-    wanted, ranges = parse_rendering(http.query()), _ranges(http)
+    wanted, ranges = parse_rendering(http.query()), accepted(http)
     version, every = await http.archive.rendering.instances(http.access, study, series)
     plans = [(instance, _plan_of(instance, ranges)) for instance in every]
     chosen = [(instance, plan) for instance, plan in plans if plan is not None]
@@ -220,73 +217,6 @@ async def _instance_parts(
     yield writer.tail()
 
 
-# -- thumbnails
-
-
-async def thumbnail(http: Exchange) -> None:
-    """A small picture that stands for a study, series, instance or frame."""
-    study, series, sop = uids_of(http)
-    wanted = parse_rendering(http.query(), thumbnail=True)
-    missing = http.query_value("missing")
-    if missing not in (None, "empty"):
-        raise BadQuery("the only value is empty", attribute="missing")
-    frame = None
-    if "frames" in http.path:
-        numbers = parse_frame_list(http.path["frames"], http.settings.max_frames_per_request)
-        frame = numbers[len(numbers) // 2]
-    try:
-        shown = await http.archive.rendering.representatives(http.access, study, series, sop)
-        await _send_thumbnail(http, shown, frame, wanted)
-    except (NotFound, BadPixels):
-        if missing is None:
-            raise
-        await send_bytes(http, 204, [CACHE_REVALIDATE])
-
-
-async def _send_thumbnail(http: Exchange, shown: Sequence[Instance], frame: int | None, wanted: Rendering) -> None:
-    # Where nothing can be shown no type helps: NotFound comes before NotAcceptable.
-    plan = plan_rendered(_ranges(http), IMAGE_TYPES)
-    single = "instance" in http.path
-    slide = None if single else await _slide_of(http, shown)
-    versions = " ".join(f"{instance.sop} {instance.version}" for instance in shown)
-    named = versions if slide is None else f"{slide.series} {slide.name}"
-    tag = etag(named, str(frame), plan.media_type, http.archive.rendering.look(wanted))
-    cache = cache_control(http.query_value("v"), shown[0].version) if single else CACHE_REVALIDATE
-    headers: list[Header] = [(b"etag", tag.encode()), (b"vary", b"Accept"), cache]
-    if await client_has(http, headers):
-        return
-    headers.append((b"content-type", plan.media_type.encode()))
-    body = None if slide is None else await _slide_thumbnail(http, slide, wanted, plan.media_type)
-    if body is None:
-        body = await http.archive.rendering.thumbnail(http.access, shown, frame, wanted, plan.media_type)
-    await send_bytes(http, 200, headers, body)
-
-
-async def _slide_of(http: Exchange, shown: Sequence[Instance]) -> StoredSlide | None:
-    """The slide that the first image is a part of: one frame of it, the middle one even, may show nothing but glass.
-
-    Where that is a label or an overview in a series of its own, the slide of another series.
-    """
-    if shown[0].sop_class not in PYRAMIDAL:
-        return None
-    for series in dict.fromkeys(each.series for each in shown if each.sop_class in PYRAMIDAL):
-        with suppress(NotFound, TooLarge):
-            return await http.services.tiles.slide(http.access, series)
-    return None
-
-
-async def _slide_thumbnail(http: Exchange, slide: StoredSlide, wanted: Rendering, media_type: str) -> bytes | None:
-    """The whole slide; None where no level is coarse enough yet, or its frames cannot be read."""
-    tiles, name = http.services.tiles, f"{slide.series} {slide.name}"
-    dataset = slide.slide.instances[slide.slide.base.sample].dataset
-    try:
-        return await http.archive.rendering.composed_thumbnail(
-            http.access, name, dataset, wanted, media_type, lambda: tiles.whole(http.access, slide, wanted)
-        )
-    except (BadPixels, TooLarge):
-        return None
-
-
 IMAGE_BODIES: Final = (
     Content("image/jpeg", "(a JPEG image)"),
     Content("image/png", "(a PNG image)"),
@@ -300,29 +230,25 @@ _OTHER_BODIES: Final = (
     Content("video/mp4", "(the bytes of the video)"),
 )
 _MULTIPART: Final = Content('multipart/related; type="image/jpeg"', "--anor-4f1c\r\nContent-Type: image/jpeg\r\n...")
-_ACCEPT: Final = (
+ACCEPT: Final = (
     Parameter("Accept", "header", "image/jpeg (default), image/png or image/gif", "image/png, image/jpeg;q=0.5"),
     Parameter("accept", "query", "the same, for who cannot set a header", "image/png"),
 )
-_LOOK: Final = (
+LOOK: Final = (
     Parameter("window", "query", "center, width and linear, linear-exact or sigmoid", "40,400,linear"),
     Parameter("quality", "query", "of JPEG, 1 to 100", "90"),
     Parameter("annotation", "query", "patient, technique or both; overlays are drawn too", "technique"),
     Parameter("iccprofile", "query", "no (default), yes, srgb, adobergb or rommrgb", "yes"),
 )
-_CACHE: Final = (
+CACHE: Final = (
     IF_NONE_MATCH,
     Parameter("v", "query", "version of the bytes, for immutable caching", "4f1c2a9be07d3388"),
 )
 _REGION: Final = Parameter(
     "viewport", "query", "width, height and region: vw,vh or vw,vh,sx,sy,sw,sh; a negative sw or sh mirrors", "512,512"
 )
-_BOX: Final = Parameter("viewport", "query", "width and height to fit into; 256,256 without it", "128,128")
-_MISSING: Final = Parameter(
-    "missing", "query", "`empty`: 204 instead of an error where nothing can be shown, for pages that only try", "empty"
-)
 RENDERED_ERRORS: Final = (BadRequest, BadQuery, NotFound, NotAcceptable, BadPixels, TooLarge, Unavailable)
-_NOT_MODIFIED: Final = Answer(304, "Not modified.")
+NOT_MODIFIED: Final = Answer(304, "Not modified.")
 
 
 def _rendered(path: str, what: str, text: str, handler: HotHandler, *answers: Answer) -> Operation:
@@ -337,30 +263,9 @@ def _rendered(path: str, what: str, text: str, handler: HotHandler, *answers: An
         f"Rendered {what}",
         text,
         handler,
-        (*answers, _NOT_MODIFIED),
-        (*_ACCEPT, _REGION, *_LOOK, *_CACHE),
+        (*answers, NOT_MODIFIED),
+        (*ACCEPT, _REGION, *LOOK, *CACHE),
         errors=errors,
-    )
-
-
-def _thumbnail(path: str, what: str) -> Operation:
-    return Operation(
-        "GET",
-        f"{path}/thumbnail",
-        "dicom.read",
-        "Rendered",
-        f"Thumbnail of {what}",
-        "One small picture: the middle frame of the middle image, or a slide as a whole. Reports and presentation "
-        "states are passed over. "
-        "Finished thumbnails are kept. 404 where nothing can be shown, whatever Accept says.",
-        thumbnail,
-        (
-            Answer(200, "A picture.", IMAGE_BODIES),
-            Answer(204, "Nothing can be shown, and `missing=empty` was asked."),
-            _NOT_MODIFIED,
-        ),
-        (*_ACCEPT, _BOX, *_LOOK, *_CACHE, _MISSING),
-        errors=RENDERED_ERRORS,
     )
 
 
@@ -397,8 +302,4 @@ OPERATIONS = (
         rendered_instance,
         Answer(200, "The rendered frames.", (*IMAGE_BODIES, _MULTIPART)),
     ),
-    _thumbnail(_STUDY, "a study"),
-    _thumbnail(_SERIES, "a series"),
-    _thumbnail(_INSTANCE, "an instance"),
-    _thumbnail(_FRAMES, "frames"),
 )
