@@ -45,6 +45,7 @@ from api.routes import (
     wsi_annotations,
     wsi_dialects,
     wsi_frames,
+    wsi_orthanc,
     wsi_segmentations,
 )
 from api.routing import Operation, RouteTree
@@ -76,6 +77,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *wsi_annotations.OPERATIONS,
     *wsi_segmentations.OPERATIONS,
     *wsi_dialects.OPERATIONS,
+    *wsi_orthanc.OPERATIONS,
     *imports.OPERATIONS,
     *wsi_frames.OPERATIONS,
     *jobs.OPERATIONS,

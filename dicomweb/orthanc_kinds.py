@@ -10,6 +10,8 @@ LAST_USER: Final = 65535
 
 MODIFIED_FROM: Final = 5
 ANONYMIZED_FROM: Final = 6
+# What a resource was made from, by another identifier.
+ORIGINS: Final[Mapping[str, int]] = {"ModifiedFrom": MODIFIED_FROM, "AnonymizedFrom": ANONYMIZED_FROM}
 METADATA: Final[Mapping[str, int]] = {
     "IndexInSeries": 1,
     "ReceptionDate": 2,

@@ -6,16 +6,16 @@ from typing import Any, Final, Literal, assert_never
 
 from dicomweb.errors import BadQuery, NotFound
 from dicomweb.fold import wildcard_to_like
-from dicomweb.orthanc_kinds import ANONYMIZED_FROM, FIRST_USER, METADATA, MODIFIED_FROM
+from dicomweb.orthanc_kinds import FIRST_USER, METADATA, ORIGINS
 from dicomweb.query import MAX_KEYS, MAX_VALUE_LENGTH, MAX_VALUES, Case, Match, Query
 from dicomweb.tags import COMPUTED_TAGS, Level, level_of, vr_of
-from storage.access import Access
+from storage.access import LOCAL, Access
 from storage.db import Database
 from storage.labels import checked_label
 from storage.query_sql import COLUMNS, PATIENT_COLUMNS, Arguments, conditions, element, hex_tag
 from storage.resource import Resource
-from storage.resource_sql import ALIAS, FIRST_PATIENT, ORDER, counted
-from storage.resources import ResourceService, View
+from storage.resource_sql import ALIAS, FIRST_PATIENT, ORDER, attribute, counted
+from storage.resources import ORIGIN_NAMES, SIGNATURES, ResourceService, View
 
 LabelRule = Literal["All", "Any", "None"]
 OrderKind = Literal["text", "integer", "number"]
@@ -28,6 +28,17 @@ _SEARCHED: Final = frozenset(("00080061", "00080062"))
 _TEMPORAL: Final = frozenset(("DA", "TM", "DT"))
 _NUMERIC: Final = frozenset({"DS", "IS", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV"})
 _MOMENT: Final = "to_char({} AT TIME ZONE 'UTC', 'YYYYMMDD\"T\"HH24MISS')"
+_ORIGIN: Final = (
+    "CASE i.source::json->>'kind' "
+    + " ".join(f"WHEN '{kind}' THEN '{name}'" for kind, name in ORIGIN_NAMES.items())
+    + " ELSE 'Unknown' END"
+)
+_COUNTS: Final = {
+    "00201206": (Level.STUDY, "t.series_count"),
+    "00201208": (Level.STUDY, "t.instance_count"),
+    "00201209": (Level.SERIES, "s.instance_count"),
+}
+_OF_PIXELS: Final = (METADATA["PixelDataOffset"], METADATA["PixelDataVR"])
 # Metadata that the archive itself knows, as SQL.
 _FACTS: Final[Mapping[tuple[Level, int], str]] = {
     (Level.PATIENT, METADATA["LastUpdate"]): _MOMENT.format("p.changed_at"),
@@ -38,6 +49,11 @@ _FACTS: Final[Mapping[tuple[Level, int], str]] = {
     (Level.INSTANCE, METADATA["IndexInSeries"]): "i.instance_number::text",
     (Level.INSTANCE, METADATA["TransferSyntax"]): "i.transfer_syntax",
     (Level.INSTANCE, METADATA["SopClassUid"]): "i.sop_class",
+    (Level.SERIES, METADATA["RemoteAET"]): "(SELECT c.source::json->>'aet' FROM instance c WHERE c.series = s.id"
+    " ORDER BY c.received_at LIMIT 1)",
+    (Level.INSTANCE, METADATA["Origin"]): _ORIGIN,
+    (Level.INSTANCE, METADATA["HttpUsername"]): f"CASE i.source::json->>'principal' WHEN '{LOCAL.principal}' THEN ''"
+    " ELSE i.source::json->>'principal' END",
     (Level.INSTANCE, METADATA["RemoteAET"]): "i.source::json->>'aet'",
     (Level.INSTANCE, METADATA["RemoteIP"]): "i.source::json->>'remote'",
     (Level.INSTANCE, METADATA["CalledAET"]): "i.source::json->>'called'",
@@ -230,12 +246,16 @@ def _metadata_term(wanted: Wanted, tenant: int, kind: int, text: str, arguments:
 
 
 def _metadata(level: Level, kind: int) -> str:
-    """SQL of a metadata as text. Raises BadQuery for what the archive does not keep."""
+    """SQL of a metadata as text; NULL where nothing of the level has it. Raises BadQuery for what is in no index."""
     fact = _FACTS.get((level, kind))
     if fact is not None:
         return f"({fact})"
-    if kind < FIRST_USER and kind not in (MODIFIED_FROM, ANONYMIZED_FROM):
-        raise BadQuery("this metadata cannot be searched at this level", attribute="MetadataQuery")
+    if kind == METADATA["MainDicomTagsSignature"]:
+        return f"'{SIGNATURES[level]}'::text"
+    if level is Level.INSTANCE and kind in _OF_PIXELS:
+        raise BadQuery("the place of pixel data in files cannot be searched", attribute="MetadataQuery")
+    if kind < FIRST_USER and kind not in ORIGINS.values():
+        return "NULL::text"
     a = ALIAS[level]
     return (
         f"(SELECT m.value FROM user_metadata m WHERE m.tenant = {a}.tenant AND m.orthanc_id = {a}.orthanc_id"  # noqa: S608
@@ -266,7 +286,7 @@ def _label_terms(wanted: Wanted, tenant: int, arguments: Arguments) -> list[str]
 
 
 def order_of(wanted: Wanted) -> str:
-    """What the results are ordered by; those that have no value come last."""
+    """What the results are ordered by, of lower levels the first below; those that have no value come last."""
     if len(wanted.order) > MAX_ORDERS:
         raise BadQuery(f"at most {MAX_ORDERS} keys of an order", attribute="OrderBy")
     keys = [_order_key(wanted.level, each) for each in wanted.order]
@@ -280,7 +300,7 @@ def _order_key(level: Level, order: OrderBy) -> str:
     direction = " DESC" if order.descending else ""
     if order.tag:
         columns = PATIENT_COLUMNS if level is Level.PATIENT else COLUMNS
-        column = columns.get(order.tag)
+        column = columns.get(order.tag) if _RANK.index(level_of(order.tag)) <= _RANK.index(level) else None
         if order.kind == "text" and column is not None and column.kind in ("date", "time", "text"):
             return f"{column.sql}{direction}"  # never NULL: an index may give the order
         value = _order_text(level, order.tag)
@@ -293,14 +313,12 @@ def _order_key(level: Level, order: OrderBy) -> str:
 
 
 def _order_text(level: Level, tag: str) -> str:
-    computed = {"00201206": "t.series_count", "00201208": "t.instance_count", "00201209": "s.instance_count"}
-    if tag in computed:
-        return f"({computed[tag]})::text"
-    if tag in _SEARCHED or tag in COMPUTED_TAGS or _RANK.index(level_of(tag)) > _RANK.index(level):
-        raise BadQuery("resources of this level have no such attribute to be ordered by", attribute="OrderBy")
-    if tag in COLUMNS and COLUMNS[tag].sql.startswith("i."):
+    owner, count = _COUNTS.get(tag, (None, ""))
+    if owner is not None and _RANK.index(owner) <= _RANK.index(level):
+        return f"({count})::text"
+    if level is Level.INSTANCE and tag in COLUMNS and COLUMNS[tag].sql.startswith("i."):
         return f"({COLUMNS[tag].sql})::text"
-    return f"(SELECT string_agg(v, '\\') FROM dicom_values({element(tag, level)}) AS v)"  # noqa: S608
+    return f"(SELECT string_agg(v, '\\') FROM dicom_values({attribute(level, tag)}) AS v)"  # noqa: S608
 
 
 def checked_parent(level: Level, identifier: str) -> Resource:

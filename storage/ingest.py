@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 import orjson
@@ -38,6 +38,7 @@ from storage.spool import Spooled
 
 log = logging.getLogger(__name__)
 
+Origin = Literal["stow", "rest", "dimse", "import"]
 Status = Literal["stored", "identical", "kept", "replaced"]
 _Outcome = Status | Literal["astray"]
 
@@ -51,17 +52,32 @@ _VERSION_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How an instance came: protocol, the peer's address and AE title where there are any, and the title it called."""
+    """How an instance came: protocol, the peer's address and AE title where there are any, and the title it called.
 
-    kind: Literal["stow", "rest", "dimse", "import"]
+    Of one that came from another archive, `source`, all this is about how it came there: `principal` is who stored it
+    there, `received` (with a time zone) when.
+    """
+
+    kind: Origin
     remote: str = ""
     aet: str = ""
     called: str = ""
+    principal: str = ""
+    received: datetime | None = None
+    source: str = ""
 
     def text(self, principal: str) -> str:
         """As it is kept with the instance that `principal` stored."""
-        said = {"kind": self.kind, "remote": self.remote, "aet": self.aet, "principal": principal}
-        return orjson.dumps(said | {"called": self.called} if self.called else said).decode()
+        said = {
+            "kind": self.kind, "remote": self.remote, "aet": self.aet, "principal": self.principal or principal,
+        }  # fmt: skip
+        if self.called:
+            said["called"] = self.called
+        if self.source:
+            said["source"] = self.source
+        if self.received is not None:
+            said["received"] = self.received.isoformat()
+        return orjson.dumps(said).decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 from dicomweb.errors import ArchiveError, NotFound, Unavailable
-from dicomweb.orthanc_kinds import Kinds
+from dicomweb.orthanc_kinds import ORIGINS, Kinds
 from storage.access import LOCAL
 from storage.archive import Archive
 from storage.orthanc_connection import SourceDown, SourceError, SourceGone, SourceRefuses
@@ -71,6 +71,10 @@ class Extras:
         present = {entry.kind: entry.value for entry in await service.of(LOCAL, here)} if found.metadata else {}
         for name, value in (found.metadata or {}).items():
             path = f"{found.path}/metadata/{name}"
+            if name in ORIGINS:
+                if present.get(ORIGINS[name]) != value:
+                    await self._one("metadata", path, service.put_origin(LOCAL, here, ORIGINS[name], value))
+                continue
             try:
                 kind = _kind(service.kinds, name, self._source.metadata_numbers.get(name), "user_metadata")
             except _Unnamed as error:

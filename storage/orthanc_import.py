@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -16,8 +17,8 @@ from storage.access import LOCAL
 from storage.archive import Archive
 from storage.db import Record
 from storage.importer import Failure, ImportProgress
-from storage.ingest import Provenance
 from storage.modalities import Modality
+from storage.orthanc_arrival import provenance
 from storage.orthanc_connection import SourceDown, SourceError, SourceFails, SourceGone, SourceRefuses
 from storage.orthanc_extras import Extra, Extras
 from storage.orthanc_listing import PAGE, changed, listed
@@ -206,16 +207,22 @@ class _Migration:
 
     async def _instance(self, found: Found, known: Record | None, *, verify: bool) -> None:
         if known is None:
-            self._done(await self._store(await self._fetch(found)))
+            self._done(await self._store(found, await self._fetch(found)))
         elif verify:
             self._done(await self._verified(found, known))
         else:
             self._done("identical")
 
-    async def _store(self, spooled: Spooled) -> Outcome:
+    async def _store(self, found: Found, spooled: Spooled) -> Outcome:
         size = spooled.size
         try:
-            stored = await self._archive.ingest.store(LOCAL, spooled, Provenance("import", self._source.host))
+            arrival = await self._source.arrival_of(found)
+        except BaseException:
+            spooled.release()
+            raise
+        came = provenance(arrival, self._source.host, datetime.now(UTC))
+        try:
+            stored = await self._archive.ingest.store(LOCAL, spooled, came)
         except Conflict:
             raise BadRequest(_OTHER_BYTES) from None
         if stored.status == "kept":
@@ -244,7 +251,7 @@ class _Migration:
             spooled.release()
             return "verified"
         # The same image in another transfer syntax, by a rule, is told from another one by the one ingest.
-        outcome = await self._store(spooled)
+        outcome = await self._store(found, spooled)
         return "verified" if outcome == "identical" else outcome
 
     async def _digests(self, known: Record) -> tuple[bytes, str]:

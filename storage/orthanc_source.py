@@ -8,9 +8,10 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
-from dicomweb.orthanc_kinds import ATTACHMENTS, DICOM_FILE, FIRST_USER, METADATA
+from dicomweb.orthanc_kinds import ATTACHMENTS, DICOM_FILE, FIRST_USER, METADATA, ORIGINS
 from dicomweb.tags import Level
 from dicomweb.uids import is_orthanc_id
+from storage.orthanc_arrival import ARRIVAL
 from storage.orthanc_connection import Connection, SourceError, SourceGone
 from storage.resource import PLURAL
 from storage.resources import title
@@ -42,7 +43,8 @@ class Found:
     """A resource of the source.
 
     `uid`: PatientID or the UID of its level. `size` and `md5`: of an instance's file, where told. `metadata` (of
-    clients, by name), `attached` and `protected` are None where they have to be asked for (`complete`).
+    clients, and what it was made from, by name), `attached` and `protected` are None where they have to be asked for
+    (`complete`), `arrival` (how an instance came there, by name) where that has to be (`arrival_of`).
     """
 
     level: Level
@@ -52,6 +54,7 @@ class Found:
     size: int | None = None
     md5: str = ""
     metadata: Mapping[str, str] | None = None
+    arrival: Mapping[str, str] | None = None
     attached: tuple[Attached, ...] | None = None
     protected: bool | None = None
 
@@ -123,8 +126,8 @@ class OrthancSource:
             told = await self._http.json("/tools/bulk-content", orjson.dumps(asked))
         except SourceGone:  # before 1.9.4: each is asked
             told = []
-        metadata = {each["ID"]: _of_clients(each["Metadata"]) for each in _items(told) if "Metadata" in each}
-        described = [replace(each, metadata=metadata.get(each.id)) for each in found]
+        noted = {str(each["ID"]): each["Metadata"] for each in _items(told) if "Metadata" in each}
+        described = [_noted(each, noted[each.id]) if each.id in noted else each for each in found]
         if level is not Level.INSTANCE:
             return described
         bare = [await self._is_bare(str(each.get("ParentSeries", ""))) for each in answer]
@@ -170,6 +173,15 @@ class OrthancSource:
         if found.level is Level.PATIENT and found.protected is None:
             found = replace(found, protected=(await self._http.text(f"{found.path}/protected")) == "1")
         return found
+
+    async def arrival_of(self, found: Found) -> Mapping[str, str]:
+        """How and when an instance came there, by the names of metadata; empty where it was deleted meanwhile."""
+        if found.arrival is not None:
+            return found.arrival
+        try:
+            return _arrival(await self._http.json(f"{found.path}/metadata?expand"))
+        except SourceGone:
+            return {}
 
     async def md5(self, found: Found, name: str) -> str:
         """The MD5 of an attachment in hexadecimal digits; "" where the source keeps none."""
@@ -262,19 +274,27 @@ def _parsed(level: Level, told: Mapping[str, Any], *, extended: bool) -> Found:
     ]
     file = next((each for each in attached if each.number == DICOM_FILE), None)
     size = file.size if file is not None else told.get("FileSize")
-    return Found(
+    found = Found(
         level,
         identifier,
         str(told.get("MainDicomTags", {}).get(_UID_OF[level], "")),
         tuple(map(str, told.get("Labels") or ())),
         None if size is None else int(size),
         "" if file is None else file.md5,
-        _of_clients(told["Metadata"]) if extended and "Metadata" in told else None,
-        tuple(each for each in attached if _is_attachment_of_client(each.name, each.number))
+        attached=tuple(each for each in attached if _is_attachment_of_client(each.name, each.number))
         if extended and "Attachments" in told
         else None,
-        told.get("IsProtected"),
+        protected=told.get("IsProtected"),
     )
+    return _noted(found, told["Metadata"]) if extended and "Metadata" in told else found
+
+
+def _noted(found: Found, metadata: Mapping[str, Any]) -> Found:
+    return replace(found, metadata=_of_clients(metadata), arrival=_arrival(metadata))
+
+
+def _arrival(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in metadata.items() if name in ARRIVAL}
 
 
 def _hex(attachment: Mapping[str, Any]) -> str:
@@ -282,12 +302,14 @@ def _hex(attachment: Mapping[str, Any]) -> str:
 
 
 def _of_clients(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Without what belongs to Orthanc itself and to its plugins."""
+    """Without what belongs to Orthanc itself and to its plugins, but with what a resource was made from."""
     return {
         name: str(value)
         for name, value in metadata.items()
-        if name not in METADATA and name not in _CACHES and not (name.isdecimal() and int(name) < FIRST_USER)
-        and name not in ("IsProtected", "PatientRecyclingOrder")
+        if name in ORIGINS or (
+            name not in METADATA and name not in _CACHES and not (name.isdecimal() and int(name) < FIRST_USER)
+            and name not in ("IsProtected", "PatientRecyclingOrder")
+        )
     }  # fmt: skip
 
 

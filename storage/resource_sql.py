@@ -208,12 +208,14 @@ _RANK: Final = tuple(Level)
 
 def _requested(level: Level, tags: Sequence[str]) -> str:
     """Asked-for attributes as one JSON object: of upper levels as they are, of lower ones from the first below."""
-    pairs = [f"'{hex_tag(tag)}', {_value(level, tag)}" for tag in tags]
+    pairs = [f"'{hex_tag(tag)}', {attribute(level, tag)}" for tag in tags]
     groups = [f"jsonb_build_object({', '.join(pairs[i : i + 50])})" for i in range(0, len(pairs), 50)]
     return f"jsonb_strip_nulls({' || '.join(groups)})::text AS requested"
 
 
-def _value(level: Level, tag: str) -> str:
+def attribute(level: Level, tag: str) -> str:
+    """An attribute of a resource as jsonb: of upper levels as it is, of lower ones that of the first below, or NULL."""
+    hex_tag(tag)
     if tag in COMPUTED_TAGS:
         by_level = _COMPUTED.get(tag, {})
         # What counts an upper level is known at the lower ones, too.

@@ -44,11 +44,11 @@ _TITLE: Final[dict[Level, str]] = {
 }
 _CHILDREN: Final = {Level.PATIENT: "Studies", Level.STUDY: "Series", Level.SERIES: "Instances"}
 _PARENT: Final = {Level.STUDY: "ParentPatient", Level.SERIES: "ParentStudy", Level.INSTANCE: "ParentSeries"}
-_ORIGIN: Final = {"rest": "RestApi", "dimse": "DicomProtocol", "stow": "Plugins"}
+ORIGIN_NAMES: Final = {"rest": "RestApi", "dimse": "DicomProtocol", "stow": "Plugins"}
 _ROWS: Final = 500
 _FURTHEST: Final = 2**40
 _LONGEST: Final = 1 << 16
-_SIGNATURES: Final = {level: ";".join(map(spelled_tag, tags)) for level, tags in MAIN_TAGS.items()}
+SIGNATURES: Final = {level: ";".join(map(spelled_tag, tags)) for level, tags in MAIN_TAGS.items()}
 _REMEMBERED_TEXT: Final = 4096
 
 Description = dict[str, Any]
@@ -227,7 +227,7 @@ class ResourceService:
 
     def _metadata(self, level: Level, row: Record, noted: Mapping[str, str]) -> dict[str, str]:
         found = {self.metadata_kinds.name(int(number)): value for number, value in noted.items()}
-        found["MainDicomTagsSignature"] = _SIGNATURES[level]
+        found["MainDicomTagsSignature"] = SIGNATURES[level]
         if level is not Level.INSTANCE:
             found["LastUpdate"] = moment(row["updated"])
         if level is Level.SERIES:
@@ -315,7 +315,7 @@ def _facts_of_file(row: Record) -> dict[str, str]:
     kind = source.get("kind", "")
     found = {
         "HttpUsername": "" if source.get("principal") == LOCAL.principal else source.get("principal", ""),
-        "Origin": _ORIGIN.get(kind, "Unknown"),
+        "Origin": ORIGIN_NAMES.get(kind, "Unknown"),
         "ReceptionDate": moment(row["received_at"]),
         "RemoteAET": source.get("aet", ""),
         "RemoteIP": source.get("remote", ""),

@@ -46,3 +46,9 @@ class RestState:
         row = await self._db.fetch_row("rest_metrics", access.tenant)
         assert row is not None
         return RestMetrics(**dict(row))
+
+    async def pending_deletions(self, access: Access) -> int:
+        """How many objects of deleted or replaced resources are still in the store."""
+        access.require("system.read")
+        found: int = await self._db.fetch_value("pending_deletions")
+        return found

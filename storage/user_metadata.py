@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dicomweb.errors import BadRequest, NotFound, TooLarge
-from dicomweb.orthanc_kinds import FIRST_USER, METADATA, Kinds, parse_kinds
+from dicomweb.orthanc_kinds import FIRST_USER, METADATA, ORIGINS, Kinds, parse_kinds
+from dicomweb.uids import is_orthanc_id
 from storage.access import Access
 from storage.db import Database
 from storage.resource import Resource
@@ -57,6 +58,17 @@ class MetadataService:
         key = (access.tenant, resource.level, resource.id, kind)
         row = await self._db.fetch_row("metadata_put", *key, text, condition.match, condition.required)
         return entity_tag(revision_of(row, "metadata"), text_md5(text))
+
+    async def put_origin(self, access: Access, resource: Resource, kind: int, origin: str) -> None:
+        """Note what resource of another archive, by its identifier, this one was modified or anonymized from there.
+
+        `kind`: MODIFIED_FROM or ANONYMIZED_FROM. Raises NotFound, and BadRequest for what is no identifier.
+        """
+        access.require("dicom.write")
+        if kind not in ORIGINS.values() or not is_orthanc_id(origin):
+            raise BadRequest("what a resource was made from is named by its identifier")
+        key = (access.tenant, resource.level, resource.id, kind)
+        revision_of(await self._db.fetch_row("metadata_put", *key, origin, None, False), "metadata")
 
     async def delete(self, access: Access, resource: Resource, kind: int, condition: Condition) -> None:
         """Remove one. Raises NotFound, RevisionConflict."""

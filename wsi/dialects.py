@@ -227,6 +227,40 @@ def iiif_information(
     }
 
 
+def iiif_manifest(place: str, image: str, label: str, width: int, height: int) -> dict[str, Any]:
+    """A manifest of the IIIF Presentation API 3.0 with one canvas, which the image fills.
+
+    `place`: where the manifest is, `image`: the identifier of the image; both absolute.
+    """
+    canvas = f"{place}/canvas"
+    service = [{"id": image, "type": "ImageService3", "profile": "level2"}]
+
+    def picture(size: str, columns: int, rows: int) -> dict[str, Any]:
+        return {
+            "id": f"{image}/full/{size}/0/default.jpg", "type": "Image", "format": "image/jpeg", "width": columns,
+            "height": rows, "service": service,
+        }  # fmt: skip
+
+    scale = min(1.0, THUMBNAIL_SIDE / max(width, height))
+    small = max(1, round(width * scale)), max(1, round(height * scale))
+    annotation = {
+        "id": f"{canvas}/annotation", "type": "Annotation", "motivation": "painting", "target": canvas,
+        "body": picture("max", width, height),
+    }  # fmt: skip
+    page = {"id": f"{canvas}/page", "type": "AnnotationPage", "items": [annotation]}
+    return {
+        "@context": "http://iiif.io/api/presentation/3/context.json",
+        "id": place,
+        "type": "Manifest",
+        "label": {"none": [label]},
+        "thumbnail": [picture("{},{}".format(*small), *small)],
+        "items": [{
+            "id": canvas, "type": "Canvas", "label": {"none": [label]}, "width": width, "height": height,
+            "items": [page],
+        }],
+    }  # fmt: skip
+
+
 def parse_iiif(width: int, height: int, region: str, size: str, rotation: str, name: str) -> Asked:
     """A request of section 4. Raises BadQuery (400), which names the parameter."""
     box = _iiif_region(width, height, region)

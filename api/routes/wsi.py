@@ -177,14 +177,15 @@ async def send_picture(
 # -- Orthanc
 
 
-async def _orthanc_slide(http: Exchange, version: str | None = None) -> StoredSlide:
+async def orthanc_slide(http: Exchange, version: str | None = None) -> StoredSlide:
+    """The slide of the series whose Orthanc identifier is in the path."""
     series = await http.archive.slides.series_of(http.access, http.path["orthanc"])
     return await http.services.tiles.slide(http.access, series, version)
 
 
 async def orthanc_pyramids(http: Exchange) -> None:
     """The levels, as Orthanc describes them."""
-    stored = await _orthanc_slide(http)
+    stored = await orthanc_slide(http)
     answer = orjson.dumps(orthanc_pyramid(stored, http.path["orthanc"]))
     await send_described(http, stored, answer, http.path["orthanc"])
 
@@ -193,7 +194,7 @@ async def orthanc_tile(http: Exchange) -> None:
     """A tile of the pyramid: as it is stored where that is JPEG, else PNG, or what Accept asks for."""
     z, x, y = place_of(http, "z", "x", "y")
     query = tile_query(http.scope["query_string"])
-    stored = await _orthanc_slide(http, query.version)
+    stored = await orthanc_slide(http, query.version)
     rung = rung_at(tuple(rung for rung in stored.slide.rungs if rung.factor == 1), z)
     level = stored.slide.levels[rung.level]
     place = next(iter(level.maps.values())).instances[0]

@@ -47,10 +47,11 @@ async def deepzoom(http: Exchange) -> None:
     stored = await _slide_named(http, http.path["document"], DEEPZOOM_SUFFIX)
     base = stored.slide.base
     body = deepzoom_document(base.width, base.height, _tile_size(stored)[0])
-    await _send_document(http, stored, [_XML], body)
+    await send_document(http, stored, [_XML], body)
 
 
-async def _send_document(http: Exchange, stored: StoredSlide, headers: list[Header], body: bytes) -> None:
+async def send_document(http: Exchange, stored: StoredSlide, headers: list[Header], body: bytes) -> None:
+    """A document that is made of a slide, or 304."""
     tag = etag(stored.name, body.decode())
     headers = [*headers, (b"etag", tag.encode()), CACHE_REVALIDATE]
     if not await client_has(http, headers):
@@ -82,23 +83,36 @@ def _identifier(http: Exchange, stored: StoredSlide) -> str:
 async def iiif_information_document(http: Exchange) -> None:
     """info.json."""
     stored = await slide_of(http)
+    await send_information(http, stored, _identifier(http, stored))
+
+
+async def send_information(http: Exchange, stored: StoredSlide, identifier: str) -> None:
+    """info.json of a slide that is known by this identifier."""
     base = stored.slide.base
     sizes = [(rung.width, rung.height) for rung in stored.slide.rungs]
-    found = iiif_information(_identifier(http, stored), base.width, base.height, _tile_size(stored), sizes)
-    await _send_document(http, stored, [_INFORMATION, _COMPLIANCE], orjson.dumps(found))
+    found = iiif_information(identifier, base.width, base.height, _tile_size(stored), sizes)
+    await send_document(http, stored, [_INFORMATION, _COMPLIANCE], orjson.dumps(found))
 
 
 async def iiif_image(http: Exchange) -> None:
     """A picture by region, size, rotation, quality and format."""
+    await send_image(http, await slide_of(http))
+
+
+async def send_image(http: Exchange, stored: StoredSlide) -> None:
+    """The picture of a slide that the path describes."""
     query = tile_query(http.scope["query_string"])
-    stored = await slide_of(http)
     base, path = stored.slide.base, http.path
     asked = parse_iiif(base.width, base.height, path["region"], path["size"], path["rotation"], path["picture"])
     await send_picture(http, stored, asked, query, _COMPLIANCE)
 
 
 _EXAMPLE = "1.2.826.0.1.3680043.8.498.1"
-_INFO = {
+IIIF_REQUEST = (
+    "region: full, square, x,y,w,h or pct:x,y,w,h. size: max, w, ,h pct:n w,h !w,h, with ^ to enlarge. rotation: "
+    "0, 90, 180 or 270, with ! to mirror. picture: default, color, gray or bitonal, with .jpg or .png."
+)
+INFORMATION = {
     "@context": "http://iiif.io/api/image/3/context.json",
     "id": f"https://archive.example/wsi/iiif/{_EXAMPLE}",
     "type": "ImageService3",
@@ -142,7 +156,7 @@ OPERATIONS = (
         "Describe a slide for IIIF",
         "Image information of the IIIF Image API 3.0, level 2.",
         iiif_information_document,
-        Answer(200, "The description.", (Content("application/ld+json", _INFO),)),
+        Answer(200, "The description.", (Content("application/ld+json", INFORMATION),)),
     ),
     Operation(
         "GET",
@@ -150,8 +164,7 @@ OPERATIONS = (
         "dicom.read",
         "Slides",
         "Retrieve a picture by IIIF",
-        "region: full, square, x,y,w,h or pct:x,y,w,h. size: max, w, ,h pct:n w,h !w,h, with ^ to enlarge. rotation: "
-        "0, 90, 180 or 270, with ! to mirror. picture: default, color, gray or bitonal, with .jpg or .png.",
+        IIIF_REQUEST,
         iiif_image,
         PICTURE_ANSWERS,
         CHANNEL,

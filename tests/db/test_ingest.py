@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from io import BytesIO
 
 import asyncpg
@@ -59,6 +59,34 @@ async def test_a_stored_instance_has_its_object_its_row_and_its_parents(archive:
     assert (study["modalities"], study["name_fold"]) == (["CT"], "muller^anne")
     assert await rows(archive, "SELECT * FROM intent") == []
     assert orjson.loads(row["source"])["kind"] == "rest"
+
+
+@pytest.mark.parametrize("aet", ['"received":"2001-01-01"', '","received":"2001-01-01","', "\\"])
+async def test_no_sender_says_when_an_instance_came(archive: Archive, aet: str) -> None:
+    """That is now, but for what comes from another archive; whatever a sender calls itself."""
+    began = datetime.now(UTC)
+    await came(archive, Provenance("dimse", "192.0.2.1", aet, aet))
+    (row,) = await rows(archive, "SELECT received_at, source::json->>'aet' AS aet FROM instance")
+    assert began <= row["received_at"] <= datetime.now(UTC)
+    assert row["aet"] == aet
+
+
+async def test_when_an_instance_came_to_another_archive(archive: Archive) -> None:
+    earlier = datetime(2001, 2, 3, 4, 5, 6, tzinfo=timezone(timedelta(hours=-5)))
+    await came(archive, Provenance("dimse", "192.0.2.1", "CT1", principal="anna", received=earlier, source="old"))
+    (row,) = await rows(archive, "SELECT received_at, source FROM instance")
+    assert row["received_at"] == earlier
+    assert orjson.loads(row["source"]) == {
+        "kind": "dimse", "remote": "192.0.2.1", "aet": "CT1", "principal": "anna", "source": "old",
+        "received": "2001-02-03T04:05:06-05:00",
+    }  # fmt: skip
+
+
+async def came(archive: Archive, source: Provenance) -> None:
+    """Store an instance that came like this."""
+    spool = archive.new_spool()
+    await spool.write(ct())
+    await archive.ingest.store(LOCAL, await spool.finish(), source)
 
 
 async def test_the_same_file_again_is_a_success_that_stores_nothing(archive: Archive) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ import pytest
 
 from api.routes.orthanc.modalities import parsed
 from api.routes.orthanc.remotes import declared
+from dicomweb.orthanc_kinds import ORIGINS
 from dicomweb.tags import Level
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.ingest import Provenance
+from storage.orthanc_arrival import ARRIVAL, provenance
 from storage.orthanc_connection import SourceError
 from storage.orthanc_import import run_orthanc_import
 from storage.orthanc_listing import listed
@@ -55,6 +58,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Orthanc,
             source.request("PUT", f"{path}/metadata/1100", b"x\ny")
             source.request("PUT", f"{path}/attachments/1024", path.encode() * 1000)
             source.request("PUT", f"{path}/attachments/4301", b"what a plugin keeps for itself")
+        source.request("POST", f"/studies/{sent[2].ids[0].study}/anonymize", b"{}")
         declared = {"AET": "SHY", "Host": "192.0.2.7", "Port": 105, "AllowStore": False, "UseDicomTls": True,
                     "LocalAet": "ME", "Timeout": 7, "Manufacturer": "Vitrea"}  # fmt: skip
         source.request("PUT", "/modalities/shy", json.dumps(declared).encode())
@@ -92,7 +96,7 @@ def test_everything_of_an_orthanc(orthanc: tuple[Orthanc, list[Sent]], target: R
     done = _import(target, source.url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert _counts(done) == {
-        "stored": 10, "failed": 0, "metadata": 8, "attachments": 4, "protected patients": 1, "modalities": 3,
+        "stored": 11, "failed": 0, "metadata": 12, "attachments": 4, "protected patients": 1, "modalities": 3,
     }  # fmt: skip
     with httpx.Client(base_url=target.url, timeout=60) as web:
         for level in ("patients", "studies", "series", "instances"):
@@ -112,7 +116,7 @@ def test_everything_of_an_orthanc(orthanc: tuple[Orthanc, list[Sent]], target: R
         for name, declared in theirs.items():
             assert {key: ours[name][key] for key in declared} == declared
     again = _import(target, source.url, "--verify")
-    assert (again.returncode, _counts(again)) == (0, {"stored": 0, "there already, compared": 10, "failed": 0})
+    assert (again.returncode, _counts(again)) == (0, {"stored": 0, "there already, compared": 11, "failed": 0})
 
 
 def test_peers_and_dicomweb_servers(tmp_path: Path) -> None:
@@ -158,8 +162,9 @@ def _compare(web: httpx.Client, source: Orthanc, path: str) -> None:
         n: v for n, v in named.items() if n == "ward" or n.isdecimal()
     }
     if path.startswith("/instances"):
-        for name in ("TransferSyntax", "SopClassUid", "IndexInSeries"):
+        for name in ("TransferSyntax", "SopClassUid", "IndexInSeries", *ARRIVAL & theirs.keys()):
             assert mine[name] == theirs[name]
+    assert {n: v for n, v in mine.items() if n in ORIGINS} == {n: v for n, v in theirs.items() if n in ORIGINS}
     for name, number in source.request("GET", f"{path}/attachments?full").items():
         if number != 4301:
             data = web.get(f"{path}/attachments/{number}/data").content
@@ -234,6 +239,10 @@ def _put(server: RunningServer, path: str, content: str = "") -> None:
     httpx.put(f"{server.url}{path}", content=content).raise_for_status()
 
 
+def _get(server: RunningServer, path: str) -> Any:
+    return httpx.get(f"{server.url}{path}").raise_for_status().json()
+
+
 def _delete(server: RunningServer, identifiers: Iterable[str]) -> None:
     httpx.post(f"{server.url}/tools/bulk-delete", json={"Resources": list(identifiers)}).raise_for_status()
 
@@ -264,6 +273,34 @@ async def test_labels_and_what_changed_since(archive: Archive, other: RunningSer
     third = await _run(archive, other)
     assert third.extras == {"metadata": 1, "attachments": 1}
     assert await _ward(archive, sent) == "8"
+
+
+async def test_how_it_came_there(archive: Archive, other: RunningServer) -> None:
+    """What the source noted of an instance's arrival is told here, too; and in the index, that it came from there."""
+    (sent,) = _send(other, 1)
+    await _run(archive, other)
+    identifier = sent.ids[0].instance
+    (row,) = await archive.db.fetch_sql(
+        "SELECT source, received_at FROM instance WHERE orthanc_id = $1", bytes.fromhex(identifier.replace("-", ""))
+    )
+    noted = _get(other, f"/instances/{identifier}/metadata?expand")
+    said = json.loads(row["source"])
+    assert (said["kind"], said["remote"], said["source"]) == ("rest", noted["RemoteIP"], "127.0.0.1")
+    assert f"{row['received_at'].astimezone(UTC):%Y%m%dT%H%M%S}" == noted["ReceptionDate"]
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("ReceptionDate", "yesterday"),
+    ("ReceptionDate", "29990101T000000"),
+    ("RemoteAET", "A" * 300),
+    ("RemoteIP", "1\0"),
+    ("HttpUsername", "anna\n"),
+    ("Origin", "Sky"),
+])  # fmt: skip
+def test_what_an_arrival_cannot_be(name: str, value: str) -> None:
+    """Left out, as if the source had not noted it."""
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    assert provenance({name: value}, "there", now) == Provenance("import", source="there")
 
 
 async def _ward(archive: Archive, sent: Sent) -> str:

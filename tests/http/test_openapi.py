@@ -16,8 +16,11 @@ from storage.settings import Settings
 PUBLIC_PATHS = {
     "/", "/docs", "/healthz", "/openapi.json", "/readyz", "/settings.json", "/slides/{series}", "/static/{file}",
     "/ohif", "/ohif/{page:path}", "/ohif/app-config.js", "/ohif/files/{build}/{name:path}",
-    "/wsi/viewer", "/wsi/viewer/{file}",
+    "/wsi/viewer", "/wsi/viewer/{file}", "/app/explorer.html", "/ui/app", "/ui/app/{page:path}",
+    "/ui/api/pre-login-configuration",
 }  # fmt: skip
+# What Orthanc's clients ask for, and is not here: they are told why.
+REFUSED = {"/plugins/housekeeper/status"}
 
 
 def _name(operation: Operation) -> str:
@@ -104,7 +107,7 @@ def test_every_get_without_parameters_answers(web: httpx.Client) -> None:
         if operation.method == "GET" and not needs and "{" not in operation.at("/dicom-web"):
             path = operation.at("/dicom-web")
             answer = web.get(path)
-            assert answer.status_code in {200, 204}, path
+            assert answer.status_code in ({403} if path in REFUSED else {200, 204, 303}), path
             head = web.head(path)
             assert (head.status_code, head.content) == (answer.status_code, b""), path
             assert answer.headers["x-content-type-options"] == "nosniff"

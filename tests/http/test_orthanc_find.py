@@ -116,6 +116,49 @@ def test_order_and_pages(filled: Filled) -> None:
         assert filled.web.post("/tools/find", json={"Level": "Study", "Query": {}, "OrderBy": bad}).status_code == 400
 
 
+def test_order_by_what_is_below(filled: Filled) -> None:
+    """By what RequestedTags shows of the first below; what resources of the level never have does not order them."""
+    for level, tag in (("Study", "Modality"), ("Patient", "StudyDate"), ("Study", "KVP"), ("Series", "KVP"),
+                       ("Patient", "NumberOfPatientRelatedInstances"), ("Study", "ModalitiesInStudy")):  # fmt: skip
+        for direction in ("ASC", "DESC"):
+            order = [{"Type": "DicomTag", "Key": tag, "Direction": direction}]
+            found = filled.find(level, OrderBy=order, RequestedTags=[tag])
+            shown = [each["RequestedTags"].get(tag, "") for each in found]
+            given = [value for value in shown if value]
+            assert len(set(given)) > 1
+            assert given == sorted(given, reverse=direction == "DESC") == shown[: len(given)]
+    for tag in ("NumberOfStudyRelatedSeries", "SOPInstanceUID"):
+        order = [{"Type": "DicomTag", "Key": tag, "Direction": "DESC"}]
+        assert sorted(filled.find("Patient", OrderBy=order)) == sorted(filled.patients)
+
+
+def test_metadata_of_the_archive(filled: Filled) -> None:
+    """What is told of a resource is found; what resources of the level never have finds none."""
+    for level, path, named in (
+        ("Instance", f"/instances/{filled.instances[0]}", ("Origin", "RemoteIP", "ReceptionDate", "IndexInSeries")),
+        ("Series", filled.find("Series", Expand=True)[0], ("LastUpdate", "MainDicomTagsSignature")),
+        ("Study", f"/studies/{filled.studies[0]}", ("LastUpdate", "MainDicomTagsSignature")),
+        ("Patient", f"/patients/{filled.patients[0]}", ("LastUpdate", "MainDicomTagsSignature")),
+    ):
+        place = path if isinstance(path, str) else f"/series/{path['ID']}"
+        told = filled.web.get(f"{place}/metadata?expand").json()
+        for name in named:
+            query = {name: told[name]}
+            assert place.rsplit("/", 1)[1] in filled.find(level, MetadataQuery=query), name
+            assert filled.find(level, MetadataQuery={name: told[name] + "x"}) == []
+            order = [{"Type": "Metadata", "Key": name, "Direction": "DESC"}]
+            assert len(filled.find(level, OrderBy=order)) == len(filled.find(level))
+    for level in ("Patient", "Study", "Series"):
+        for name in ("Origin", "ReceptionDate", "TransferSyntax", "CalledAET", "PixelDataOffset"):
+            assert filled.find(level, MetadataQuery={name: "*"}) == []
+            order = [{"Type": "Metadata", "Key": name, "Direction": "ASC"}]
+            assert filled.find(level, OrderBy=order) == filled.find(level)
+    query = {"HttpUsername": ""}
+    assert len(filled.find("Instance", MetadataQuery=query)) == len(filled.instances)
+    body = {"Level": "Instance", "Query": {}, "MetadataQuery": {"PixelDataOffset": "1"}}
+    assert filled.web.post("/tools/find", json=body).status_code == 400
+
+
 def test_parents_and_lower_levels(filled: Filled) -> None:
     assert filled.find("Study", ParentPatient=filled.patients[1]) == filled.studies[1:3]
     assert len(filled.find("Instance", ParentStudy=filled.studies[1])) == 3

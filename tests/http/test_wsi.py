@@ -528,6 +528,47 @@ def test_iiif(web: httpx.Client) -> None:
         refused(web.get(f"{image}/{bad}"), 400, "bad-query")
 
 
+def test_the_addresses_of_orthanc(web: httpx.Client) -> None:
+    """IIIF and the viewer where Orthanc's plug-in has them; the manifest leads to the pictures."""
+    array = matrix(*SIZE)
+    dataset = full(array, ContainerIdentifier="S24-1 A1")
+    stored(web, dataset)
+    series = orthanc_ids(dataset.PatientID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID, "1").series
+    image = f"/wsi/iiif/tiles/{series}"
+    assert web.get(image).headers["location"].endswith(f"{image}/info.json")
+    info = web.get(f"{image}/info.json").json()
+    assert info["id"] == f"{str(web.base_url).rstrip('/')}{image}"
+    assert info | {"id": ""} == web.get(f"/wsi/iiif/{dataset.SeriesInstanceUID}/info.json").json() | {"id": ""}
+    assert np.array_equal(opened(web.get(f"{image}/20,10,64,64/max/0/color.png")), array[10:74, 20:84])
+    bad = web.get(f"{image}/full/max/45/default.jpg")
+    assert (bad.status_code, bad.json()["OrthancStatus"]) == (400, 3)
+
+    place = f"/wsi/iiif/series/{series}/manifest.json"
+    answer = web.get(place)
+    manifest = answer.json()
+    assert answer.headers["content-type"].startswith("application/ld+json")
+    assert (manifest["type"], manifest["label"]) == ("Manifest", {"none": ["S24-1 A1"]})
+    assert manifest["id"].endswith(place)
+    [canvas] = manifest["items"]
+    assert (canvas["width"], canvas["height"]) == (150, 100)
+    [page] = canvas["items"]
+    [annotation] = page["items"]
+    assert (annotation["target"], annotation["motivation"]) == (canvas["id"], "painting")
+    assert annotation["body"]["service"] == [{"id": info["id"], "type": "ImageService3", "profile": "level2"}]
+    assert opened(web.get(annotation["body"]["id"])).shape == array.shape
+    assert opened(web.get(manifest["thumbnail"][0]["id"])).shape == array.shape
+    assert web.get(place, headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+
+    moved = web.get("/wsi/app/viewer.html", params={"series": series})
+    assert moved.status_code == 303
+    assert str(moved.next_request.url).endswith(f"/wsi/viewer/?series={dataset.SeriesInstanceUID}")
+    unknown = "0" * 8 + "-00000000" * 4
+    for missing in (f"/wsi/iiif/tiles/{unknown}/info.json", f"/wsi/iiif/series/{unknown}/manifest.json",
+                    f"/wsi/app/viewer.html?series={unknown}"):  # fmt: skip
+        assert web.get(missing).status_code == 404
+    assert web.get("/wsi/app/viewer.html").status_code == 400
+
+
 @pytest.mark.full
 @pytest.mark.timeout(400)
 def test_a_slide_of_180_000_frames(tmp_path: Path) -> None:

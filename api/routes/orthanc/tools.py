@@ -3,7 +3,7 @@
 import functools
 import time
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from pydicom.uid import UID, generate_uid
@@ -31,7 +31,9 @@ _ENCODINGS: Final = (
 _SYNTAXES: Final = sorted({*NATIVE, DEFLATED_LE, *FRAME_MEDIA_TYPE_OF})
 _IMAGES: Final = "1.2.840.10008.5.1.4.1.1."
 _PLUGINS: Final = {
+    "delayed-deletion": ("Files of deleted resources are removed in the background.", ""),
     "dicom-web": ("DICOMweb: QIDO-RS, WADO-RS, STOW-RS, UPS-RS and WADO-URI.", "/dicom-web/"),
+    "worklists": ("The modality worklist.", "/worklists"),
     "wsi": ("Whole-slide imaging: tiles, DeepZoom and IIIF.", "/wsi/"),
 }
 
@@ -202,14 +204,22 @@ async def plugins(http: Exchange) -> None:
 
 async def plugin(http: Exchange) -> None:
     """One of them."""
-    found = _PLUGINS.get(http.path["plugin"])
+    found = described_plugins(http).get(http.path["plugin"])
     if found is None:
         raise NotFound("there is no such plug-in")
-    about, root = found
-    if root == "/dicom-web/":
-        root = http.settings.dicomweb_root + "/"
-    answer = {"ID": http.path["plugin"], "Version": product_version(), "Description": about, "RootUri": root}
-    await send_json(http, answer | {"ExtendsOrthancExplorer": False})
+    await send_json(http, found)
+
+
+def described_plugins(http: Exchange) -> dict[str, dict[str, Any]]:
+    """All of them, by name."""
+    roots = {"dicom-web": http.settings.dicomweb_root + "/"}
+    return {
+        name: {
+            "ID": name, "Version": product_version(), "Description": about, "RootUri": roots.get(name, root),
+            "ExtendsOrthancExplorer": False,
+        }
+        for name, (about, root) in _PLUGINS.items()
+    }  # fmt: skip
 
 
 async def explorer(http: Exchange) -> None:
@@ -296,7 +306,7 @@ OPERATIONS = (
     route("GET", "/tools/metrics-prometheus", "metrics.read", ("Read Orthanc's metrics", "`/metrics` has more."),
           metrics, _text_of("orthanc_count_studies 40 1706696130000")),
     route("GET", "/plugins", "system.read", ("List plug-ins", "Those of Orthanc that are part of this program."),
-          plugins, ["dicom-web", "wsi", "explorer.js"]),
+          plugins, ["delayed-deletion", "dicom-web", "worklists", "wsi", "explorer.js"]),
     route("GET", "/plugins/{plugin}", "system.read", ("Describe a plug-in", "Version `mainline` is the newest."),
           plugin, _PLUGIN),
     route("GET", "/plugins/explorer.js", "system.read", ("Extend Orthanc's pages", "By nothing."), explorer,

@@ -29,6 +29,13 @@ LANGUAGE sql AS $$
     INSERT INTO tomb (key, not_before) SELECT key, now() + p_grace FROM gone ON CONFLICT DO NOTHING
 $$;
 
+-- received_of: when an instance came: now, unless it came from another archive, which says when it came there (`Provenance.received`). What the
+-- sender says is escaped in the text, so that nobody else can write that name.
+CREATE OR REPLACE FUNCTION received_of(p_source text) RETURNS timestamptz
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN p_source LIKE '%"received":%' THEN (p_source::json->>'received')::timestamptz ELSE now() END
+$$;
+
 -- ingest_patient: the patient of a study, held; `fresh` where it was made.
 CREATE OR REPLACE FUNCTION ingest_patient(p_tenant integer, s jsonb, OUT patient bigint, OUT fresh boolean)
 LANGUAGE plpgsql AS $$
@@ -149,10 +156,10 @@ BEGIN
     WITH fresh AS (
         INSERT INTO instance (tenant, series, object_size, metadata_crc, metadata_length, metadata_cuts, instance_number, number_of_frames, rows, columns,
             bits_allocated, meta_size, flags, sop_uid, sop_class, transfer_syntax, object_key, orthanc_id, file_sha256, dataset_sha256,
-            source, attributes, bulk_table, frame_table, frame_overflow, metadata)
+            source, received_at, attributes, bulk_table, frame_table, frame_overflow, metadata)
         SELECT p_tenant, s.id, u.size, u.crc, u.length, u.cuts::integer[], u.instance_number, u.frames, u.rows, u.columns,
             u.bits, u.meta_size, u.flags | (u.patient_id <> t.patient_id)::integer, u.sop_uid, u.sop_class, u.transfer_syntax, u.key,
-            u.orthanc, u.file_sha, u.dataset_sha, u.source, u.attributes::jsonb, u.bulk, u.frame_table, u.overflow, u.metadata
+            u.orthanc, u.file_sha, u.dataset_sha, u.source, received_of(u.source), u.attributes::jsonb, u.bulk, u.frame_table, u.overflow, u.metadata
         FROM unnest(i_key, i_sop_uid, i_series_uid, i_study_uid, i_shared_id, i_patient_id, i_size, i_sop_class, i_transfer_syntax,
                 i_instance_number, i_frames, i_rows, i_columns, i_bits, i_meta_size, i_flags, i_orthanc, i_file_sha, i_dataset_sha,
                 i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length, i_cuts)
@@ -244,7 +251,7 @@ BEGIN
                     flags = u.flags | (u.patient_id <> v_have.patient_id)::integer, orthanc_id = u.orthanc,
                     sop_class = u.sop_class, transfer_syntax = u.transfer_syntax, object_key = u.key, object_offset = 0, file_sha256 = u.file_sha,
                     dataset_sha256 = u.dataset_sha, received_sha256 = NULL, received_dataset_sha256 = NULL, source = u.source, attributes = u.attributes::jsonb, bulk_table = u.bulk,
-                    frame_table = u.frame_table, frame_overflow = u.overflow, metadata = u.metadata, received_at = now(), version = nextval('version')
+                    frame_table = u.frame_table, frame_overflow = u.overflow, metadata = u.metadata, received_at = received_of(u.source), version = nextval('version')
                 FROM unnest(i_key, i_size, i_patient_id, i_orthanc, i_sop_class, i_transfer_syntax, i_instance_number, i_frames, i_rows, i_columns, i_bits,
                         i_meta_size, i_flags, i_file_sha, i_dataset_sha, i_source, i_attributes, i_bulk, i_frame_table, i_overflow, i_metadata, i_crc, i_length, i_cuts)
                     AS u(key, size, patient_id, orthanc, sop_class, transfer_syntax, instance_number, frames, rows, columns, bits, meta_size, flags, file_sha,

@@ -12,3 +12,7 @@ SELECT (SELECT last FROM change_counter) AS last_change,
        count(*) FILTER (WHERE state IN ('pending', 'retry', 'paused')) AS pending, count(*) FILTER (WHERE state = 'running') AS running,
        count(*) FILTER (WHERE state = 'success') AS success, count(*) FILTER (WHERE state = 'failure') AS failed
 FROM job WHERE tenant = $1
+
+-- name: pending_deletions
+-- Objects that no row points at any more, and that are not deleted yet.
+SELECT count(*) FROM tomb
