@@ -206,11 +206,11 @@ class Link:
         if answer is not None and not 0 < (answer.maximum_length_received or 0) <= _SENT_PDU:
             answer.maximum_length_received = _SENT_PDU
 
-    def accepted(self) -> dict[str, set[str]]:
-        """The transfer syntaxes in which each abstract syntax can be sent."""
-        found: dict[str, set[str]] = {}
-        for context in self._assoc.accepted_contexts:
-            found.setdefault(str(context.abstract_syntax), set()).add(str(context.transfer_syntax[0]))
+    def accepted(self) -> dict[str, list[str]]:
+        """The transfer syntaxes in which each abstract syntax can be sent, as we proposed them."""
+        found: dict[str, list[str]] = {}
+        for context in sorted(self._assoc.accepted_contexts, key=lambda each: each.context_id or 0):
+            found.setdefault(str(context.abstract_syntax), []).append(str(context.transfer_syntax[0]))
         return found
 
     def echo(self) -> None:

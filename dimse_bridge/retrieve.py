@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from pynetdicom.dimse_primitives import C_GET
 
-from dicomweb.errors import ArchiveError, BadQuery, IdentityMismatch, NotAcceptable, Unavailable
+from dicomweb.errors import ArchiveError, BadQuery, IdentityMismatch, Unavailable
 from dicomweb.identifier import Identifier, IdentifierWriter, read_identifier
 from dicomweb.repertoire import ASCII
 from dicomweb.tags import Level
@@ -163,8 +163,7 @@ async def _prepared(association: Association, by_class: Ways, instance: Instance
     try:
         syntax, data = await association.archive.data_sets.open(association.access, instance, _in_order(by_syntax))
     except ArchiveError as error:
-        unfit = isinstance(error, NotAcceptable)
-        code = status.SOP_CLASS_NOT_SUPPORTED if unfit else status.PROCESSING_FAILURE
+        code = status.of_unsent(error)
         log_event("get-failed", peer=association.peer, status=code, reason=error.message)
         return Prepared(instance, code)
     return Prepared(instance, status.SUCCESS, by_syntax[syntax], data)
