@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from pydicom.dataset import Dataset
 from pynetdicom.presentation import StoragePresentationContexts
 
 from dicomweb.errors import ArchiveError, BadRequest, PeerFailed
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
 from dicomweb.uids import is_uid
 from dimse_bridge import status
-from dimse_bridge.asking import get_model, move_model, retrieval
+from dimse_bridge.asking import get_model, keys_named, move_model, retrieval
 from dimse_bridge.commitment_reports import take_report
 from dimse_bridge.requestor import MAX_CONTEXTS, Proposal
 from dimse_bridge.scu import Requestor, SubOperations
@@ -100,12 +101,29 @@ async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress:
 
 async def run_move(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Have another application entity send to a third one, or to us."""
+    archive, access = requestor.archive, _access(job)
     modality, target = _modality(job), str(job.content["target"])
+    to_us = await archive.modalities.is_own(access, target)
+    received: list[str] = []
 
-    def ask(level: str, keys: Mapping[str, Any]) -> AsyncIterator[SubOperations]:
-        return requestor.move(modality, retrieval(level, keys), move_model(level), target)
+    async def ask(level: str, keys: Mapping[str, Any]) -> AsyncIterator[SubOperations]:
+        identifier = retrieval(level, keys)
+        async for said in requestor.move(modality, identifier, move_model(level), target):
+            if to_us and said.status == status.SUCCESS:
+                received.extend(await _arrived(archive, access, identifier, said.completed))
+            yield said
 
-    return await _retrieved(requestor.archive, job, ask, [], progress)
+    return await _retrieved(archive, job, ask, received, progress)
+
+
+async def _arrived(archive: Archive, access: Access, identifier: Dataset, count: int) -> list[str]:
+    """Which instances have come to us by a C-MOVE; none where that cannot be known.
+
+    They come on associations of the other side, to any process. All that were sent are stored: where no more than those
+    are stored of what was named, these are they.
+    """
+    found = await archive.selection.identifiers(access, keys_named(identifier), count + 1)
+    return found if len(found) == count else []
 
 
 async def run_get(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:

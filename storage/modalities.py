@@ -154,6 +154,14 @@ class ModalityService:
         access.require("dimse.read")
         return next((each for each in await self._with_aet(access.tenant, aet) if each.can_be_called), None)
 
+    async def is_own(self, access: Access, aet: str) -> bool:
+        """Whether what is sent to the AE title comes to this tenant."""
+        access.require("dimse.read")
+        if aet == self._aet:
+            return access.tenant == DEFAULT_TENANT
+        row = await self._db.fetch_row("modality_local_aet", _text(aet))
+        return row is not None and row["tenant"] == access.tenant
+
     async def titles(self, access: Access) -> Sequence[LocalTitle]:
         """Our own titles beside that of the settings."""
         access.require("dimse.read")

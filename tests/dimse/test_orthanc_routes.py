@@ -292,15 +292,27 @@ def test_wrong_queries(both: tuple[httpx.Client, httpx.Client]) -> None:
 
 
 def test_move_to_us(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
-    file = files.ct()
+    accession = f"A{files.new_uid()[-12:]}"
+    file = files.ct(AccessionNumber=accession)
     uid = pydicom.dcmread(io.BytesIO(file)).StudyInstanceUID
-    other.upload(file)
+    identifier = other.upload(file)
     body = {"Level": "Study", "Resources": [{"StudyInstanceUID": uid}]}
     found = both[0].post("/modalities/other/move", json=body).json()
     assert (found["TargetAet"], found["RemoteAet"]) == ("ANOR", "OTHER")
     assert both[0].get("/dicom-web/studies", params={"StudyInstanceUID": uid}).json()
     [details] = found["Details"]
     assert (details["DimseErrorStatus"], details["CompletedSuboperationsCount"]) == (0, 1)
+    assert details["ReceivedInstancesIds"] == [identifier]
+    for method in ("move", "get"):
+        body = {"Level": "Study", "Resources": [{"AccessionNumber": accession}]}
+        [details] = both[0].post(f"/modalities/other/{method}", json=body).json()["Details"]
+        assert (details["CompletedSuboperationsCount"], details["ReceivedInstancesIds"]) == (1, [identifier])
+    # More is here than came: which of it did, is not known.
+    more = files.ct(StudyInstanceUID=uid, PatientID=pydicom.dcmread(io.BytesIO(file)).PatientID)
+    assert both[0].post("/instances", content=more).status_code == 200
+    body = {"Level": "Study", "Resources": [{"StudyInstanceUID": uid}]}
+    [details] = both[0].post("/modalities/other/move", json=body).json()["Details"]
+    assert (details["CompletedSuboperationsCount"], details["ReceivedInstancesIds"]) == (1, [])
     assert both[0].post("/modalities/other/move", json={"Level": "Study", "Resources": [{}]}).status_code == 400
 
 
