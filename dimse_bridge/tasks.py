@@ -58,14 +58,14 @@ def handlers(requestor: Requestor) -> Mapping[str, Handler]:
 
 
 def as_content(modality: Modality) -> dict[str, Any]:
-    """A modality in a job's content: as it was when the job was made."""
-    return asdict(modality) | {"allow": sorted(modality.allow)}
+    """A modality in a job's content: as it was when the job was made, without its user."""
+    return asdict(modality) | {"allow": sorted(modality.allow), "username": None, "secret": None}
 
 
-def _modality(job: Claimed) -> Modality:
+async def _modality(archive: Archive, job: Claimed) -> Modality:
     said = job.content["modality"]
     lists = {"allow": frozenset(said["allow"]), "certificates": tuple(said.get("certificates", ()))}
-    return Modality(**said | lists)
+    return await archive.modalities.with_user(_access(job), Modality(**said | lists))
 
 
 def _access(job: Claimed) -> Access:
@@ -74,7 +74,8 @@ def _access(job: Claimed) -> Access:
 
 async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Send instances; with `commitment` ask for it when they are sent."""
-    archive, modality = requestor.archive, _modality(job)
+    archive = requestor.archive
+    modality = await _modality(archive, job)
     async with job_items(archive.db, job.tenant, job.id) as items:
         originator = job.content.get("originator")
         sender = Sender(
@@ -102,7 +103,7 @@ async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress:
 async def run_move(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Have another application entity send to a third one, or to us."""
     archive, access = requestor.archive, _access(job)
-    modality, target = _modality(job), str(job.content["target"])
+    modality, target = await _modality(archive, job), str(job.content["target"])
     to_us = await archive.modalities.is_own(access, target)
     received: list[str] = []
 
@@ -128,7 +129,8 @@ async def _arrived(archive: Archive, access: Access, identifier: Dataset, count:
 
 async def run_get(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Retrieve from another application entity on the association that we ask for."""
-    archive, access, modality = requestor.archive, _access(job), _modality(job)
+    archive, access = requestor.archive, _access(job)
+    modality = await _modality(archive, job)
     received: list[str] = []
 
     async def take(path: Path) -> int:
@@ -147,7 +149,7 @@ async def run_get(requestor: Requestor, job: Claimed, _folder: Path, progress: P
 
 async def run_commit(requestor: Requestor, job: Claimed, _folder: Path, _progress: Progress) -> Done:
     """Ask for storage commitment; the answer is noted when it comes, see commitment_reports.py."""
-    await _committed(requestor, _access(job), _modality(job), job.content["transaction"])
+    await _committed(requestor, _access(job), await _modality(requestor.archive, job), job.content["transaction"])
     return Done({"transaction": job.content["transaction"]})
 
 

@@ -413,6 +413,30 @@ def test_jobs(both: tuple[httpx.Client, httpx.Client]) -> None:
     assert web.get("/jobs/none").status_code == 404
 
 
+def test_users_are_declared_and_never_told(web: httpx.Client) -> None:
+    declared = {"AET": "KNOWS", "Host": "127.0.0.1", "Port": free_port()}
+
+    def put(**user: object) -> int:
+        return web.put("/modalities/knows", json=declared | {"UserIdentity": user}).status_code
+
+    for wrong in ({"Password": "x"}, {"Token": "x", "Username": "u"}, {"HasPassword": True}, {"Username": 1}):
+        assert put(**wrong) == 400
+    for user, shown in (
+        ({"Username": "u"}, {"Username": "u", "Password": None}),
+        ({"Username": "u", "Password": "canary-7"}, {"Username": "u", "Password": None}),
+        ({"Token": "canary-7"}, {"Token": None}),
+    ):
+        assert put(**user) == 200
+        assert web.get("/modalities/knows/configuration").json()["UserIdentity"] == shown
+        assert web.post(
+            "/modalities/knows/get", json={"Level": "Study", "Resources": [{"StudyInstanceUID": "1.2"}]}
+        ).is_error
+        assert "canary-7" not in web.get("/modalities?expand").text + web.get("/jobs?expand").text
+    assert web.put("/modalities/knows", json=declared).status_code == 200
+    assert "UserIdentity" not in web.get("/modalities/knows/configuration").json()
+    assert web.delete("/modalities/knows").status_code == 200
+
+
 def test_permissive(web: httpx.Client, tmp_path: Path) -> None:
     good, bad = files.ct(), files.ct(SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
     resources = [web.post("/instances", content=each).json()["ID"] for each in (good, bad)]
