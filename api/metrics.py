@@ -57,17 +57,23 @@ class _Families:
     """Adapter: sums -> Prometheus families."""
 
     def __init__(
-        self, totals: dict[Key, float], times: dict[Key, Spread], gauges: Mapping[str, tuple[str, float]]
+        self,
+        totals: dict[Key, float],
+        times: dict[Key, Spread],
+        levels: dict[Key, float],
+        gauges: Mapping[str, tuple[str, float]],
     ) -> None:
         self._totals = totals
         self._times = times
+        self._levels = levels
         self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
         yield from self._requests()
         yield from self._spreads({key: spread for key, spread in self._times.items() if key[0] != _REQUEST})
-        yield from self._counters()
+        yield from self._simple(CounterMetricFamily, self._totals)
+        yield from self._simple(GaugeMetricFamily, self._levels)
         for name, (text, value) in sorted(self._gauges.items()):
             yield GaugeMetricFamily(f"anor_{name}", text, value=value)
 
@@ -98,12 +104,14 @@ class _Families:
             families[name].add_metric(labels[1::2], buckets=buckets, sum_value=spread[0])
         yield from families.values()
 
-    def _counters(self) -> Iterator[Metric]:
-        families: dict[str, CounterMetricFamily] = {}
-        for key, value in sorted(self._totals.items()):
+    def _simple(
+        self, kind: type[CounterMetricFamily] | type[GaugeMetricFamily], values: Mapping[Key, float]
+    ) -> Iterator[Metric]:
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for key, value in sorted(values.items()):
             name, *labels = key
             if name not in families:
                 help_text = name.replace("_", " ").capitalize() + "."
-                families[name] = CounterMetricFamily(f"anor_{name}", help_text, labels=labels[::2])
+                families[name] = kind(f"anor_{name}", help_text, labels=labels[::2])
             families[name].add_metric(labels[1::2], value)
         yield from families.values()

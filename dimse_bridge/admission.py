@@ -12,6 +12,7 @@ from dimse_bridge.contexts import Supported
 from dimse_bridge.messages import SMALLEST_SENT
 from dimse_bridge.service import Entry
 from dimse_bridge.store import Begin
+from dimse_bridge.traffic import Traffic
 from dimse_bridge.users import Verifier
 from storage.access import Access
 from storage.archive import Archive
@@ -41,6 +42,7 @@ class Application:
     welcome: Callable[[str, str, str, frozenset[str]], Awaitable[Welcome | None]]
     verifiers: Mapping[int, Verifier] = field(default_factory=dict)  # of user identities, by their type
     require_user: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 @dataclass(frozen=True, slots=True)

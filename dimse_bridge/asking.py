@@ -13,6 +13,7 @@ from pydicom.tag import BaseTag, Tag
 
 from dicomweb.errors import BadRequest
 from dimse_bridge.scu import FIND, GET, MOVE, PATIENT_ROOT, STUDY_ROOT
+from storage.selection import UniqueKeys
 
 _TAG: Final = re.compile(r"([0-9A-Fa-f]{4})[,-]?([0-9A-Fa-f]{4})")
 _BINARY: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
@@ -142,17 +143,30 @@ def retrieval(level: str, keys: Mapping[str, Any]) -> Dataset:
     made = Dataset()
     made.QueryRetrieveLevel = level
     for keyword in UNIQUE[level]:
-        value = keys.get(keyword)
-        if isinstance(value, list):
-            value = "\\".join(map(str, value))
-        if value:
-            setattr(made, keyword, str(value))
+        if value := _joined(keys.get(keyword)):
+            setattr(made, keyword, value)
     if UNIQUE[level][-1] not in made:
         # No unique key, but many archives take it, and Orthanc's clients send it.
-        if level != "STUDY" or not keys.get("AccessionNumber"):
+        accessions = _joined(keys.get("AccessionNumber"))
+        if level != "STUDY" or not accessions:
             raise BadRequest(f"{UNIQUE[level][-1]} is missing", attribute=UNIQUE[level][-1])
-        made.AccessionNumber = str(keys["AccessionNumber"])
+        made.AccessionNumber = accessions
     return made
+
+
+def _joined(value: Any) -> str:
+    return "\\".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def keys_named(identifier: Dataset) -> UniqueKeys:
+    """What an identifier of `retrieval` names."""
+    keywords = (*UNIQUE["IMAGE"], "AccessionNumber")
+    patients, studies, series, instances, accessions = (_values(identifier.get(each)) for each in keywords)
+    return UniqueKeys(patients, studies, series, instances, accessions)
+
+
+def _values(value: Any) -> tuple[str, ...]:
+    return () if not value else (str(value),) if isinstance(value, str) else tuple(map(str, value))
 
 
 def find_model(level: str) -> str:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from pynetdicom.dimse_primitives import N_EVENT_REPORT, DIMSEPrimitive
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT, DIMSEPrimitive
 
 from dicomweb.errors import ArchiveError, TooLarge, Unavailable
 from dimse_bridge import admission, negotiation, status
@@ -50,6 +50,8 @@ class Association:
         self.contexts: Mapping[int, Context] = {}
         self.extended: Mapping[str, bytes] = {}
         self._application = application
+        self._traffic = application.traffic
+        self._outcome = ""  # of an association that was accepted, as far as it is known
         self._limits = limits
         self._peers = peers
         self._loop = asyncio.get_running_loop()
@@ -80,6 +82,7 @@ class Association:
             await self._read()
         except Violation as violation:
             log_event("association-aborted", peer=self.peer, reason=str(violation))
+            self._cut()
             connection.write([abort_pdu(_BY_PROVIDER, violation.reason)])
         except Gone:
             pass
@@ -87,6 +90,7 @@ class Association:
             raise
         except Exception as exc:  # noqa: BLE001 - the end of a task: nobody else would hear of it
             log_crash("association-failed", exc, peer=self.peer)
+            self._cut()
             connection.write([abort_pdu(_BY_PROVIDER, 0)])
         finally:
             self._outlet.connection = None
@@ -96,10 +100,13 @@ class Association:
                 self._incoming[2].discard()
             self._own.lost()
             connection.linger()
+            if self._outcome:
+                self._traffic.end(self._outcome)
 
     async def _read(self) -> None:
         assert self._outlet.connection is not None
         while data := await self._outlet.connection.read():
+            self._traffic.received += len(data)
             begin = self._loop.time()
             for event in self._layer.receive(data):
                 if not await self._handle(event):
@@ -124,6 +131,7 @@ class Association:
         if isinstance(event, AssociateRequest):
             return await self._negotiate(event.pdu)
         if isinstance(event, ReleaseRequest):
+            self._outcome = "released"
             self._outlet.write(RELEASE_RP)
         return False
 
@@ -163,8 +171,12 @@ class Association:
                 log_event("association-aborted", peer=self.peer, reason=reason)
             if self._layer.state is State.ESTABLISHED:
                 self._outlet.connection.write([abort_pdu(_BY_PROVIDER, 0)])
+                self._cut()
         if self.task is not None:
             self.task.cancel()
+
+    def _cut(self) -> None:
+        self._outcome = self._outcome and "cut"
 
     def evict(self) -> None:
         """Close a connection that has not asked for an association, to make room."""
@@ -182,6 +194,7 @@ class Association:
             admitted = await self._admitted(request)
         except admission.Refused as refused:
             log_event("association-refused", peer=self.peer, reason=str(refused))
+            self._traffic.refuse()
             self._outlet.write(reject_pdu(*refused.rejection))
             return False
         confirm = admitted.verified and request.identity is not None and request.identity.wants_response
@@ -192,7 +205,8 @@ class Association:
         self.contexts, self.extended = answer.contexts, answer.extended
         self._assembler.contexts = answer.contexts
         self._outlet.max_pdu = negotiation.sendable(request.max_pdu)
-        self._layer.state = State.ESTABLISHED
+        self._layer.state, self._outcome = State.ESTABLISHED, "aborted"  # unless the peer releases it
+        self._traffic.begin()
         self._quiet_since = self._loop.time()
         self._outlet.write(answer.pdu)
         return True
@@ -261,6 +275,7 @@ class Association:
         async with self._outlet.lock:
             if code not in PENDING:
                 exchange.answered = True
+                self._traffic.answer(type(exchange.request), code)
                 self._exchange, self._quiet_since = None, self._loop.time()
             self._outlet.send(exchange.context.id, command, identifier or None)
         await self._outlet.drain()
@@ -296,6 +311,7 @@ class Association:
         if not part.last:
             return
         result = await self._stored(incoming)
+        self._traffic.answer(C_STORE, result.code)
         self._incoming, self._quiet_since = None, self._loop.time()
         said = {"ErrorComment": result.comment} if result.comment else {}
         async with self._outlet.lock:

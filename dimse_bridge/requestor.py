@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -23,6 +23,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RJ
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from dicomweb.errors import PeerFailed
@@ -47,9 +48,31 @@ _WAITING: Final = 64
 # N-EVENT-REPORTs that are served at the same time.
 _REPORTS: Final = 8
 _CONNECT_SECONDS: Final = 10.0
+# Types of user identity (PS3.7 table D.3-14).
+_USERNAME, _PASSCODE, _TOKEN = 1, 2, 5
 _END_SECONDS: Final = 2.0
 # Between two looks at the socket; pynetdicom's own is a millisecond, which every message pays three times.
 _LOOK_SECONDS: Final = 0.0002
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who we say we are (PS3.7 D.3.3.7): a name, with its passcode or without; or, without a name, a token."""
+
+    name: str | None
+    secret: str | None = field(repr=False)
+
+    def item(self) -> UserIdentityNegotiation:
+        """The item of an association request. A response is not asked for: many that check a user send none."""
+        made = UserIdentityNegotiation()
+        made.positive_response_requested = False
+        if self.name is None:
+            made.user_identity_type, made.primary_field = _TOKEN, (self.secret or "").encode()
+            return made
+        made.user_identity_type, made.primary_field = _USERNAME, self.name.encode()
+        if self.secret is not None:
+            made.user_identity_type, made.secondary_field = _PASSCODE, self.secret.encode()
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +85,7 @@ class Call:
     calling_aet: str
     timeout: float
     tls: ssl.SSLContext | None = None
+    user: User | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +211,10 @@ class Link:
                 contexts=[build_context(each.abstract_syntax, list(each.transfer_syntaxes)) for each in proposals],
                 ae_title=call.called_aet,
                 max_pdu=_OUR_PDU,
-                ext_neg=[build_role(uid, scp_role=True) for uid in sorted(roles)],
+                ext_neg=[
+                    *(build_role(uid, scp_role=True) for uid in sorted(roles)),
+                    *(() if call.user is None else (call.user.item(),)),
+                ],
                 evt_handlers=[
                     *handlers,
                     (evt.EVT_PDU_RECV, self._note),
@@ -206,11 +233,11 @@ class Link:
         if answer is not None and not 0 < (answer.maximum_length_received or 0) <= _SENT_PDU:
             answer.maximum_length_received = _SENT_PDU
 
-    def accepted(self) -> dict[str, set[str]]:
-        """The transfer syntaxes in which each abstract syntax can be sent."""
-        found: dict[str, set[str]] = {}
-        for context in self._assoc.accepted_contexts:
-            found.setdefault(str(context.abstract_syntax), set()).add(str(context.transfer_syntax[0]))
+    def accepted(self) -> dict[str, list[str]]:
+        """The transfer syntaxes in which each abstract syntax can be sent, as we proposed them."""
+        found: dict[str, list[str]] = {}
+        for context in sorted(self._assoc.accepted_contexts, key=lambda each: each.context_id or 0):
+            found.setdefault(str(context.abstract_syntax), []).append(str(context.transfer_syntax[0]))
         return found
 
     def echo(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from pynetdicom.dimse_primitives import C_GET
 
-from dicomweb.errors import ArchiveError, BadQuery, IdentityMismatch, NotAcceptable, Unavailable
+from dicomweb.errors import ArchiveError, BadQuery, IdentityMismatch, Unavailable
 from dicomweb.identifier import Identifier, IdentifierWriter, read_identifier
 from dicomweb.repertoire import ASCII
 from dicomweb.tags import Level
@@ -28,6 +28,7 @@ _TAGS: Final = {
     Level.INSTANCE: "00080018",
 }
 _ORDER: Final = tuple(_TAGS)
+_ACCESSION: Final = "00080050"
 _FAILED_LIST: Final = "00080058"
 # Failed instances that are named: more do not fit into a value with a length of 16 bits (PS3.5 7.1.2).
 _NAMED: Final = 1000
@@ -40,25 +41,31 @@ _WARNINGS: Final = frozenset((0xB000, 0xB006, 0xB007))
 def unique_keys(encoded: bytes, transfer_syntax: str, levels: tuple[Level, ...]) -> UniqueKeys:
     """What a C-GET-RQ or C-MOVE-RQ identifier names: the level's unique key, and those above that are given.
 
-    Keys of upper levels may be missing (relational retrieval, PS3.4 C.4.2.2.2), and all may be lists. Raises
-    IdentityMismatch where the level is none of the information model's or its key is missing, BadQuery for a malformed
-    UID.
+    Keys of upper levels may be missing (relational retrieval, PS3.4 C.4.2.2.2), and all may be lists. Accession numbers
+    name studies where there is no UID: no unique key by the standard, but Orthanc takes it, and workstations rely on
+    that. Raises IdentityMismatch where the level is none of the information model's or its key is missing, BadQuery for
+    a malformed UID.
     """
     identifier = read_identifier(encoded, transfer_syntax)
     level = models.level_named(identifier.get("00080052"), levels)
     wanted = _ORDER[: _ORDER.index(level) + 1]
-    named = [_values(identifier, each) if each in wanted else () for each in _ORDER]
-    if not named[len(wanted) - 1]:
+    named = {each: _values(identifier, each) if each in wanted else () for each in _ORDER}
+    by_accession = level is Level.STUDY and not named[level]
+    accessions = _split(identifier.get(_ACCESSION)) if by_accession else ()
+    if not named[level] and not accessions:
         raise IdentityMismatch(f"the unique key of the {models.NAMES[level]} level is missing")
-    return UniqueKeys(*named)
+    return UniqueKeys(named[Level.PATIENT], named[Level.STUDY], named[Level.SERIES], named[Level.INSTANCE], accessions)
 
 
 def _values(identifier: Identifier, level: Level) -> tuple[str, ...]:
-    text = identifier.get(_TAGS[level])
-    values = tuple(dict.fromkeys(value for each in text.split("\\") if (value := each.strip(" \0"))))
+    values = _split(identifier.get(_TAGS[level]))
     if level is not Level.PATIENT and not all(map(is_uid, values)):
         raise BadQuery(f"the unique key of the {models.NAMES[level]} level has a value that is no UID")
     return values
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(value for each in text.split("\\") if (value := each.strip(" \0"))))
 
 
 def keys_of(exchange: Exchange, levels: Mapping[str, tuple[Level, ...]]) -> UniqueKeys:
@@ -163,8 +170,7 @@ async def _prepared(association: Association, by_class: Ways, instance: Instance
     try:
         syntax, data = await association.archive.data_sets.open(association.access, instance, _in_order(by_syntax))
     except ArchiveError as error:
-        unfit = isinstance(error, NotAcceptable)
-        code = status.SOP_CLASS_NOT_SUPPORTED if unfit else status.PROCESSING_FAILURE
+        code = status.of_unsent(error)
         log_event("get-failed", peer=association.peer, status=code, reason=error.message)
         return Prepared(instance, code)
     return Prepared(instance, status.SUCCESS, by_syntax[syntax], data)

@@ -20,7 +20,7 @@ from pynetdicom.dsutils import decode, encode
 from dicomweb.errors import BadRequest, PeerFailed, TooLarge, Unavailable
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
 from dimse_bridge.contexts import COMMITMENT, VERIFICATION
-from dimse_bridge.requestor import Answers, Call, Link, Proposal, status_said
+from dimse_bridge.requestor import Answers, Call, Link, Proposal, User, status_said
 from dimse_bridge.tls import Certificates
 from storage.archive import Archive
 from storage.modalities import Modality
@@ -249,9 +249,11 @@ class Requestor:
         return self._certificates.context
 
     def _call(self, modality: Modality, tls: ssl.SSLContext | None) -> Call:
-        """How to reach a modality. Raises PeerFailed where it has no address."""
+        """How to reach a modality. Raises PeerFailed where it has no address, or its secret cannot be decrypted."""
         if not modality.can_be_called:
             raise PeerFailed("the application entity has no address")
+        secret = self.archive.modalities.secret_of(modality)
+        user = None if modality.username is None and secret is None else User(modality.username, secret)
         return Call(
             modality.host,
             modality.port,
@@ -259,6 +261,7 @@ class Requestor:
             modality.local_aet or self._settings.aet,
             modality.timeout or self._settings.dimse_timeout,
             tls,
+            user,
         )
 
     async def run(self, link: Link, work: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
@@ -13,8 +13,11 @@ from typing import Final, Self
 from dicomweb.errors import ArchiveError, BadDicom, PeerFailed, Unavailable
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
 from dicomweb.meta import FileMeta, read_file_meta
+from dicomweb.pixels.syntaxes import HTJ2K_RPCL, RLE
+from dimse_bridge import status
 from dimse_bridge.requestor import MAX_CONTEXTS, Link, NothingAccepted, Proposal, status_said
 from dimse_bridge.scu import Requestor
+from dimse_bridge.store import file_meta
 from storage.access import Access
 from storage.modalities import Modality
 from storage.retrieve import Instance
@@ -23,8 +26,17 @@ from storage.spool import Spooled
 _TRIES: Final = 4
 _AGAIN_SECONDS: Final = 1.0
 _WARNINGS: Final = frozenset((0xB000, 0xB006, 0xB007))
-NOT_SUPPORTED: Final = 0x0122
-PROCESSING_FAILURE: Final = 0x0110
+# What peers take that refuse uncompressed objects, the most common first: lossless JPEG, JPEG 2000, JPEG-LS, RLE,
+# lossless JPEG of any predictor, HTJ2K.
+_LOSSLESS: Final = (
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.80",
+    RLE,
+    "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.4.201",
+    HTJ2K_RPCL,
+)
 
 # SOP class and stored transfer syntax.
 Kind = tuple[str, str]
@@ -53,7 +65,8 @@ def groups(kinds: Iterable[Kind], *, transcoding: bool) -> list[dict[Kind, tuple
     """Presentation contexts for what is to be sent, so many together as one association can have.
 
     Each kind as it is stored, alone, so that the answer tells whether the peer takes it; and for each SOP class the
-    uncompressed forms that everything can be turned into.
+    uncompressed forms that everything can be turned into. Contexts that are left propose what can be encoded without
+    loss.
     """
     classes: dict[str, list[str]] = {}
     for sop_class, syntax in sorted(set(kinds)):
@@ -68,7 +81,19 @@ def groups(kinds: Iterable[Kind], *, transcoding: bool) -> list[dict[Kind, tuple
         size += len(syntaxes) + len(fallback)
         for syntax in syntaxes:
             made[-1][sop_class, syntax] = (Proposal(sop_class, (syntax,)), *fallback)
-    return [group for group in made if group]
+    return [_filled(group) if transcoding else group for group in made if group]
+
+
+def _filled(group: dict[Kind, tuple[Proposal, ...]]) -> dict[Kind, tuple[Proposal, ...]]:
+    """With lossless encodings, each for all SOP classes before the next one, as far as there are contexts."""
+    room = MAX_CONTEXTS - len({each for proposed in group.values() for each in proposed})
+    more: dict[str, list[Proposal]] = {sop_class: [] for sop_class, _ in group}
+    for syntax in _LOSSLESS:
+        for sop_class, proposals in more.items():
+            if room and (sop_class, syntax) not in group:
+                proposals.append(Proposal(sop_class, (syntax,)))
+                room -= 1
+    return {kind: (*proposed, *more[kind[0]]) for kind, proposed in group.items()}
 
 
 class Sender:
@@ -114,7 +139,7 @@ class Sender:
                 return await self._sent(instance)
             except NothingAccepted as error:
                 await self._dropped(error)
-                return Outcome(instance, NOT_SUPPORTED, error.message)
+                return Outcome(instance, status.SOP_CLASS_NOT_SUPPORTED, error.message)
             except PeerFailed as error:
                 await self._dropped(error)
                 if attempt == _TRIES:
@@ -123,7 +148,7 @@ class Sender:
             except Unavailable:
                 raise
             except ArchiveError as error:
-                return Outcome(instance, PROCESSING_FAILURE, error.message)
+                return Outcome(instance, status.of_unsent(error), error.message)
         raise AssertionError("the loop returns or raises")
 
     async def _dropped(self, error: PeerFailed) -> None:
@@ -132,10 +157,7 @@ class Sender:
 
     async def _sent(self, instance: Instance) -> Outcome:
         link = await self._linked((instance.sop_class, instance.transfer_syntax))
-        target = _target(instance, link.accepted().get(instance.sop_class, set()))
-        if target is None:
-            return Outcome(instance, NOT_SUPPORTED, "the peer takes no transfer syntax that this can be sent in")
-        async with self._file(instance, target) as path:
+        async with self._file(instance, link.accepted().get(instance.sop_class, [])) as path:
             answer = await self._requestor.run(link, partial(link.store, path, self._originator))
         comment = "" if answer.Status == 0 else status_said(answer)[0]
         return Outcome(instance, answer.Status, comment)
@@ -154,23 +176,36 @@ class Sender:
         return self._link
 
     @asynccontextmanager
-    async def _file(self, instance: Instance, target: str) -> AsyncIterator[Path]:
-        """The Part 10 file in a transfer syntax: the stored one itself where it is a file, else a copy."""
+    async def _file(self, instance: Instance, accepted: Sequence[str]) -> AsyncIterator[Path]:
+        """The Part 10 file in one of the transfer syntaxes: the stored one itself where it is a file, else a copy.
+
+        Raises as `DataSetService.open`.
+        """
         archive = self._archive
-        as_stored = target == instance.transfer_syntax
         # A deflated data set may be odd in a file, and may not be odd in a message (PS3.5 A.5, PS3.8 annex E.2).
-        odd = as_stored and (instance.size - instance.meta_size) % 2 == 1
-        local = archive.objects.local_path(instance.key) if as_stored and not odd else None
+        odd = (instance.size - instance.meta_size) % 2 == 1
+        local = archive.objects.local_path(instance.key) if instance.transfer_syntax in accepted and not odd else None
         if local is not None and await asyncio.to_thread(_is_all, local, instance):
             yield local
             return
-        archive.objects.spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=archive.objects.spool_dir, prefix="send-") as file:
-            async for chunk in archive.transcode.file(self._access, instance, target):
-                await asyncio.to_thread(file.write, chunk)
-            await asyncio.to_thread(file.write, b"\0" * odd)
-            await asyncio.to_thread(file.flush)
-            yield Path(file.name)
+        target, data = await archive.data_sets.open(self._access, instance, accepted)
+        async with aclosing(_pieces(data)) as pieces:
+            archive.objects.spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.NamedTemporaryFile(dir=archive.objects.spool_dir, prefix="send-") as file:
+                await asyncio.to_thread(file.write, file_meta(instance.sop_class, instance.sop, target, ""))
+                async for piece in pieces:
+                    await asyncio.to_thread(file.write, piece)
+                await asyncio.to_thread(file.flush)
+                yield Path(file.name)
+
+
+async def _pieces(data: bytes | AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    if isinstance(data, bytes):
+        yield data
+        return
+    async with aclosing(data):
+        async for piece in data:
+            yield piece
 
 
 def _is_all(path: Path, instance: Instance) -> bool:
@@ -178,14 +213,6 @@ def _is_all(path: Path, instance: Instance) -> bool:
         return instance.base == 0 and path.stat().st_size == instance.size
     except OSError:
         return False
-
-
-def _target(instance: Instance, accepted: set[str]) -> str | None:
-    """As it is stored where the peer takes that, else one of the forms that everything can be turned into."""
-    for syntax in (instance.transfer_syntax, EXPLICIT_LE, IMPLICIT_LE):
-        if syntax in accepted:
-            return syntax
-    return None
 
 
 async def send(

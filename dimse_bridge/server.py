@@ -99,12 +99,19 @@ async def _serve(settings: Settings, doors: Doors, process: int) -> None:
         loop.add_signal_handler(number, stop.set)
     credentials = Credentials.of(settings)
     archive = await open_archive(settings)
-    counts = Counts(settings.data / "metrics", os.getppid(), archive.counters, archive.times)
-    counts.start()
     requestor = Requestor(archive)
+    offered = application(archive, credentials.verifiers, requestor)
+    traffic = offered.traffic
+    counts = Counts(
+        settings.data / "metrics",
+        os.getppid(),
+        lambda: {**archive.counters(), **traffic.totals()},
+        archive.times,
+        traffic.levels,
+    )
+    counts.start()
     try:
         limits = Limits.of(settings)
-        offered = application(archive, credentials.verifiers, requestor)
         acceptor = Acceptor(offered, limits, Peers(limits, doors.board, process))
         acceptor.listen(doors.plain)
         if doors.tls is not None:

@@ -13,6 +13,7 @@ from dicomweb.errors import (
     CorruptObject,
     Forbidden,
     IdentityMismatch,
+    NotAcceptable,
     NotFound,
     TooLarge,
     Unavailable,
@@ -97,6 +98,11 @@ _NORMALISED: Final[tuple[tuple[type[ArchiveError], int], ...]] = (
 def of_store(error: BaseException) -> Status:
     """The answer to a C-STORE that raised `error`; what is no domain error says nothing of itself."""
     return _of(error, _STORE)
+
+
+def of_unsent(error: ArchiveError) -> int:
+    """The status of a C-STORE that was never sent, as the instance could not be opened in what the peer takes."""
+    return SOP_CLASS_NOT_SUPPORTED if isinstance(error, NotAcceptable) else PROCESSING_FAILURE
 
 
 def of_find(error: BaseException) -> Status:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from pydicom.dataset import Dataset
 from pynetdicom.presentation import StoragePresentationContexts
 
 from dicomweb.errors import ArchiveError, BadRequest, PeerFailed
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
 from dicomweb.uids import is_uid
 from dimse_bridge import status
-from dimse_bridge.asking import get_model, move_model, retrieval
+from dimse_bridge.asking import get_model, keys_named, move_model, retrieval
 from dimse_bridge.commitment_reports import take_report
 from dimse_bridge.requestor import MAX_CONTEXTS, Proposal
 from dimse_bridge.scu import Requestor, SubOperations
@@ -57,14 +58,14 @@ def handlers(requestor: Requestor) -> Mapping[str, Handler]:
 
 
 def as_content(modality: Modality) -> dict[str, Any]:
-    """A modality in a job's content: as it was when the job was made."""
-    return asdict(modality) | {"allow": sorted(modality.allow)}
+    """A modality in a job's content: as it was when the job was made, without its user."""
+    return asdict(modality) | {"allow": sorted(modality.allow), "username": None, "secret": None}
 
 
-def _modality(job: Claimed) -> Modality:
+async def _modality(archive: Archive, job: Claimed) -> Modality:
     said = job.content["modality"]
     lists = {"allow": frozenset(said["allow"]), "certificates": tuple(said.get("certificates", ()))}
-    return Modality(**said | lists)
+    return await archive.modalities.with_user(_access(job), Modality(**said | lists))
 
 
 def _access(job: Claimed) -> Access:
@@ -73,7 +74,8 @@ def _access(job: Claimed) -> Access:
 
 async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Send instances; with `commitment` ask for it when they are sent."""
-    archive, modality = requestor.archive, _modality(job)
+    archive = requestor.archive
+    modality = await _modality(archive, job)
     async with job_items(archive.db, job.tenant, job.id) as items:
         originator = job.content.get("originator")
         sender = Sender(
@@ -100,17 +102,35 @@ async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress:
 
 async def run_move(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Have another application entity send to a third one, or to us."""
-    modality, target = _modality(job), str(job.content["target"])
+    archive, access = requestor.archive, _access(job)
+    modality, target = await _modality(archive, job), str(job.content["target"])
+    to_us = await archive.modalities.is_own(access, target)
+    received: list[str] = []
 
-    def ask(level: str, keys: Mapping[str, Any]) -> AsyncIterator[SubOperations]:
-        return requestor.move(modality, retrieval(level, keys), move_model(level), target)
+    async def ask(level: str, keys: Mapping[str, Any]) -> AsyncIterator[SubOperations]:
+        identifier = retrieval(level, keys)
+        async for said in requestor.move(modality, identifier, move_model(level), target):
+            if to_us and said.status == status.SUCCESS:
+                received.extend(await _arrived(archive, access, identifier, said.completed))
+            yield said
 
-    return await _retrieved(requestor.archive, job, ask, [], progress)
+    return await _retrieved(archive, job, ask, received, progress)
+
+
+async def _arrived(archive: Archive, access: Access, identifier: Dataset, count: int) -> list[str]:
+    """Which instances have come to us by a C-MOVE; none where that cannot be known.
+
+    They come on associations of the other side, to any process. All that were sent are stored: where no more than those
+    are stored of what was named, these are they.
+    """
+    found = await archive.selection.identifiers(access, keys_named(identifier), count + 1)
+    return found if len(found) == count else []
 
 
 async def run_get(requestor: Requestor, job: Claimed, _folder: Path, progress: Progress) -> Done:
     """Retrieve from another application entity on the association that we ask for."""
-    archive, access, modality = requestor.archive, _access(job), _modality(job)
+    archive, access = requestor.archive, _access(job)
+    modality = await _modality(archive, job)
     received: list[str] = []
 
     async def take(path: Path) -> int:
@@ -129,7 +149,7 @@ async def run_get(requestor: Requestor, job: Claimed, _folder: Path, progress: P
 
 async def run_commit(requestor: Requestor, job: Claimed, _folder: Path, _progress: Progress) -> Done:
     """Ask for storage commitment; the answer is noted when it comes, see commitment_reports.py."""
-    await _committed(requestor, _access(job), _modality(job), job.content["transaction"])
+    await _committed(requestor, _access(job), await _modality(requestor.archive, job), job.content["transaction"])
     return Done({"transaction": job.content["transaction"]})
 
 

@@ -49,7 +49,7 @@ def no_spread() -> Spread:
 
 
 class Counts:
-    """Totals and times of this process, and those of all processes of its server together."""
+    """Totals, times and levels of this process, and those of all processes of its server together."""
 
     def __init__(
         self,
@@ -57,13 +57,18 @@ class Counts:
         server: int,
         totals: Callable[[], Mapping[Key, float]],
         times: Callable[[], Mapping[Key, Spread]],
+        levels: Callable[[], Mapping[Key, float]] = dict,
     ) -> None:
-        """`server`: the process that all processes of one server have in common, as a rule their parent."""
+        """`server`: the process that all processes of one server have in common, as a rule their parent.
+
+        `levels` go up and down, and end with the process.
+        """
         self._parent = directory
         self._directory = directory / str(server)
         self._path = self._directory / f"{os.getpid()}.json"
         self._totals = totals
         self._times = times
+        self._levels = levels
         self._written = b""
         self._task: asyncio.Task[None] | None = None
 
@@ -82,18 +87,20 @@ class Counts:
                 await self._task
         self._flush()
 
-    def summed(self) -> tuple[dict[Key, float], dict[Key, Spread]]:
-        """Totals and times of all processes of the server, of those that ended as well."""
+    def summed(self) -> tuple[dict[Key, float], dict[Key, Spread], dict[Key, float]]:
+        """Totals and times of all processes of the server, ended ones as well, and levels of those that run."""
         totals: dict[Key, float] = {}
         times: dict[Key, Spread] = {}
+        levels: dict[Key, float] = {}
         for snapshot in self._snapshots():
-            for text, value in snapshot["totals"].items():
-                key = tuple(text.split(_SEPARATOR))
-                totals[key] = totals.get(key, 0.0) + value
+            for sums, name in ((totals, "totals"), (levels, "levels")):
+                for text, value in snapshot[name].items():
+                    key = tuple(text.split(_SEPARATOR))
+                    sums[key] = sums.get(key, 0.0) + value
             for text, spread in snapshot["times"].items():
                 key = tuple(text.split(_SEPARATOR))
                 times[key] = [a + b for a, b in zip(times.get(key) or no_spread(), spread, strict=True)]
-        return totals, times
+        return totals, times, levels
 
     async def _flush_forever(self) -> None:
         while True:
@@ -114,6 +121,7 @@ class Counts:
         return {
             "totals": {_SEPARATOR.join(key): value for key, value in self._totals().items()},
             "times": {_SEPARATOR.join(key): spread for key, spread in self._times().items()},
+            "levels": {_SEPARATOR.join(key): value for key, value in self._levels().items()},
         }
 
     def _snapshots(self) -> Iterator[dict[str, dict[str, Any]]]:
@@ -121,7 +129,8 @@ class Counts:
         for path in self._directory.glob("*.json"):
             if path != self._path:
                 with suppress(OSError, orjson.JSONDecodeError):
-                    yield orjson.loads(path.read_bytes())
+                    found = orjson.loads(path.read_bytes())
+                    yield found if Path(f"/proc/{path.stem}").exists() else found | {"levels": {}}
 
 
 def _remove_dead(directory: Path) -> None:

@@ -2,20 +2,24 @@
 
 import asyncio
 import ipaddress
+import logging
 import re
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from time import monotonic
 from typing import Any, Final
 
-from dicomweb.errors import BadRequest, NotFound, TooLarge
+from dicomweb.errors import BadRequest, NotFound, PeerFailed, TooLarge
 from storage.access import DEFAULT_TENANT, Access
 from storage.db import Database
 from storage.labels import checked_label
 from storage.permissions import PERMISSIONS
+from storage.sealing import Sealer
 from storage.setting_checks import check_text
 from storage.settings import Settings
+
+log = logging.getLogger(__name__)
 
 RETRIEVE_METHODS: Final = ("C-MOVE", "C-GET", "SystemDefault")
 MAX_MODALITIES: Final = 10_000
@@ -29,6 +33,8 @@ _NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,64}")
 # A certificate by the SHA-256 of its DER, or by a name that it holds.
 _CERTIFICATE: Final = re.compile(r"[0-9a-f]{64}|(dns|cn):[^\x00-\x1f\x7f]{1,250}")
 _CERTIFICATES: Final = 16
+_USERNAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+_SECRET: Final = re.compile(r"[^\x00-\x1f\x7f]{1,8192}")
 _HOST: Final = re.compile(r"[A-Za-z0-9._:\[\]%-]{0,255}")
 
 
@@ -39,6 +45,9 @@ class Modality:
     `host`: a name, an address, or a network from which it calls (`192.0.2.0/24`). `certificates`: of which it has to
     show one when it calls, each as its SHA-256 (DER, hexadecimal) or by a name in it, as `dns:` and `cn:` with the name
     in lower case; none: any or none. `notify_mpps`: it is told what becomes of performed procedure steps.
+
+    `username` with `secret`: the name and the passcode by which we identify ourselves to it; `secret` alone is a JSON
+    web token. Of one that was declared the secret is as it is stored; see `ModalityService.secret_of`.
     """
 
     name: str
@@ -54,6 +63,8 @@ class Modality:
     retrieve_method: str = "SystemDefault"
     certificates: tuple[str, ...] = ()
     notify_mpps: bool = False
+    username: str | None = None
+    secret: str | None = field(default=None, repr=False)
 
     @property
     def can_be_called(self) -> bool:
@@ -77,6 +88,8 @@ class Modality:
                 all(map(_CERTIFICATE.fullmatch, self.certificates)),
                 "SHA-256 digests, DNS:name or CN:name",
             ),
+            ("Username", self.username is None or bool(_USERNAME.fullmatch(self.username)), "1 to 256 characters"),
+            ("Password", self.secret is None or bool(_SECRET.fullmatch(self.secret)), "at most 8192 characters"),
             ("Allow", self.allow <= PERMISSIONS, f"some of {', '.join(sorted(PERMISSIONS))}"),
         ):
             if not right:
@@ -118,6 +131,7 @@ class ModalityService:
         self._aet = settings.aet
         self._check_host = settings.dimse_check_host
         self._open = frozenset(item.strip() for item in settings.dimse_open.split(",") if item.strip())
+        self._sealer = Sealer.of(settings.credentials_key_file)
         self._welcomes: dict[_Caller, tuple[float, asyncio.Task[Welcome | None]]] = {}
 
     async def list(self, access: Access) -> Sequence[Modality]:
@@ -137,10 +151,39 @@ class ModalityService:
         """Declare one, or change it. Raises BadRequest, and TooLarge where there are too many."""
         access.require("dimse.admin")
         given = modality.checked()
-        said = asdict(given) | {"allow": sorted(given.allow)}
+        secret = None if given.secret is None else self._sealer.seal(given.secret, _purpose(given))
+        said = asdict(given) | {"allow": sorted(given.allow), "secret": secret}
         if await self._db.fetch_value("modality_put", access.tenant, *said.values(), MAX_MODALITIES) is None:
             raise TooLarge(f"there are {MAX_MODALITIES} modalities already")
         self._welcomes.clear()
+
+    async def with_user(self, access: Access, modality: Modality) -> Modality:
+        """One that is to be called, with the user of its declaration, unless it lies elsewhere than that says."""
+        access.require("dimse.read")
+        row = await self._db.fetch_row("modality_get", access.tenant, _text(modality.name))
+        if row is None or (row["host"], row["port"]) != (modality.host, modality.port):
+            return replace(modality, username=None, secret=None)
+        return replace(modality, username=row["username"], secret=row["secret"])
+
+    def secret_of(self, modality: Modality) -> str | None:
+        """The passcode or the token in plain text. Raises PeerFailed where that cannot be decrypted."""
+        return None if modality.secret is None else self._sealer.open(modality.secret, _purpose(modality))
+
+    async def seal(self) -> int:
+        """Encrypt with the youngest key what is stored otherwise; of how many modalities."""
+        count = 0
+        for row in await self._db.fetch("modality_secrets") if self._sealer else ():
+            found = Modality(row["name"], "", row["host"], row["port"], secret=row["secret"])
+            if self._sealer.is_current(row["secret"]):
+                continue
+            try:
+                fresh = self._sealer.seal(self.secret_of(found) or "", _purpose(found))
+            except PeerFailed as error:
+                log.warning("modality %s: %s", found.name, error.message)
+                continue
+            await self._db.execute("modality_seal", row["tenant"], found.name, row["secret"], fresh)
+            count += 1
+        return count
 
     async def delete(self, access: Access, name: str) -> None:
         """Forget one. Raises NotFound."""
@@ -153,6 +196,14 @@ class ModalityService:
         """The first by name that has the AE title and an address: where C-MOVE sends to."""
         access.require("dimse.read")
         return next((each for each in await self._with_aet(access.tenant, aet) if each.can_be_called), None)
+
+    async def is_own(self, access: Access, aet: str) -> bool:
+        """Whether what is sent to the AE title comes to this tenant."""
+        access.require("dimse.read")
+        if aet == self._aet:
+            return access.tenant == DEFAULT_TENANT
+        row = await self._db.fetch_row("modality_local_aet", _text(aet))
+        return row is not None and row["tenant"] == access.tenant
 
     async def titles(self, access: Access) -> Sequence[LocalTitle]:
         """Our own titles beside that of the settings."""
@@ -224,6 +275,11 @@ class ModalityService:
 
     async def _with_aet(self, tenant: int, aet: str) -> Sequence[Modality]:
         return [_modality(row) for row in await self._db.fetch("modality_by_aet", tenant, _text(aet))]
+
+
+def _purpose(modality: Modality) -> str:
+    """What a secret is encrypted for: a row with another host cannot take it over."""
+    return "\n".join(("modality", modality.name, modality.host, str(modality.port)))
 
 
 # Called and calling AE title, address, what the certificate proves.

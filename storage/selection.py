@@ -10,9 +10,10 @@ from dicomweb.tags import Level
 from storage.access import Access
 from storage.db import Database
 from storage.query_sql import FROM, Arguments, where
+from storage.resource import spelled
 from storage.retrieve import Instance, RetrieveService, instance_of
 
-_KEYS: Final = ("00100020", "0020000D", "0020000E", "00080018")
+_KEYS: Final = {"00100020": "LO", "0020000D": "UI", "0020000E": "UI", "00080018": "UI", "00080050": "SH"}
 _SERIES: Final = "t.study_uid, s.series_uid, s.instance_count"
 _INSTANCES: Final = """i.sop_uid, s.series_uid, t.study_uid, i.sop_class, i.object_key, i.object_offset, i.object_size,
     i.transfer_syntax, i.file_sha256, i.meta_size, i.flags, i.bits_allocated, i.version AS revision,
@@ -22,12 +23,13 @@ _ORDER: Final = "t.study_date, t.id, s.series_number, s.id"
 
 @dataclass(frozen=True, slots=True)
 class UniqueKeys:
-    """What a retrieve request names; an empty tuple leaves a level open."""
+    """What a retrieve request names; an empty tuple leaves a level open. `accessions`: accession numbers of studies."""
 
     patients: tuple[str, ...] = ()
     studies: tuple[str, ...] = ()
     series: tuple[str, ...] = ()
     instances: tuple[str, ...] = ()
+    accessions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,22 @@ class SelectionService:
         )
         return [(row["sop_class"], row["transfer_syntax"]) for row in rows]
 
+    async def identifiers(self, access: Access, keys: UniqueKeys, most: int) -> list[str]:
+        """Orthanc's identifiers of what `select` finds, at most so many. Raises Unavailable."""
+        access.require("dicom.read")
+        arguments = Arguments()
+        conditions = where(_query(Level.INSTANCE, keys, access), access.tenant, arguments)
+        rows = await self._db.fetch_sql(
+            f"SELECT i.orthanc_id FROM {FROM[Level.INSTANCE]} WHERE {conditions}"  # noqa: S608
+            f" ORDER BY {_ORDER}, i.instance_number, i.sop_uid LIMIT {arguments(most, 'integer')}",
+            *arguments.values,
+        )
+        return [spelled(row["orthanc_id"]) for row in rows]
+
 
 def _query(level: Level, keys: UniqueKeys, access: Access) -> Query:
-    named = (keys.patients, keys.studies, keys.series, keys.instances)
+    named = (keys.patients, keys.studies, keys.series, keys.instances, keys.accessions)
     matches = tuple(
-        Match((tag,), "LO" if tag == _KEYS[0] else "UI", "list", values)
-        for tag, values in zip(_KEYS, named, strict=True)
-        if values
+        Match((tag,), vr, "list", values) for (tag, vr), values in zip(_KEYS.items(), named, strict=True) if values
     )
     return Query(level=level, matches=matches, labels=access.labels)

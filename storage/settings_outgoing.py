@@ -63,7 +63,8 @@ class OutgoingSettings(GatewaySettings):
         default=None,
         metadata=about(
             "Outgoing",
-            "File with the key that passwords and headers of remote servers, and secrets of jobs, are encrypted with"
+            "File with the key that passwords and headers of remote servers, passwords and tokens for modalities, and "
+            "secrets of jobs are encrypted with"
             " in the database: 64 hexadecimal digits; older keys in lines of their own below (default: plain text).",
         ),
     )

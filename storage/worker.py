@@ -133,6 +133,7 @@ async def run_worker(
         (_EXPIRE_SECONDS, "expire_commitments", archive.asked.expire),
         (_EXPIRE_SECONDS, "expire_transactions", archive.commitment.expire),
         (_SEAL_SECONDS, "seal_credentials", archive.remotes.seal),
+        (_SEAL_SECONDS, "seal_users", archive.modalities.seal),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
         *more,
     ]

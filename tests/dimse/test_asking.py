@@ -20,11 +20,12 @@ from pynetdicom import AE, evt
 
 from api.routes.orthanc.dialect import shown
 from dicomweb.errors import BadRequest, PeerFailed, Unavailable
-from dimse_bridge.asking import data_set, level_of, query_of, retrieval, tag_of
+from dimse_bridge.asking import data_set, keys_named, level_of, query_of, retrieval, tag_of
 from dimse_bridge.contexts import COMMITMENT, VERIFICATION
 from dimse_bridge.scu import COMMITMENT_INSTANCE, FIND, STUDY_ROOT, WORKLIST_FIND, Requestor, packed, unpacked
 from storage.archive import Archive, open_archive
 from storage.modalities import Modality
+from storage.selection import UniqueKeys
 from storage.settings import Settings
 from tests import files
 from tests.dimse.test_sending import outcomes, stored, storescp
@@ -333,6 +334,12 @@ def test_identifiers() -> None:
     moved = retrieval("SERIES", {"StudyInstanceUID": "1.2", "SeriesInstanceUID": ["1.3", "1.4"], "Modality": "CT"})
     assert [element.keyword for element in moved] == ["QueryRetrieveLevel", "StudyInstanceUID", "SeriesInstanceUID"]
     assert list(moved.SeriesInstanceUID) == ["1.3", "1.4"]
+    for accessions, text in (("A-7", "A-7"), (["A-7", "A-8"], ["A-7", "A-8"])):
+        by_accession = retrieval("STUDY", {"AccessionNumber": accessions, "StudyInstanceUID": ""})
+        assert [element.keyword for element in by_accession] == ["AccessionNumber", "QueryRetrieveLevel"]
+        assert by_accession.AccessionNumber == text
+    assert keys_named(by_accession) == UniqueKeys(accessions=("A-7", "A-8"))
+    assert keys_named(moved) == UniqueKeys(studies=("1.2",), series=("1.3", "1.4"))
     with pytest.raises(BadRequest, match="SeriesInstanceUID"):
         retrieval("SERIES", {"StudyInstanceUID": "1.2"})
 

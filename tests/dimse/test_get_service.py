@@ -116,6 +116,18 @@ async def test_levels_lists_and_what_is_not_there(archive: Archive) -> None:
     assert await came("IMAGE", SOPInstanceUID=[uids[0], uids[5], new_uid()]) == {uids[0], uids[5]}
     assert await came("IMAGE", SOPInstanceUID=uids, SeriesInstanceUID=series[0]) == set(uids[:2])
     assert await came("STUDY", StudyInstanceUID=new_uid()) == set()
+    # By accession number, where no study is named: all that have it.
+    numbers = [f"ACC{uid[-10:]}" for uid in (new_uid(), new_uid())]
+    ordered = [ct(AccessionNumber=number, PatientID=patient) for number in (*numbers, numbers[0])]
+    await stored(archive, *ordered)
+    first, second, third = (pydicom.dcmread(io.BytesIO(file)) for file in ordered)
+    assert await came("STUDY", AccessionNumber=numbers[0]) == {first.SOPInstanceUID, third.SOPInstanceUID}
+    assert await came("STUDY", AccessionNumber=numbers[1], PatientID=patient) == {second.SOPInstanceUID}
+    assert await came("STUDY", AccessionNumber=numbers[1], PatientID="another") == set()
+    assert len(await came("STUDY", AccessionNumber=numbers)) == 3
+    assert await came("STUDY", AccessionNumber=f"{numbers[0][:-2]}*") == set()
+    named = {"StudyInstanceUID": second.StudyInstanceUID, "AccessionNumber": numbers[0]}
+    assert await came("STUDY", **named) == {second.SOPInstanceUID}
     assert await came("STUDY", PatientID="another", StudyInstanceUID=study) == set()
 
 
@@ -124,6 +136,8 @@ async def test_levels_lists_and_what_is_not_there(archive: Archive) -> None:
     [
         ("STUDY", {}, IdentityMismatch),
         ("STUDY", {"PatientID": "X"}, IdentityMismatch),
+        ("STUDY", {"AccessionNumber": " "}, IdentityMismatch),
+        ("SERIES", {"AccessionNumber": "X"}, IdentityMismatch),
         ("IMAGE", {"StudyInstanceUID": "1.2"}, IdentityMismatch),
         ("PATIENT", {"PatientID": "X"}, IdentityMismatch),
         ("STUDY", {"StudyInstanceUID": "1.2.*"}, BadQuery),

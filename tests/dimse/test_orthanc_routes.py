@@ -292,15 +292,27 @@ def test_wrong_queries(both: tuple[httpx.Client, httpx.Client]) -> None:
 
 
 def test_move_to_us(both: tuple[httpx.Client, httpx.Client], other: Orthanc) -> None:
-    file = files.ct()
+    accession = f"A{files.new_uid()[-12:]}"
+    file = files.ct(AccessionNumber=accession)
     uid = pydicom.dcmread(io.BytesIO(file)).StudyInstanceUID
-    other.upload(file)
+    identifier = other.upload(file)
     body = {"Level": "Study", "Resources": [{"StudyInstanceUID": uid}]}
     found = both[0].post("/modalities/other/move", json=body).json()
     assert (found["TargetAet"], found["RemoteAet"]) == ("ANOR", "OTHER")
     assert both[0].get("/dicom-web/studies", params={"StudyInstanceUID": uid}).json()
     [details] = found["Details"]
     assert (details["DimseErrorStatus"], details["CompletedSuboperationsCount"]) == (0, 1)
+    assert details["ReceivedInstancesIds"] == [identifier]
+    for method in ("move", "get"):
+        body = {"Level": "Study", "Resources": [{"AccessionNumber": accession}]}
+        [details] = both[0].post(f"/modalities/other/{method}", json=body).json()["Details"]
+        assert (details["CompletedSuboperationsCount"], details["ReceivedInstancesIds"]) == (1, [identifier])
+    # More is here than came: which of it did, is not known.
+    more = files.ct(StudyInstanceUID=uid, PatientID=pydicom.dcmread(io.BytesIO(file)).PatientID)
+    assert both[0].post("/instances", content=more).status_code == 200
+    body = {"Level": "Study", "Resources": [{"StudyInstanceUID": uid}]}
+    [details] = both[0].post("/modalities/other/move", json=body).json()["Details"]
+    assert (details["CompletedSuboperationsCount"], details["ReceivedInstancesIds"]) == (1, [])
     assert both[0].post("/modalities/other/move", json={"Level": "Study", "Resources": [{}]}).status_code == 400
 
 
@@ -399,6 +411,30 @@ def test_jobs(both: tuple[httpx.Client, httpx.Client]) -> None:
     assert web.delete(f"/jobs/{done}").text == ""
     assert web.get(f"/jobs/{done}").status_code == 404
     assert web.get("/jobs/none").status_code == 404
+
+
+def test_users_are_declared_and_never_told(web: httpx.Client) -> None:
+    declared = {"AET": "KNOWS", "Host": "127.0.0.1", "Port": free_port()}
+
+    def put(**user: object) -> int:
+        return web.put("/modalities/knows", json=declared | {"UserIdentity": user}).status_code
+
+    for wrong in ({"Password": "x"}, {"Token": "x", "Username": "u"}, {"HasPassword": True}, {"Username": 1}):
+        assert put(**wrong) == 400
+    for user, shown in (
+        ({"Username": "u"}, {"Username": "u", "Password": None}),
+        ({"Username": "u", "Password": "canary-7"}, {"Username": "u", "Password": None}),
+        ({"Token": "canary-7"}, {"Token": None}),
+    ):
+        assert put(**user) == 200
+        assert web.get("/modalities/knows/configuration").json()["UserIdentity"] == shown
+        assert web.post(
+            "/modalities/knows/get", json={"Level": "Study", "Resources": [{"StudyInstanceUID": "1.2"}]}
+        ).is_error
+        assert "canary-7" not in web.get("/modalities?expand").text + web.get("/jobs?expand").text
+    assert web.put("/modalities/knows", json=declared).status_code == 200
+    assert "UserIdentity" not in web.get("/modalities/knows/configuration").json()
+    assert web.delete("/modalities/knows").status_code == 200
 
 
 def test_permissive(web: httpx.Client, tmp_path: Path) -> None:

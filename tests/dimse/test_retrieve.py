@@ -23,6 +23,7 @@ from tests.dimse.conftest import Bridge
 from tests.dimse.in_memory import stored
 from tests.dimse.peers import dataset_bytes
 from tests.dimse.test_large import Peak
+from tests.dimse.test_sending import only
 from tests.dimse.wire import CT, EXPLICIT_LE, Wire, command, us
 from tests.files import ct, dataset, encoded, new_uid
 from tests.support import free_port
@@ -144,6 +145,25 @@ async def test_movescu(
     assert came.keys() == files.keys()
     for uid, path in came.items():
         assert path.read_bytes().endswith(dataset_bytes(files[uid]))
+
+
+async def test_a_move_to_what_takes_compressed_objects_only(
+    bridge: Bridge, archive: Archive, workstation: Modality, dcmtk: dict[str, str], tmp_path: Path
+) -> None:
+    study, files = await study_of(archive)
+    lossless = "1.2.840.10008.1.2.4.90"
+    with storescp(tmp_path / "came", *only(tmp_path, lossless), port=workstation.port):
+        keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study}")
+        call = ("-aet", workstation.aet, "-aec", "ANOR", "127.0.0.1", bridge.port)
+        done = run(dcmtk, "movescu", "-v", "-S", "-aem", workstation.aet, *call, *keys)
+    assert done.returncode == 0, done.stderr
+    came = {uid: pydicom.dcmread(path) for uid, path in files_in(tmp_path / "came").items()}
+    assert came.keys() == files.keys()
+    for uid, found in came.items():
+        original = pydicom.dcmread(io.BytesIO(files[uid]))
+        assert found.file_meta.TransferSyntaxUID == lossless
+        if "PixelData" in original:
+            assert (found.pixel_array == original.pixel_array).all()
 
 
 async def move(bridge: Bridge, workstation: Modality, destination: str, study: str) -> list[pydicom.Dataset]:

@@ -128,6 +128,75 @@ async def test_as_the_peer_takes_it(archive: Archive, requestor: Requestor, tmp_
         assert dataset.get("PatientName") == original.get("PatientName")
 
 
+JPEG = "1.2.840.10008.1.2.4."
+ONLY = {
+    "JPEGLossless:Non-hierarchical-1stOrderPrediction": JPEG + "70",
+    "JPEGLossless:Non-hierarchical:Process14": JPEG + "57",
+    "JPEG2000LosslessOnly": JPEG + "90",
+    "JPEGLSLossless": JPEG + "80",
+    "RLELossless": "1.2.840.10008.1.2.5",
+    "JPEGBaseline": JPEG + "50",
+}
+
+
+def only(folder: Path, syntax: str) -> tuple[str, ...]:
+    """Options of a storescp that takes one transfer syntax, for the classes of NAMES."""
+    path = folder / "storescp.cfg"
+    images = ("CTImageStorage", "MRImageStorage", "UltrasoundImageStorage", "SecondaryCaptureImageStorage")
+    classes = (*images, "BasicTextSRStorage")
+    contexts = [f"PresentationContext{n} = {each}\\Only" for n, each in enumerate(classes, 1)]
+    path.write_text(
+        f"[[TransferSyntaxes]]\n[Only]\nTransferSyntax1 = {syntax}\n"
+        "[[PresentationContexts]]\n[Images]\n" + "\n".join(contexts) + "\n"
+        "[[Profiles]]\n[Only]\nPresentationContexts = Images\n"
+    )
+    return "-xf", str(path), "Only"
+
+
+@pytest.mark.parametrize("syntax", ONLY)
+async def test_a_peer_that_takes_one_compressed_form(
+    archive: Archive, requestor: Requestor, tmp_path: Path, syntax: str
+) -> None:
+    instances = await examples(archive)
+    with storescp(tmp_path / "peer", *only(tmp_path, ONLY[syntax])) as modality:
+        found = await outcomes(requestor, modality, instances)
+    came = received(tmp_path / "peer")
+    # Nothing is compressed with a loss on the way: the only baseline JPEG that goes out is the one that is stored.
+    fit = [each for each in instances if ONLY[syntax] != JPEG + "50" or each.transfer_syntax == JPEG + "50"]
+    assert {each.instance.sop for each in found if each.sent} == {each.sop for each in fit} == set(came)
+    assert {each.status for each in found if not each.sent} <= {0x0122}
+    for instance in fit:
+        original = pydicom.dcmread(io.BytesIO(b"".join([chunk async for chunk in archive.retrieve.file(instance)])))
+        dataset = came[instance.sop]
+        assert dataset.file_meta.TransferSyntaxUID == ONLY[syntax]
+        assert np.array_equal(pixels(dataset), pixels(original))
+
+
+def pixels(dataset: pydicom.Dataset) -> np.ndarray:
+    """What another implementation decodes: DCMTK where pydicom has no codec."""
+    if str(dataset.file_meta.TransferSyntaxUID) in (JPEG + "57", JPEG + "70"):
+        plain = Path(f"{dataset.filename}.plain")
+        subprocess.run(["dcmdjpeg", dataset.filename, plain], check=True)
+        dataset = pydicom.dcmread(plain)
+    return dataset.pixel_array
+
+
+async def test_contexts_that_are_left_propose_lossless_forms() -> None:
+    few = groups([("1.2.3", "1.2.840.10008.1.2.1")], transcoding=True)
+    [(_, proposed)] = few[0].items()
+    assert [each.transfer_syntaxes for each in proposed[:2]] == [
+        ("1.2.840.10008.1.2.1",),
+        ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2"),
+    ]
+    assert {each.transfer_syntaxes[0] for each in proposed[2:]} >= set(ONLY.values()) - {JPEG + "50"}
+    many = groups([(f"1.2.{n}", JPEG + "70") for n in range(50)], transcoding=True)
+    contexts = {each for proposed in many[0].values() for each in proposed}
+    assert (len(many), len(contexts)) == (1, 128)
+    assert sum(each.transfer_syntaxes == (JPEG + "90",) for each in contexts) == 28
+    [(_, alone)] = groups([("1.2.3", "1.2.840.10008.1.2.1")], transcoding=False)[0].items()
+    assert len(alone) == 1
+
+
 async def test_without_transcoding(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
     instances = await examples(archive)
     with storescp(tmp_path / "peer", "+xi") as modality:
@@ -143,6 +212,7 @@ async def test_many_classes_take_several_associations(archive: Archive, requesto
     kinds = [(each, syntax) for each in classes for syntax in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.90")]
     made = groups(kinds, transcoding=True)
     assert sum(map(len, made)) == 300
+    assert len(made) == 4
     assert all(len({p for proposed in group.values() for p in proposed}) <= 128 for group in made)
     instances = await stored(archive, *(files.ct(SOPClassUID=each) for each in classes))
     with storescp(tmp_path / "peer", "+xa", "-pm") as modality:

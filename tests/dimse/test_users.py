@@ -15,10 +15,15 @@ from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.sop_class import Verification
 
-from dicomweb.errors import Unavailable
+from dicomweb.errors import PeerFailed, Unavailable
 from dimse_bridge.negotiation import Identity
+from dimse_bridge.scu import Requestor
+from dimse_bridge.tasks import as_content
 from dimse_bridge.tokens import TOKEN, Tokens
 from dimse_bridge.users import PASSCODE, Users, UsersError, line_for
+from storage.access import LOCAL
+from storage.archive import open_archive
+from storage.modalities import Modality
 from tests.dimse.serving import acceptor
 from tests.support import ROOT, clean_environment
 
@@ -191,3 +196,67 @@ def test_the_command_makes_a_line(tmp_path):
     path.chmod(0o600)
     assert "right" not in done.stdout
     Users(path)
+
+
+class Anyone:
+    """Takes whoever comes, and keeps who it was."""
+
+    def __init__(self):
+        self.came = []
+
+    async def verify(self, identity):
+        self.came.append((identity.kind, identity.primary, identity.secondary))
+        return "someone"
+
+
+async def test_who_we_say_we_are(settings, database_url, users_file, tmp_path):
+    """Names, passcodes and tokens reach those that we ask; at rest they are encrypted, and nowhere shown."""
+    keys = [tmp_path / name for name in ("old", "both")]
+    keys[0].write_text("ab" * 32 + "\n")
+    keys[1].write_text("cd" * 32 + "\n" + "ab" * 32 + "\n")
+    for key in keys:
+        key.chmod(0o600)
+    anyone = Anyone()
+    verifiers = {1: anyone, PASSCODE: Users(users_file), TOKEN: anyone}
+    archive = await open_archive(settings(database_url=database_url, credentials_key_file=keys[0], dimse_timeout=5))
+    requestor = Requestor(archive)
+    service = archive.modalities
+
+    async def declared(**user):
+        await service.put(LOCAL, Modality("other", "ANOR", "127.0.0.1", port, **user))
+        found = await service.get(LOCAL, "other")
+        assert "right" not in repr(found)
+        return found
+
+    async with acceptor(verifiers=verifiers, require_user=True) as port:
+        known = await declared(username="mr-room", secret="höher")
+        await requestor.echo(known)
+        assert known.secret != "höher"
+        for user in ({}, {"username": "ct-room", "secret": "wrong"}):
+            with pytest.raises(PeerFailed, match="rejected"):
+                await requestor.echo(await declared(**user))
+        await requestor.echo(await declared(username="ct-room"))
+        await requestor.echo(await declared(secret="ey.a.b"))
+        assert anyone.came == [(1, b"ct-room", b""), (TOKEN, b"ey.a.b", b"")]
+        # A job has no secret; the declaration's is taken, but not to another host.
+        known = await declared(username="ct-room", secret="right")
+        content = as_content(known)
+        assert (content["username"], content["secret"]) == (None, None)
+        plain = Modality("other", "ANOR", "127.0.0.1", port)
+        assert await service.with_user(LOCAL, plain) == Modality(
+            "other", "ANOR", "127.0.0.1", port, username="ct-room", secret=known.secret
+        )
+        elsewhere = Modality("other", "ANOR", "127.0.0.2", port, username="ct-room", secret=known.secret)
+        assert (await service.with_user(LOCAL, elsewhere)).secret is None
+        with pytest.raises(PeerFailed, match="cannot be decrypted"):
+            await requestor.echo(elsewhere)
+        await requestor.close()
+        await archive.close()
+        archive = await open_archive(settings(database_url=database_url, credentials_key_file=keys[1], dimse_timeout=5))
+        assert (await archive.modalities.seal(), await archive.modalities.seal()) == (1, 0)
+        requestor = Requestor(archive)
+        fresh = await archive.modalities.get(LOCAL, "other")
+        assert fresh.secret != known.secret
+        await requestor.echo(fresh)
+    await requestor.close()
+    await archive.close()

@@ -142,6 +142,11 @@ def test_metrics_of_processes_without_http(tmp_path: Path) -> None:
         call = ["storescu", "-aec", "ANOR", "127.0.0.1", str(server.dimse_port), str(tmp_path / "one.dcm")]
         subprocess.run(call, check=True, timeout=60)
         assert _count(web, "anor_ingest_total", outcome="stored") == 1
+        text = web.get("/metrics").text
+        assert _values(text, "anor_dimse_requests_total") == {'{operation="C-STORE",status="0000"}': 1}
+        assert _values(text, "anor_dimse_associations_total") == {'{outcome="released"}': 1}
+        assert _values(text, "anor_dimse_associations_open") == {None: 0}
+        assert _values(text, "anor_dimse_received_bytes_total")[None] > len(ct())
         assert _count(web, "anor_objects_seconds_count", operation="write", outcome="ok") == 1
         # The DIMSE processes and the worker write what they count as the HTTP worker does.
         children = {str(child.pid) for child in psutil.Process(server.process.pid).children()}

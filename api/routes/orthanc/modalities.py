@@ -84,7 +84,15 @@ def configuration_of(modality: Modality) -> dict[str, Any]:
         "RetrieveMethod": modality.retrieve_method,
         "Certificates": list(modality.certificates),
         "NotifyMpps": modality.notify_mpps,
+        **_user_of(modality),
     }
+
+
+def _user_of(modality: Modality) -> dict[str, Any]:
+    """What may be seen of the user by whom we identify ourselves to it."""
+    if modality.username is not None:
+        return {"UserIdentity": {"Username": modality.username, "Password": None}}
+    return {} if modality.secret is None else {"UserIdentity": {"Token": None}}
 
 
 def parsed(name: str, given: Any) -> Modality:
@@ -114,7 +122,18 @@ def parsed(name: str, given: Any) -> Modality:
         field(given, "RetrieveMethod", str, "SystemDefault"),
         tuple(map(_certificate, texts(given, "Certificates"))),
         field(given, "NotifyMpps", bool, False),
+        *_user(field(given, "UserIdentity", dict, {})),
     )
+
+
+def _user(given: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Username and passcode, or none and a token. Raises BadRequest."""
+    username, password, token = (field(given, name, str, "") or None for name in ("Username", "Password", "Token"))
+    if not (password is None or username) or (token and username):
+        raise BadRequest("UserIdentity is a Username, with or without Password, or a Token", attribute="UserIdentity")
+    if given and not (username or token):
+        raise BadRequest("UserIdentity has neither Username nor Token", attribute="UserIdentity")
+    return username, password or token
 
 
 def _certificate(text: str) -> str:
@@ -135,7 +154,12 @@ async def asked(http: Exchange, given: Mapping[str, Any], name: str | None = Non
         local_aet=field(given, "LocalAet", str, "") or found.local_aet,
         timeout=field(given, "Timeout", float, 0.0) or found.timeout,
     )
-    return changed if changed == found else changed.checked()
+    if (changed.host, changed.port) != (found.host, found.port):  # the user is known there, and nowhere else
+        changed = replace(changed, username=None, secret=None)
+    if changed == found:
+        return changed
+    replace(changed, secret=None).checked()  # it was, before it was encrypted
+    return changed
 
 
 def local_aet(http: Exchange, modality: Modality) -> str:
@@ -161,6 +185,7 @@ async def echo_anyone(http: Exchange) -> None:
 
 _CT: Final = Modality("ct", "CT1", "192.0.2.10", 104)
 _DECLARED: Final = {"AET": "CT1", "Host": "192.0.2.10", "Port": 104}
+_IDENTITY: Final = "`UserIdentity` (`Username` and `Password`, or `Token`) says who we are when we ask it."
 _ONE: Final = "/modalities/{modality}"
 _EXPAND: Final = Parameter("expand", "query", "what is known of each", "true", kind="boolean")
 
@@ -171,7 +196,8 @@ OPERATIONS = (
           list(_BELOW)),
     route("PUT", _ONE, "dimse.admin",
           ("Declare a modality",
-           "An object, or a list of AE title, host, port and manufacturer. What is not said is allowed."),
+           "An object, or a list of AE title, host, port and manufacturer. What is not said is allowed. "
+           + _IDENTITY),
           put, EMPTY, _DECLARED),
     route("DELETE", _ONE, "dimse.admin", ("Forget a modality", "Jobs that were made for it go on."), delete, EMPTY),
     route("GET", f"{_ONE}/configuration", "dimse.read", ("See a modality", "As it was declared."), configuration,
