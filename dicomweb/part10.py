@@ -20,6 +20,8 @@ from dicomweb.memo import AVAILABLE, Memo
 from dicomweb.meta import FileMeta, read_file_meta
 from dicomweb.metadata import MetadataBuilder
 from dicomweb.pixelinfo import PixelInfo, describe_pixels, refuse_if_cut
+from dicomweb.slides.frame_sizes import OtherSizes, other_sizes
+from dicomweb.slides.tiled import MATRIX_COLUMNS
 from dicomweb.structure import Buffer, ScanLimits
 from dicomweb.tags import keyword_of
 from dicomweb.uids import is_uid
@@ -39,7 +41,7 @@ class Scan:
     (`b'"00100010":{"vr":"PN",...}'`). In `metadata` only are functional groups and AvailableTransferSyntaxUID, which is
     the syntax of this very file. Offsets count from the start of the file, but from the start of the inflated data set
     when it is `deflated`. `meta_size` is where the data set begins in the file. `fallback` says why pydicom did the
-    work, None when it did not.
+    work, None when it did not. `other_sizes`: what is wrong with the frames of a tiled image, if anything.
     """
 
     sop_class_uid: str
@@ -57,6 +59,7 @@ class Scan:
     fallback: str | None
     warnings: tuple[str, ...]
     deflated: bool = False
+    other_sizes: OtherSizes | None = None
 
 
 def scan(buffer: Buffer, limits: ScanLimits = _DEFAULT_LIMITS, *, version: str = "", memo: Memo | None = None) -> Scan:
@@ -197,11 +200,14 @@ def _described(walk: ElementWalk, meta: FileMeta, fallback: str | None, *, defla
         warnings.append("the file meta information names another SOP Class UID than the data set")
     pixel: PixelInfo | None = None
     frames: FrameTable | None = None
+    other: OtherSizes | None = None
     if walk.pixel is not None:
         pixel, frames, notes = describe_pixels(
             walk.buffer, walk.pixel, elements, meta.transfer_syntax, walk.offset_tables, walk.limits.max_frames
         )
         warnings += notes
+        if MATRIX_COLUMNS in elements:
+            other = other_sizes(walk.buffer, meta.transfer_syntax, frames, pixel.rows, pixel.columns)
     elif notice := refuse_if_cut(sop_class, elements):
         warnings.append(notice)
     metadata = walk.builder.finish()
@@ -225,6 +231,7 @@ def _described(walk: ElementWalk, meta: FileMeta, fallback: str | None, *, defla
         fallback,
         (*warnings, *sorted(walk.walker.notes.texts)),
         deflated,
+        other,
     )
 
 

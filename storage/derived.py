@@ -18,6 +18,9 @@ from storage.spool import Spooled
 
 LEASE: Final = timedelta(seconds=30)
 _PREFIX: Final = "levels"
+# A fingerprint begins with this, so that what an older version made can be told from the row alone.
+_MAKER: Final = bytes((REVISION,))
+_DIGEST: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,11 @@ class Due:
 
 
 def fingerprint(instances: Sequence[Instance]) -> bytes:
-    """Of the tiled instances of a slide: levels that were made of others do not count."""
-    digest = blake2b(b"%d" % REVISION, digest_size=20)
+    """Of the tiled instances of a slide, and of what makes levels: those made of others, or otherwise, do not count."""
+    digest = blake2b(digest_size=_DIGEST)
     for instance in instances:
         digest.update(f" {instance.sop} {instance.version}".encode())
-    return digest.digest()
+    return _MAKER + digest.digest()
 
 
 def is_derived(instance: Instance) -> bool:
@@ -79,6 +82,10 @@ class DerivedLevels:
         self._worker = uuid.uuid4()
         self._after = timedelta(seconds=settings.derive_levels_after_s)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
+
+    async def make_anew(self) -> None:
+        """Have slides looked at whose levels another version of the maker made: those do not count any more."""
+        await self._db.execute("derived_by_others", _MAKER, len(_MAKER) + _DIGEST)
 
     async def claim(self) -> Due | None:
         """The next slide that has been left alone for long enough."""

@@ -22,6 +22,7 @@ from dicomweb.errors import NotFound, TooLarge, Unavailable
 from dicomweb.frames import RECORD_SIZE
 from dicomweb.part10 import Scan
 from dicomweb.rendered.attributes import Item, binary, items, number
+from dicomweb.slides.frame_sizes import OtherSizes
 from dicomweb.slides.places import Places, read_places, split_metadata
 from dicomweb.slides.pyramid import Slide, assemble
 from dicomweb.slides.tiled import MATRIX_COLUMNS, WHOLE_SLIDE, NotTiled, Problem, Tiled, is_tiled
@@ -52,6 +53,8 @@ _ORTHANC_IDS: Final = 4096
 _TRUSTED: Final = 1.0
 _PROFILE: Final = "00282000"
 _PATHS: Final = "00480105"
+# Beside the tags of a description: what was found of its frames when it was stored.
+_OTHER_SIZES: Final = "other_sizes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,8 @@ class SlideIndex:
         """Describe an instance that was just stored under `key`, if it is a tiled image."""
         if MATRIX_COLUMNS not in scan.elements:
             return
-        made = await self._description(scan.metadata, key, 0, None if scan.deflated else scan.bulk)
+        bulk = None if scan.deflated else scan.bulk
+        made = await self._description(scan.metadata, key, 0, bulk, scan.other_sizes)
         if made is not None:
             await self._write(tenant, scan.sop_instance_uid, file_sha256, made)
 
@@ -258,10 +262,10 @@ class SlideIndex:
         await self._db.execute("describe_tiled", tenant, sop, file_sha256, *row)
 
     async def _description(
-        self, metadata: DeflatedJson, key: str, base: int, bulk: BulkTable | None
+        self, metadata: DeflatedJson, key: str, base: int, bulk: BulkTable | None, other: OtherSizes | None = None
     ) -> Description | None:
         """The description of an instance whose object has its file from byte `base` on; None when it is not tiled."""
-        made, dataset = await asyncio.to_thread(_described, metadata)
+        made, dataset = await asyncio.to_thread(_described, metadata, other)
         if made is None:
             return None
         digest = await self._profile_digest(dataset, key, base, bulk)
@@ -279,13 +283,15 @@ class SlideIndex:
         return None
 
 
-def _described(metadata: DeflatedJson) -> tuple[Description | None, Item]:
+def _described(metadata: DeflatedJson, other: OtherSizes | None) -> tuple[Description | None, Item]:
     """The description but for the profile, and the attributes. Seconds for the largest slides: for a thread."""
     text = metadata.inflate()
     header, where = split_metadata(text)
     dataset: Item = orjson.loads(header)
     if not is_tiled(dataset) or len(header) > _MAX_HEADER:
         return None, dataset
+    if other is not None:
+        header = orjson.dumps({**dataset, _OTHER_SIZES: other.as_json()})
     places = None
     if where[1]:
         places = read_places(text, where, int(number(dataset, "00280008") or 0))
@@ -304,6 +310,7 @@ def _assembled(
         header = zlib.decompress(described.header)
         weight += _PARSED * len(header)
         dataset: dict[str, Any] = orjson.loads(header)
+        other = dataset.pop(_OTHER_SIZES, None)
         places = None if described.places is None else Places.from_bytes(described.places)
         try:
             tiled.append(Tiled.of(dataset, places, per_frame=described.per_frame, frames=frames))
@@ -311,6 +318,9 @@ def _assembled(
             problems.append(Problem(problem.name, problem.detail, instance.sop))
         else:
             kept.append((instance, described))
+            if other is not None:
+                detail = OtherSizes.from_json(other).told(tiled[-1].rows, tiled[-1].columns)
+                problems.append(Problem("other-size", detail, instance.sop))
     digests = tuple(described.icc_sha256.hex() if described.icc_sha256 else "" for _, described in kept)
     instances = tuple(instance for instance, _ in kept)
     slide = assemble(tiled, problems)

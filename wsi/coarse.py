@@ -55,6 +55,7 @@ class CoarseLevels:
         self._archive = archive
         self._due = DerivedLevels(archive.settings, archive.db, archive.objects)
         self._composer = Composer(archive)
+        self._begun = False
 
     @property
     def step(self) -> Step:
@@ -65,6 +66,9 @@ class CoarseLevels:
         """Make the levels of all slides that wait. Raises Unavailable; what was made until then stays."""
         if not self._archive.settings.derive_levels_after_s:
             return
+        if not self._begun:
+            await self._due.make_anew()
+            self._begun = True
         while (due := await self._due.claim()) is not None:
             async with renewed(LEASE, lambda due=due: self._due.renew(due)):  # type: ignore[misc]
                 try:

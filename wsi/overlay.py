@@ -30,11 +30,16 @@ _SMOOTH: Final = 1.05
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """A segmentation on a slide: one level of an overlay."""
+    """A segmentation on a slide: one level of an overlay. `instances`: one, or the parts of a concatenation."""
 
-    instance: Instance
+    instances: tuple[Instance, ...]
     segmentation: Segmentation
     lie: Lie
+
+    @property
+    def instance(self) -> Instance:
+        """The one that it is named by."""
+        return self.instances[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

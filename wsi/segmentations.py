@@ -7,8 +7,9 @@ level that is just fine enough.
 import asyncio
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, nullcontext
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -16,13 +17,22 @@ from numpy.typing import NDArray
 
 from dicomweb.errors import BadPixels, NotFound, TooLarge
 from dicomweb.slides.overlay import Coloured, covered, label_colours, labelled, lay
-from dicomweb.slides.segmentation import LABEL_MAP, SEGMENTATION, Segment, Segmentation, lie_of, read_segmentation
+from dicomweb.slides.segmentation import (
+    LABEL_MAP,
+    SEGMENTATION,
+    Segment,
+    Segmentation,
+    joined,
+    lie_of,
+    of_one_whole,
+    read_segmentation,
+)
 from dicomweb.slides.tilemap import Placed
 from storage.access import Access
 from storage.archive import Archive
 from storage.cache import Cache
 from storage.pixels import Image
-from storage.retrieve import Located
+from storage.retrieve import Instance, Located
 from storage.slides import StoredSlide
 from storage.study_objects import Found, StudyObject
 from wsi.annotations import coordinates_of
@@ -106,12 +116,12 @@ class SegmentationService:
     async def _layers(self, stored: StoredSlide, objects: Sequence[StudyObject]) -> list[Layer]:
         coordinates = coordinates_of(stored)
         images = frozenset(each.sop for each in stored.slide.instances if each.flavor == "VOLUME")
+        read = [(each.instance, await self._segmentation(each)) for each in objects]
         layers = []
-        for each in objects:
-            segmentation = await self._segmentation(each)
-            lie = segmentation and lie_of(segmentation, stored.slide.base, coordinates, images)
-            if segmentation and lie:
-                layers.append(Layer(each.instance, segmentation, lie))
+        for instances, segmentation in _wholes([(instance, found) for instance, found in read if found is not None]):
+            lie = lie_of(segmentation, stored.slide.base, coordinates, images)
+            if lie:
+                layers.append(Layer(instances, segmentation, lie))
         return layers
 
     async def _segmentation(self, found: StudyObject) -> Segmentation | None:
@@ -166,21 +176,33 @@ class SegmentationService:
         shown: Sequence[Segment],
         placed: Sequence[Placed],
     ) -> None:
-        """Lay the frames of one segment, or those of a label map, on the canvas, a window of them in memory."""
-        if not placed:
-            return
+        """Lay the frames of one segment, or those of a label map, on the canvas."""
+        brush = _brush(layer.segmentation, shown, part.factor)
+        for place, some in groupby(placed, lambda each: each[0].instance):
+            await self._paint_of(access, canvas, layer, part, brush, layer.instances[place], list(some))
+
+    async def _paint_of(
+        self,
+        access: Access,
+        canvas: Coloured,
+        layer: Layer,
+        part: Part,
+        brush: Brush,
+        instance: Instance,
+        placed: Sequence[Placed],
+    ) -> None:
+        """Lay frames of one instance on the canvas, a window of them in memory."""
         tiled = layer.segmentation.tiled
-        located = [await self._archive.frames.frame(access, layer.instance, ref.frame) for ref, _, _ in placed]
+        located = [await self._archive.frames.frame(access, instance, ref.frame) for ref, _, _ in placed]
         if any(each.size(0) > MAX_STORED for each in located):
             raise TooLarge(f"a frame of the segmentation has more than {MAX_STORED} bytes")
         whole = Located(
-            layer.instance,
+            instance,
             tuple(each.extents[0] for each in located),
             tuple(each.bits[0] if each.bits else None for each in located),
             word=located[0].word,
         )
         image = Image(whole, (), tiled.dataset, tiled.image)
-        brush = _brush(layer.segmentation, shown, part.factor)
         corners = [(x, y) for _, x, y in placed]
         large = tiled.rows * tiled.columns > _LARGE
         at_once = 1 if large else _AT_ONCE
@@ -204,6 +226,23 @@ def _overlay(stored: StoredSlide, layers: Sequence[Layer], version: int) -> Over
 
 def _name(stored: StoredSlide, version: int) -> str:
     return f"{stored.name}-{version:x}"
+
+
+def _wholes(
+    found: Sequence[tuple[Instance, Segmentation]],
+) -> Iterator[tuple[tuple[Instance, ...], Segmentation]]:
+    """Segmentations with their instances. Parts of concatenations are put together, but for those of another form."""
+    parts: dict[tuple[str, str], list[tuple[Instance, Segmentation]]] = {}
+    for instance, each in found:
+        name = each.tiled.concatenation or instance.sop
+        parts.setdefault((instance.series, name), []).append((instance, each))
+    for some in parts.values():
+        if not some[0][1].tiled.concatenation:
+            yield (some[0][0],), some[0][1]
+            continue
+        ordered = sorted(some, key=lambda each: (each[1].tiled.part, each[1].tiled.first or 0))
+        alike = [each for each in ordered if of_one_whole(ordered[0][1], each[1])]
+        yield tuple(instance for instance, _ in alike), joined([each for _, each in alike])
 
 
 def _pyramids(layers: Sequence[Layer]) -> list[list[Layer]]:

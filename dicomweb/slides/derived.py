@@ -15,7 +15,7 @@ from dicomweb.slides.pyramid import Slide
 from dicomweb.slides.tiled import Tiled
 from dicomweb.slides.tilemap import FullMap, Grid, Part
 
-# Changes whenever the same slide gives other tiles than before.
+# Changes whenever the same slide gives other tiles than before: from 1 to 255. The worker makes those of others anew.
 REVISION: Final = 1
 JPEG_LS: Final = "1.2.840.10008.1.2.4.80"
 # Tiles of a stored level, of all its paths and planes, that are looked at: 500,000 x 500,000 pixels in tiles of 256.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any, Final, Literal
 
@@ -37,6 +37,8 @@ _ALIKE: Final = 90.0
 _TURNED: Final = 0.005
 # The part by which a pixel may seem smaller than it is before its matrix is taken for one that stands on the glass.
 _STANDING: Final = 0.02
+# Of the places of a frame, with its segment.
+_PLACE_BYTES: Final = 16
 # Matrices whose proportions differ by more than this show something else.
 _PROPORTIONS: Final = 0.03
 
@@ -56,7 +58,8 @@ class Segmentation:
     """A tiled segmentation. `maps`: the frames of each segment by its number, of a label map those of `ALL`.
 
     `greatest`: the stored value of a fractional one that means 1. `pyramid`: Pyramid UID or "". `images`: the SOP
-    Instance UIDs that it refers to.
+    Instance UIDs that it refers to. A part of a concatenation has no maps, but `shown`, the segment of each frame where
+    frames say so: see `joined`.
     """
 
     tiled: Tiled
@@ -67,11 +70,13 @@ class Segmentation:
     segments: tuple[Segment, ...]
     images: frozenset[str]
     maps: Mapping[int, TileMap]
+    shown: Ints | None = None
 
     @property
     def weight(self) -> int:
-        """Bytes in memory of the maps, about."""
-        return sum(each.weight for each in self.maps.values())
+        """Bytes in memory of the maps and places, about."""
+        held = 0 if self.tiled.places is None else _PLACE_BYTES * len(self.tiled.places.left)
+        return held + sum(each.weight for each in self.maps.values())
 
 
 def read_segmentation(metadata: bytes, frames: int) -> Segmentation | None:
@@ -91,11 +96,11 @@ def read_segmentation(metadata: bytes, frames: int) -> Segmentation | None:
     except NotTiled:
         return None
     image = tiled.image
-    if image.samples != 1 or image.kind != "integer" or image.bits_allocated > 16 or tiled.concatenation:
+    if image.samples != 1 or image.kind != "integer" or image.bits_allocated > 16:
         return None
     segments = tuple(_segments(dataset, kind))
-    found = read_segments(metadata, where, count)
-    return Segmentation(
+    shown = read_segments(metadata, where, count)
+    found = Segmentation(
         tiled,
         kind,
         max(1, int(number(dataset, "0062000E") or 255)),
@@ -103,8 +108,33 @@ def read_segmentation(metadata: bytes, frames: int) -> Segmentation | None:
         text(dataset, "00080019"),
         segments,
         frozenset(_images(dataset)),
-        dict(_maps(tiled, [ALL] if kind == "labelmap" else [each.number for each in segments], found)),
+        {},
+        shown,
     )
+    return found if tiled.concatenation else joined([found])
+
+
+def joined(parts: Sequence[Segmentation]) -> Segmentation:
+    """The segmentation of these parts of a concatenation (PS3.3 C.7.6.16.1), in their order; the first is the sample.
+
+    The frames of the maps are those of the instance at the same place. What lies in parts that are missing is empty.
+    """
+    sample = parts[0]
+    tiled = replace(sample.tiled, frames=sum(each.tiled.frames for each in parts))
+    numbers = [ALL] if sample.kind == "labelmap" else [each.number for each in sample.segments]
+    maps = _full_maps(parts, numbers) if tiled.places is None else _sparse_maps(parts, numbers)
+    return replace(sample, tiled=tiled, maps=dict(maps), shown=None)
+
+
+def of_one_whole(one: Segmentation, other: Segmentation) -> bool:
+    """Whether the frames of two parts have the same form, and lie on the same matrix."""
+    return _form(one) == _form(other)
+
+
+def _form(part: Segmentation) -> tuple[Any, ...]:
+    tiled, image = part.tiled, part.tiled.image
+    matrix = tiled.width, tiled.height, tiled.columns, tiled.rows, tiled.places is None
+    return matrix, part.kind, part.segments, image.bits_allocated, image.bits_stored, image.photometric
 
 
 def _segments(dataset: Item, kind: Kind) -> Iterator[Segment]:
@@ -136,23 +166,41 @@ def _images(dataset: Item) -> Iterator[str]:
     yield from (text(item, "00081155") for item in items(dataset, "00082112"))
 
 
-def _maps(tiled: Tiled, segments: Sequence[int], found: Ints | None) -> Iterator[tuple[int, TileMap]]:
-    places = tiled.places
-    if places is None:  # TILED_FULL: the frames of one segment after those of the other (PS3.3 C.7.6.17.3)
-        plane = tiled.across * tiled.down * len(tiled.planes)
-        for place, segment in enumerate(segments):
-            parts = (Part(0, tiled.frames, 0),)
-            yield segment, FullMap(tiled.across, tiled.down, tiled.columns, tiled.rows, place * plane, parts)
-        return
-    shared = next(iter(items(tiled.dataset, "52009229")), {})
-    common = int(number(next(iter(items(shared, "0062000A")), {}), "0062000B") or 0)
-    shown = np.full(len(places.left), common) if found is None else found
-    inside = (places.left >= 0) & (places.top >= 0) & (places.left < tiled.width) & (places.top < tiled.height)
-    inside &= np.arange(len(places.left)) < tiled.frames
+def _full_maps(parts: Sequence[Segmentation], segments: Sequence[int]) -> Iterator[tuple[int, TileMap]]:
+    """TILED_FULL: the frames of one segment after those of the other (PS3.3 C.7.6.17.3)."""
+    tiled = parts[0].tiled
+    plane = tiled.across * tiled.down * len(tiled.planes)
+    following, have = [], 0
+    for place, part in enumerate(parts):
+        first = have if part.tiled.first is None else part.tiled.first
+        following.append(Part(first, part.tiled.frames, place))
+        have = first + part.tiled.frames
+    for place, segment in enumerate(segments):
+        whole = tuple(following)
+        yield segment, FullMap(tiled.across, tiled.down, tiled.columns, tiled.rows, place * plane, whole)
+
+
+def _sparse_maps(parts: Sequence[Segmentation], segments: Sequence[int]) -> Iterator[tuple[int, TileMap]]:
+    tiled = parts[0].tiled
+    placed = [_placed(part) for part in parts]
+    left, top, shown = (np.concatenate(column) for column in zip(*placed, strict=True))
+    starts = np.cumsum([0, *(len(each[0]) for each in placed[:-1])]).tolist()
+    firsts = tuple(zip(starts, range(len(parts)), strict=True))
+    inside = (left >= 0) & (top >= 0) & (left < tiled.width) & (top < tiled.height)
     for segment in segments:
         chosen = np.flatnonzero(inside if segment == ALL else inside & (shown == segment)).astype(np.int32)
-        frames = Frames(places.left[chosen], places.top[chosen], chosen, ((0, 0),))
+        frames = Frames(left[chosen], top[chosen], chosen, firsts)
         yield segment, placed_map(tiled.across, tiled.columns, tiled.rows, frames)
+
+
+def _placed(part: Segmentation) -> tuple[Ints, Ints, Ints]:
+    """The left and top edges of the frames that can be served, and their segments."""
+    places, count = part.tiled.places, part.tiled.frames
+    assert places is not None
+    shared = next(iter(items(part.tiled.dataset, "52009229")), {})
+    common = int(number(next(iter(items(shared, "0062000A")), {}), "0062000B") or 0)
+    shown = np.full(len(places.left), common, np.int32) if part.shown is None else part.shown
+    return places.left[:count], places.top[:count], shown[:count]
 
 
 @dataclass(frozen=True, slots=True)

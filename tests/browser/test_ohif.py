@@ -27,7 +27,7 @@ from pydicom.uid import (
     VideoPhotographicImageStorage,
 )
 
-from tests.browser import series
+from tests.browser import microscopy, series
 from tests.browser.conftest import Watched
 from tests.browser.ohif import READY, drawn, likeness, opened, prepare, put, recorded, slice_number, windowed
 from tests.files import dataset, encoded, new_uid
@@ -359,22 +359,25 @@ def _items(ds: Dataset) -> list[tuple[int, Dataset]]:
 
 
 @pytest.mark.full
-async def test_slide_in_the_microscopy_mode(watched: Watched, server: RunningServer) -> None:
-    made = make_slide(PatientID=f"V-{new_uid()[-10:]}")
+@pytest.mark.parametrize(("size", "corner"), [((3002, 2206), "first"), ((1702, 2606), "last")])
+async def test_slide_in_the_microscopy_mode(
+    watched: Watched, server: RunningServer, size: tuple[int, int], corner: str
+) -> None:
+    """The right pixels at three zooms, read from the canvas, up to the edges of the slide and not beyond."""
+    made = make_slide(*size, levels=4, PatientID=f"V-{new_uid()[-10:]}")
     put(server, *made.files)
     await prepare(watched)
+    await watched.page.add_init_script(microscopy.READABLE)
     await watched.page.goto(f"{server.url}/ohif/microscopy?StudyInstanceUIDs={made.study}")
-    box = await watched.page.locator("[data-cy=viewport-pane]").first.bounding_box()
-    assert box
-    await watched.page.locator("canvas.ol-layer").first.wait_for()
-    for _ in range(20):
-        await watched.page.wait_for_timeout(1000)
-        image = imagecodecs.png_decode(await watched.page.screenshot(clip=box))
-        middle = image[image.shape[0] // 4 : image.shape[0] // 2, image.shape[1] // 4 : -image.shape[1] // 4]
-        red, green = (np.diff(middle[..., channel].mean(axis=axis)) for channel, axis in ((0, 0), (1, 1)))
-        # Red tells the place from left to right, green from top to bottom, whichever tile or level is drawn.
-        if red.mean() > 0.1 and green.mean() > 0.1:
-            break
-    else:
-        raise AssertionError("the slide is not drawn")
+    shown = [microscopy.place_of(await microscopy.drawn(watched), made)]
+    assert shown[0].whole
+    for _ in range(2):
+        await microscopy.closer(watched, shown[-1].first if corner == "first" else shown[-1].last)
+        shown.append(microscopy.place_of(await microscopy.drawn(watched), made))
+        assert not shown[-1].whole
+        assert shown[-1].sees_first if corner == "first" else shown[-1].sees_last
+    assert [each.scale for each in shown] == pytest.approx([shown[0].scale * by for by in (1, 2, 4)], rel=0.02)
+    levels = [each.level for each in shown]
+    assert levels == sorted(levels, reverse=True)
+    assert levels[0] > levels[-1] == 0
     watched.clean()

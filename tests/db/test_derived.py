@@ -235,6 +235,31 @@ async def test_a_new_instance_brings_new_levels(archive: Archive) -> None:
     assert await findings(archive) == []
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xff"])
+async def test_levels_that_another_version_made_are_made_anew(archive: Archive, mark: bytes) -> None:
+    series = await store(archive, slide(matrix(*SIZE)))
+    own = await store(archive, slide(matrix(*SIZE)))
+    await made(archive, series)
+    before = sorted(await objects(archive))
+    await archive.db.fetch_sql(
+        "UPDATE derived SET fingerprint = $2::bytea || substring(fingerprint FROM 2) WHERE series_uid = $1",
+        series,
+        mark,
+    )
+    started = await open_archive(archive.settings)
+    try:
+        assert not any(level.derived for level in (await started.slides.slide(READER, series)).slide.levels)
+        assert any(level.derived for level in (await started.slides.slide(READER, own)).slide.levels)
+        await CoarseLevels(started).run()  # finds them
+        after = await made(started, series)
+    finally:
+        await started.close()
+    near(await level_of(archive, after, 2), quartered(matrix(*SIZE), 2), 3, 24)
+    await sweep(archive)
+    assert len(set(before) & set(await objects(archive))) == 1  # that of the other slide
+    assert await findings(archive) == []
+
+
 async def test_what_is_deleted_takes_its_levels_along(archive: Archive) -> None:
     ds = slide(matrix(*SIZE))
     series = await store(archive, ds)

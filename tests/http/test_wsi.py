@@ -394,6 +394,9 @@ def test_frames_of_another_size(web: httpx.Client) -> None:
     assert shown.shape == (TILE, TILE, 3)
     assert (shown[:, 30:] > 250).all()
     assert np.abs(shown[:, :22].astype(int) - cut).mean() < 4
+    # The manifest says so before anybody asks for them; the one that is cut later has its size.
+    [problem] = [each for each in web.get(slide).json()["problems"] if each["name"] == "other-size"]
+    assert problem["detail"].endswith("say, 64 x 64: 3 (64 x 22), 4 (64 x 128), 6 (no JPEG)"), problem
     assert "64 x 128" in refused(web.get(f"{slide}/tiles/0/0/1"), 422, "bad-pixels")
     assert "cut" in refused(web.get(f"{slide}/tiles/0/1/1"), 422, "bad-pixels")
     assert "JPEG" in refused(web.get(f"{slide}/tiles/0/2/1"), 422, "bad-pixels")

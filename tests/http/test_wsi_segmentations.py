@@ -14,7 +14,7 @@ from pydicom.uid import JPEGLSLossless
 from tests.files import new_uid
 from tests.http.bodies import problem, store
 from tests.wsi.make_slide import Slide, make_slide
-from tests.wsi.segmentations import LAB, encoded, pyramid, segmentation
+from tests.wsi.segmentations import LAB, concatenation, encoded, pyramid, segmentation
 from tests.wsi.variants import Series, file, instance, matrix, tiles_of
 
 WIDTH, HEIGHT = 1000, 700  # four by three tiles of 256; three levels, 1000, 500 and 250 pixels wide
@@ -109,6 +109,48 @@ def test_binary_segments_lie_where_they_were_drawn(web: httpx.Client, slide: Sli
         coarse = whole(web, slide, found["instance"], number, segments="1")
         wanted = halved(masks[..., 0], factor) * 255
         np.testing.assert_allclose(coarse[: wanted.shape[0], : wanted.shape[1], 3], wanted, atol=2)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_parts_of_a_concatenation_are_one(web: httpx.Client, slide: Slide, full: bool) -> None:
+    masks = np.stack([blobs(1), blobs(2)], axis=-1)
+    made = segmentation(level(slide, 0), masks, "BINARY", count=2, full=full)
+    frames = int(dcmread(BytesIO(made)).NumberOfFrames)
+    parts = concatenation(made, 5, 4, frames - 9)
+    first = dcmread(BytesIO(parts[0])).SOPInstanceUID
+    # The parts come in any order; what is missing is empty.
+    assert store(web, parts[2], parts[0]).status_code == 200
+    [found] = listed(web, slide)
+    assert found["instance"] == first
+    some = whole(web, slide, first, 0, segments="1", v=found["version"])[..., 3]
+    missing = some != masks[..., 0] * 255
+    assert missing.any()
+    assert not some[missing].any()
+    assert store(web, parts[1]).status_code in {200, 202}
+    [found] = listed(web, slide)
+    assert (found["instance"], found["coarsest"], len(found["segments"])) == (first, 2, 2)
+    for number in (1, 2):
+        shown = whole(web, slide, first, 0, segments=str(number), v=found["version"])[..., 3]
+        np.testing.assert_array_equal(shown, masks[..., number - 1] * 255)
+    coarse = whole(web, slide, first, 2)[..., 3]
+    wanted = halved(masks.any(axis=-1).astype(np.uint8), 4) * 255
+    assert np.abs(coarse[: wanted.shape[0], : wanted.shape[1]] - wanted).mean() < 4
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_part_that_is_no_part_of_the_others_is_left_out(web: httpx.Client, slide: Slide, full: bool) -> None:
+    mask = blobs()
+    made = segmentation(level(slide, 0), mask, "BINARY", full=full)
+    frames = int(dcmread(BytesIO(made)).NumberOfFrames)
+    parts = concatenation(made, 4, frames - 4)
+    other = dcmread(BytesIO(parts[1]))
+    other.SegmentationType, other.MaximumFractionalValue = "FRACTIONAL", 1
+    assert store(web, parts[0], encoded(other)).status_code == 200
+    [found] = listed(web, slide)
+    shown = whole(web, slide, found["instance"], 0)[..., 3]
+    assert shown.any()
+    assert not shown[mask == 0].any()
+    assert (shown != mask * 255).any()
 
 
 def test_fractional_segments_are_as_opaque_as_they_say(web: httpx.Client, slide: Slide) -> None:

@@ -1,15 +1,19 @@
 """JPEG frames of slides: which leave as they are stored, and how they are decoded at a part of their size."""
 
+import struct
+
 import imagecodecs
 import numpy as np
 import pytest
 import simplejpeg
 
 from dicomweb.errors import BadPixels
+from dicomweb.frames import FrameTable
 from dicomweb.pixels.codestream import jpeg_markers, with_adobe_marker
 from dicomweb.pixels.decode import decode_frame, reduced_jpeg
 from dicomweb.pixels.image import ImagePixel
 from dicomweb.pixels.syntaxes import JPEG_BASELINE
+from dicomweb.slides.frame_sizes import OtherSizes, other_sizes
 from dicomweb.slides.jpeg import JpegFrames, real_size
 from tests.wsi.variants import jpeg, matrix
 
@@ -100,3 +104,32 @@ def test_what_cannot_be_reduced(data: bytes) -> None:
         reduced_jpeg(data, image(48, 64), 2)
     with pytest.raises(BadPixels):
         reduced_jpeg(COLOUR, image(50, 64), 4)
+
+
+def table_of(*frames: bytes) -> FrameTable:
+    starts = [sum(map(len, frames[:number])) for number in range(len(frames))]
+    return FrameTable(b"".join(struct.pack("<QI", *each) for each in zip(starts, map(len, frames), strict=True)))
+
+
+def test_frames_of_another_size_are_counted_and_some_are_named() -> None:
+    small, none = jpeg(matrix(60, 48)), b"\xff\xd8 none"
+    # Far behind an application segment, as those of a profile are.
+    late = COLOUR[:2] + b"\xff\xe2\xff\xf0" + bytes(0xFFEE) + COLOUR[2:]
+    frames = (COLOUR, small, late, none, *[small] * 7, COLOUR)
+    found = other_sizes(b"".join(frames), JPEG_BASELINE, table_of(*frames), 48, 64)
+    assert found == OtherSizes(9, ((2, 48, 60), (4, 0, 0), (5, 48, 60), (6, 48, 60), (7, 48, 60)))
+    assert found is not None
+    assert OtherSizes.from_json(found.as_json()) == found
+    assert found.told(48, 64).endswith(
+        "48 x 64: 2 (48 x 60), 4 (no JPEG), 5 (48 x 60), 6 (48 x 60), 7 (48 x 60), and 4 more"
+    )
+    assert other_sizes(COLOUR, JPEG_BASELINE, table_of(COLOUR), 48, 64) is None
+    assert other_sizes(b"x", "1.2.840.10008.1.2.1", table_of(b"x"), 48, 64) is None
+
+
+def test_a_frame_in_fragments_has_its_size_from_all_of_them() -> None:
+    pieces = struct.pack("<QIQI", 0, 100, 150, len(COLOUR) - 100)
+    table = FrameTable(struct.pack("<QI", 1 << 63, 2), pieces)
+    buffer = COLOUR[:100] + bytes(50) + COLOUR[100:]
+    assert other_sizes(buffer, JPEG_BASELINE, table, 48, 64) is None
+    assert other_sizes(buffer, JPEG_BASELINE, table, 64, 64) == OtherSizes(1, ((1, 48, 64),))

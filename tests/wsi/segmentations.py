@@ -1,12 +1,13 @@
 """Segmentations of a slide, made by highdicom."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from io import BytesIO
 from typing import Any
 
 import highdicom as hd
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -58,3 +59,24 @@ def encoded(made: Dataset) -> bytes:
         made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+def concatenation(file: bytes, *counts: int) -> list[bytes]:
+    """The parts of a native segmentation, of so many frames each; the frames fill whole bytes."""
+    whole = dcmread(BytesIO(file))
+    assert sum(counts) == whole.NumberOfFrames
+    pixels, size = whole.PixelData, whole.Rows * whole.Columns * whole.BitsAllocated // 8
+    groups = whole.get("PerFrameFunctionalGroupsSequence")
+    uid, source, first, parts = new_uid(), whole.SOPInstanceUID, 0, []
+    for number, count in enumerate(counts, 1):
+        part = deepcopy(whole)
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = new_uid()
+        part.ConcatenationUID, part.SOPInstanceUIDOfConcatenationSource = uid, source
+        part.InConcatenationNumber, part.InConcatenationTotalNumber = number, len(counts)
+        part.ConcatenationFrameOffsetNumber, part.NumberOfFrames = first, count
+        part.PixelData = pixels[size * first : size * (first + count)]
+        if groups is not None:
+            part.PerFrameFunctionalGroupsSequence = groups[first : first + count]
+        parts.append(encoded(part))
+        first += count
+    return parts

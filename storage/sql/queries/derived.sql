@@ -5,6 +5,11 @@ WHERE (tenant, series_uid) IN (
     SELECT tenant, series_uid FROM derived WHERE due <= now() - $3::interval AND lease_until < now() ORDER BY due LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING tenant, series_uid, due, tries
 
+-- name: derived_by_others
+-- Slides whose levels were not made by this version of the maker, whose mark ($1) begins a fingerprint of $2 bytes, wait for the worker.
+UPDATE derived SET due = now(), tries = 0
+WHERE due IS NULL AND fingerprint IS NOT NULL AND (octet_length(fingerprint) <> $2 OR substring(fingerprint FOR octet_length($1::bytea)) <> $1::bytea)
+
 -- name: derived_renew
 -- The worker is still at it.
 UPDATE derived SET lease_until = now() + $4::interval WHERE tenant = $1 AND series_uid = $2 AND worker = $3
