@@ -1,5 +1,6 @@
 """The slide viewer in a real browser: its canvas against the region endpoint, keys, address, panel."""
 
+import asyncio
 import base64
 import json
 import math
@@ -11,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 from pydicom import dcmread
 
 from dicomweb.rendered.profiles import standard_profile
@@ -284,6 +285,23 @@ async def test_channels_add_up_and_focal_planes_change(
     await page.get_by_label("Brightest shade of path DAPI").fill("0.8")
     await page.wait_for_timeout(400)
     assert await spot(0) == pytest.approx(wanted("DAPI", 2, high=65535 * 0.8**3), abs=4)
+
+    async def late(route: Route) -> None:
+        await asyncio.sleep(2)
+        await route.continue_()
+
+    # Until tiles of another window are there, those of this one stay.
+    await page.route("**/tiles/**", late)
+    await page.get_by_label("Brightest shade of path DAPI").fill("0.9")
+    await page.wait_for_timeout(1000)
+    shown = await canvas(page, "#map .channel-0 canvas")
+    rows, columns = shown.shape[0] // 2, shown.shape[1] // 2
+    assert shown[rows, columns, 3] == 255
+    assert shown[rows - 20 : rows + 20, columns - 20 : columns + 20, 2].mean() == pytest.approx(
+        wanted("DAPI", 2, high=65535 * 0.8**3), abs=4
+    )
+    assert await spot(0) == pytest.approx(wanted("DAPI", 2, high=65535 * 0.9**3), abs=4)
+    await page.unroute("**/tiles/**")
     await page.get_by_role("checkbox", name="path FITC").uncheck()
     await page.wait_for_function("() => location.hash.includes('path=DAPI')")
     assert not await page.evaluate("viewer.channels.channels[1].layer.getVisible()")

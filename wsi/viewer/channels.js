@@ -34,7 +34,7 @@ export class Channels {
     if (this.adds) document.getElementById('map').style.background = '#000';
   }
 
-  /** Show a channel as it is now; another source only where it asks for other tiles. */
+  /** Show a channel as it is now. What is drawn stays until the tiles that take its place are there. */
   draw(channel) {
     if (!channel.layer) {
       channel.layer = new ol.layer.Tile({
@@ -54,10 +54,15 @@ export class Channels {
       window: this.windowed(channel) ? windowText(channel.window) : undefined,
       iccprofile: this.converts ? 'srgb' : undefined,
     };
-    const tileLoadFunction = (tile, url) => this.load(tile, url, channel.colour);
-    const source = this.slide.source(parameters, { tileLoadFunction });
-    source.on('tileloaderror', () => this.fail('A part of the slide cannot be read.'));
-    channel.layer.setSource(source);
+    let source = channel.layer.getSource();
+    if (!source) {
+      const tileLoadFunction = (tile, url) => this.load(tile, url, channel.colour);
+      source = this.slide.source(parameters, { tileLoadFunction });
+      source.on('tileloaderror', () => this.fail('A part of the slide cannot be read.'));
+      channel.layer.setSource(source);
+    }
+    const key = JSON.stringify([parameters, channel.colour]);
+    if (source.getKey() !== key) source.setTileUrlFunction(this.slide.addresses(parameters), key);
   }
 
   windowed(channel) {

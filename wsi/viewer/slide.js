@@ -61,9 +61,14 @@ export class Slide {
       projection: this.projection,
       tileGrid: levels === this.levels ? this.grid : this.gridOf(levels),
       transition: matchMedia('(prefers-reduced-motion: reduce)').matches ? 0 : 150,
-      tileUrlFunction: ([z, x, y]) => this.url(`${path}/${levels[z].level}/${x}/${y}`, parameters),
+      tileUrlFunction: this.addresses(parameters, path, levels),
       ...options,
     });
+  }
+
+  /** What gives the addresses of the tiles of such a picture. */
+  addresses(parameters, path = 'tiles', levels = this.levels) {
+    return ([z, x, y]) => this.url(`${path}/${levels[z].level}/${x}/${y}`, parameters);
   }
 
   /** Micrometres of a pixel of the finest level, across and down, or null. */
