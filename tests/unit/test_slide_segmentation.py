@@ -1,6 +1,5 @@
 """Segmentations out of their metadata, where they lie, and their colours; metadata that lie."""
 
-import time
 from typing import Any
 
 import numpy as np
@@ -95,11 +94,9 @@ def test_segments_that_are_none_are_left_out() -> None:
     assert [each.number for each in found.segments] == [1, 2]
     assert len({each.colour for each in found.segments}) == 2
     many = [{"00620004": {"vr": "US", "Value": [number]}} for number in range(1, 60_000)]
-    started = time.perf_counter()
     found = read(t00620002={"vr": "SQ", "Value": many})
     assert found is not None
     assert len(found.segments) == 1024
-    assert time.perf_counter() - started < 2
 
 
 def test_where_it_lies() -> None:
