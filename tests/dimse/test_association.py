@@ -203,8 +203,8 @@ async def test_an_event_report_and_its_response():
 
         made = ae.associate("127.0.0.1", port, ae_title="ANOR", evt_handlers=[(evt.EVT_N_EVENT_REPORT, handle)])
         status, _ = made.send_n_action(identifier(), 1, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1")
-        while not got:
-            pass
+        while not outcome:  # a release that overtakes the response of this requestor would cut it off
+            time.sleep(0.005)
         made.release()
         return status.Status, got
 
