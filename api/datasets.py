@@ -7,7 +7,7 @@ from typing import Final
 import orjson
 
 from api.exchange import Exchange
-from api.responses import DICOM_JSON, JSON, Header, send_bytes, warning
+from api.responses import DICOM_JSON, JSON, Header, accepted, send_bytes, warning
 from api.routing import Parameter
 from api.uploads import whole_body
 from dicomweb import media, qido
@@ -15,7 +15,7 @@ from dicomweb.errors import ArchiveError, BadRequest, TooLarge, UnsupportedMedia
 from dicomweb.multipart import Writer, part_headers
 from dicomweb.native_xml import native_xml
 from dicomweb.native_xml_reader import read_native_xml
-from dicomweb.negotiation import RetrievePlan, parse_accept, plan_documents
+from dicomweb.negotiation import RetrievePlan, plan_documents
 from dicomweb.query import Query
 from dicomweb.ups_model import Dataset, dataset_of, parse
 from storage.search import SearchResult
@@ -46,7 +46,7 @@ async def read_dataset(http: Exchange, limit: int, what: str, *, optional: bool 
 
 def document_plan(http: Exchange, *, single: bool) -> RetrievePlan:
     """In what one data set (`single`), or any number of them, is answered. Raises NotAcceptable."""
-    return plan_documents(parse_accept(http.header(b"accept"), http.query_value("accept")), single=single)
+    return plan_documents(accepted(http), single=single)
 
 
 async def send_document(http: Exchange, plan: RetrievePlan, body: bytes, *headers: Header) -> None:

@@ -19,11 +19,11 @@ from api.deps import access_of, allowed_origins
 from api.errors import HEADERS_TOO_LARGE, METHOD_NOT_ALLOWED, UPGRADE_REQUIRED, HttpRefusal, problem_of
 from api.exchange import Exchange, Services
 from api.logs import log_access, log_crash
-from api.responses import Header, send_bytes, send_problem
+from api.responses import Header, accepted, send_bytes, send_problem
 from api.routing import PUBLIC, Answer, Operation, RouteTree, split_path
 from api.websocket import handshake
 from dicomweb.errors import ArchiveError, BadRequest, Forbidden, NotFound
-from dicomweb.negotiation import parse_accept, plan_rendered
+from dicomweb.negotiation import plan_rendered
 
 _EXPOSED = b"Content-Range, Content-Length, Content-Location, ETag, Location, Warning, X-Request-Id"
 _METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
@@ -198,7 +198,7 @@ class FrontDoor:
 
     async def _capabilities(self, http: Exchange) -> None:
         """What the service can do (PS3.18 8.9): WADL, or the OpenAPI document for who asks for JSON."""
-        ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
+        ranges = accepted(http)
         kind = plan_rendered(ranges, (WADL, "application/xml", "application/json")).media_type
         if kind == "application/json":
             body = orjson.dumps(self._services.document())

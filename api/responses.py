@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from api.errors import Problem, orthanc_json, problem_json
 from api.exchange import Exchange
 from api.logs import log_cut
+from dicomweb.negotiation import MediaRange, parse_accept
 from dicomweb.qido import warning_header
 from dicomweb.wado import content_range, etag_matches, parse_range, range_applies
 
@@ -70,6 +71,11 @@ def ranged(http: Exchange, headers: list[Header], size: int) -> tuple[int, int, 
         return 200, 0, size
     headers.append((b"content-range", content_range(*wanted, size).encode()))
     return 206, *wanted
+
+
+def accepted(http: Exchange) -> tuple[MediaRange, ...]:
+    """What Accept, and the parameter for who cannot set it, ask for (PS3.18 8.3.3.1)."""
+    return parse_accept(http.header(b"accept"), http.query_value("accept"))
 
 
 def accepts_gzip(header: str | None) -> bool:

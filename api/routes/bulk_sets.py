@@ -7,13 +7,13 @@ from typing import Final
 
 from api.exchange import Exchange
 from api.parts import broken_part
-from api.responses import CACHE_REVALIDATE, Header, client_has, send_stream
+from api.responses import CACHE_REVALIDATE, Header, accepted, client_has, send_stream
 from api.routes.frames import frame_location, value_of
 from api.routes.wado import IF_NONE_MATCH, planned, uids_of
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
 from dicomweb.multipart import Writer, part_headers
-from dicomweb.negotiation import MediaRange, RetrievePlan, in_parts, parse_accept, plan_bulk, plan_frames
+from dicomweb.negotiation import MediaRange, RetrievePlan, in_parts, plan_bulk, plan_frames
 from dicomweb.wado import etag
 from storage.retrieve import PIXEL_DATA, Instance
 
@@ -26,7 +26,7 @@ Plans = dict[Hashable, RetrievePlan]
 async def retrieve_all(http: Exchange, *, pixels: bool) -> None:
     """Every bulk value below the path, or every pixel data: compressed frames in a part each, all else by value."""
     study, series, sop = uids_of(http)
-    ranges = in_parts(parse_accept(http.header(b"accept"), http.query_value("accept")))
+    ranges = in_parts(accepted(http))
     retrieve = http.archive.retrieve
     if sop is None:
         version, instances = await retrieve.instances(http.access, study, series)

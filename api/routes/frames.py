@@ -7,6 +7,7 @@ from api.exchange import Exchange
 from api.parts import parts_of
 from api.responses import (
     Header,
+    accepted,
     client_has,
     ranged,
     send_bytes,
@@ -18,7 +19,7 @@ from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
 from dicomweb.media import EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE, OCTET_STREAM
 from dicomweb.multipart import Writer, content_length, part_headers
-from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_bulk, plan_frames
+from dicomweb.negotiation import MediaRange, RetrievePlan, plan_bulk, plan_frames
 from dicomweb.pixels.syntaxes import REVISION
 from dicomweb.wado import etag, parse_bulk_path, parse_frame_list
 from storage.pixels import Image
@@ -38,7 +39,7 @@ async def _send_frames(
     http: Exchange, study: str, series: str, sop: str, numbers: tuple[int, ...], *, whole: bool = False
 ) -> None:
     """`whole`: the frames are all there are, and may leave as one native value where multipart is not accepted."""
-    ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
+    ranges = accepted(http)
     located = await http.archive.retrieve.frames(http.access, study, series, sop, numbers)
     instance = located.instance
     several = len(numbers) > 1
@@ -185,7 +186,7 @@ async def retrieve_bulk(http: Exchange) -> None:
             raise TooLarge(f"the pixel data have {count} frames: ask for them by /frames")
         await _send_frames(http, study, instance.series, sop, tuple(range(1, count + 1)), whole=True)
         return
-    ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
+    ranges = accepted(http)
     plan = plan_bulk(ranges, instance.transfer_syntax if instance.transfer_syntax in NATIVE else EXPLICIT_LE)
     tag = etag(instance.version, path, plan.identity)
     headers = versioned(http, tag, instance.version)

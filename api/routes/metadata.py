@@ -6,6 +6,7 @@ from typing import Final
 
 import orjson
 
+from api.datasets import document_plan
 from api.examples import DOCUMENT_ACCEPT, STUDY_ROW, XML_PARTS, json_body
 from api.exchange import Exchange
 from api.responses import (
@@ -24,7 +25,7 @@ from dicomweb.errors import BadQuery, BadRequest, NotAcceptable, NotFound, TooLa
 from dicomweb.media import DICOM_XML
 from dicomweb.multipart import Writer, part_headers
 from dicomweb.native_xml import native_xml
-from dicomweb.negotiation import RetrievePlan, parse_accept, plan_documents
+from dicomweb.negotiation import RetrievePlan
 from dicomweb.selected import Selection, parse_selection
 from dicomweb.wado import etag, etag_matches
 
@@ -37,8 +38,7 @@ _THREAD_FROM: Final = 256 << 10
 async def metadata(http: Exchange) -> None:
     """The stored DICOM JSON, joined; for clients that take gzip without compressing anything."""
     study, series, sop = uids_of(http)
-    ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
-    plan = plan_documents(ranges, single=sop is not None)
+    plan = document_plan(http, single=sop is not None)
     selection = parse_selection(http.query()) if http.scope["query_string"] else None
     if selection is not None or plan.media_type == DICOM_XML:
         await _send_made(http, study, series, sop, plan, selection)

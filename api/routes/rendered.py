@@ -8,6 +8,7 @@ from api.parts import parts_of
 from api.responses import (
     CACHE_REVALIDATE,
     Header,
+    accepted,
     client_has,
     ranged,
     send_bytes,
@@ -29,7 +30,7 @@ from dicomweb.errors import (
     Unavailable,
 )
 from dicomweb.multipart import Writer, part_headers
-from dicomweb.negotiation import MediaRange, RetrievePlan, parse_accept, plan_rendered
+from dicomweb.negotiation import MediaRange, RetrievePlan, plan_rendered
 from dicomweb.rendered.document import PDF
 from dicomweb.rendered.encode import GIF
 from dicomweb.rendered.parameters import Rendering, parse_rendering
@@ -85,11 +86,6 @@ async def send_rendered(
         if subject.kind == "report":
             headers.append(_SANDBOX)
         await send_bytes(http, 200, headers, await _body(http, subject, plan, wanted, whole=whole))
-
-
-def accepted(http: Exchange) -> tuple[MediaRange, ...]:
-    """What Accept and `accept` ask for."""
-    return parse_accept(http.header(b"accept"), http.query_value("accept"))
 
 
 def _wants_gif(ranges: tuple[MediaRange, ...], available: tuple[str, ...]) -> bool:

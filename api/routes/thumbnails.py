@@ -5,8 +5,8 @@ from contextlib import suppress
 from typing import Final
 
 from api.exchange import Exchange
-from api.responses import CACHE_REVALIDATE, Header, cache_control, client_has, send_bytes
-from api.routes.rendered import ACCEPT, CACHE, IMAGE_BODIES, LOOK, NOT_MODIFIED, RENDERED_ERRORS, accepted
+from api.responses import CACHE_REVALIDATE, Header, accepted, cache_control, client_has, send_bytes
+from api.routes.rendered import ACCEPT, CACHE, IMAGE_BODIES, LOOK, NOT_MODIFIED, RENDERED_ERRORS
 from api.routes.wado import uids_of
 from api.routing import Answer, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotFound, TooLarge

@@ -10,6 +10,7 @@ from api.exchange import Exchange
 from api.responses import (
     CACHE_REVALIDATE,
     Header,
+    accepted,
     cache_control,
     client_has,
     ranged,
@@ -21,7 +22,7 @@ from api.zips import send_folders
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
 from dicomweb.media import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, ZIP
 from dicomweb.multipart import Writer, content_length, part_headers
-from dicomweb.negotiation import WRITABLE, MediaRange, RetrievePlan, parse_accept, plan_instances, zip_syntax
+from dicomweb.negotiation import WRITABLE, MediaRange, RetrievePlan, plan_instances, zip_syntax
 from dicomweb.pixels.encode import quality_of
 from dicomweb.pixels.syntaxes import LOSSY
 from dicomweb.uids import checked_uid
@@ -55,7 +56,7 @@ def uids_of(http: Exchange) -> tuple[str, str | None, str | None]:
 async def retrieve_instances(http: Exchange) -> None:
     """The files of a study or series, or one file."""
     study, series, sop = uids_of(http)
-    ranges = parse_accept(http.header(b"accept"), http.query_value("accept"))
+    ranges = accepted(http)
     if (syntax := zip_syntax(ranges, first=True)) is not None:
         await _send_zip(http, study, series, sop, syntax)
         return
