@@ -18,6 +18,15 @@ ColdHandler = Callable[..., Any]
 # Operations that need no right at all: liveness, and the documents of the API itself.
 PUBLIC: Final = "public"
 ROOT: Final = "{root}"
+# The paths of DICOMweb's resources.
+STUDY: Final = ROOT + "/studies/{study}"
+SERIES: Final = STUDY + "/series/{series}"
+INSTANCE: Final = SERIES + "/instances/{instance}"
+
+
+def instance_url(root: str, study: str, series: str, sop: str) -> str:
+    """The URL of an instance below the DICOMweb root."""
+    return f"{root}/studies/{study}/series/{series}/instances/{sop}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from typing import Final
 from api.exchange import Exchange
 from api.parts import broken_part
 from api.responses import CACHE_REVALIDATE, Header, accepted, client_has, send_stream
-from api.routes.frames import frame_location, value_of
+from api.routes.frames import bulk_location, frame_location, value_of
 from api.routes.wado import IF_NONE_MATCH, planned, uids_of
-from api.routing import Answer, Content, Operation, Parameter
+from api.routing import INSTANCE, SERIES, STUDY, Answer, Content, Operation, Parameter
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
 from dicomweb.multipart import Writer, part_headers
 from dicomweb.negotiation import MediaRange, RetrievePlan, in_parts, plan_bulk, plan_frames
@@ -99,9 +99,8 @@ async def _parts(
 async def _value(
     http: Exchange, instance: Instance, path: str, plan: RetrievePlan, writer: Writer
 ) -> AsyncIterator[bytes]:
-    study, series, sop = instance.study, instance.series, instance.sop
-    located = await http.archive.retrieve.bulk(http.access, study, series, sop, path)
-    location = f"{http.root_url}/studies/{study}/series/{series}/instances/{sop}/bulkdata/{path}"
+    located = await http.archive.retrieve.bulk(http.access, instance.study, instance.series, instance.sop, path)
+    location = bulk_location(http, instance, path)
     head = writer.part_head(part_headers(plan.media_type, plan.transfer_syntax, location))
     async for chunk in value_of(http, located):
         yield head + chunk
@@ -164,11 +163,9 @@ def _all(path: str, what: str, *, pixels: bool) -> Operation:
     )
 
 
-_STUDY: Final = "{root}/studies/{study}"
-_SERIES: Final = _STUDY + "/series/{series}"
 _LEVELS: Final = (
-    (_STUDY, "a study"),
-    (_SERIES, "a series"),
-    (_SERIES + "/instances/{instance}", "an instance"),
+    (STUDY, "a study"),
+    (SERIES, "a series"),
+    (INSTANCE, "an instance"),
 )
 OPERATIONS = tuple(_all(path, what, pixels=pixels) for path, what in _LEVELS for pixels in (False, True))

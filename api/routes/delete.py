@@ -2,7 +2,7 @@
 
 from api.exchange import Exchange
 from api.responses import send_bytes
-from api.routing import Answer, Operation
+from api.routing import INSTANCE, SERIES, STUDY, Answer, Operation
 from dicomweb.errors import BadRequest, NotFound, Unavailable
 from dicomweb.uids import checked_uid
 
@@ -29,7 +29,7 @@ def _operation(path: str, what: str) -> Operation:
 
 
 OPERATIONS = (
-    _operation("{root}/studies/{study}", "a study"),
-    _operation("{root}/studies/{study}/series/{series}", "a series"),
-    _operation("{root}/studies/{study}/series/{series}/instances/{instance}", "an instance"),
+    _operation(STUDY, "a study"),
+    _operation(SERIES, "a series"),
+    _operation(INSTANCE, "an instance"),
 )

@@ -15,7 +15,7 @@ from api.responses import (
     versioned,
 )
 from api.routes.wado import IF_NONE_MATCH, WHOLE, planned, uids_of
-from api.routing import Answer, Content, Operation, Parameter
+from api.routing import INSTANCE, STUDY, Answer, Content, Operation, Parameter, instance_url
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, RangeNotSatisfiable, TooLarge, Unavailable
 from dicomweb.media import EXPLICIT_LE, FRAME_MEDIA_TYPE_OF, NATIVE, OCTET_STREAM
 from dicomweb.multipart import Writer, content_length, part_headers
@@ -86,8 +86,12 @@ async def _send_native(http: Exchange, instance: Instance) -> None:
 
 def frame_location(http: Exchange, instance: Instance, number: int) -> str:
     """The URL of a frame."""
-    base = f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
-    return f"{base}/frames/{number}"
+    return f"{instance_url(http.root_url, instance.study, instance.series, instance.sop)}/frames/{number}"
+
+
+def bulk_location(http: Exchange, instance: Instance, path: str) -> str:
+    """The URL of a bulk value, which its BulkDataURI means."""
+    return f"{instance_url(http.root_url, instance.study, instance.series, instance.sop)}/bulkdata/{path}"
 
 
 def _part_headers(http: Exchange, plan: RetrievePlan, instance: Instance, number: int) -> tuple[tuple[str, str], ...]:
@@ -196,7 +200,7 @@ async def retrieve_bulk(http: Exchange) -> None:
         await send_single(http, headers, plan, located)
         return
     boundary = f"anor-{instance.version}"
-    location = f"{http.root_url}/studies/{study}/series/{instance.series}/instances/{sop}/bulkdata/{http.path['path']}"
+    location = bulk_location(http, instance, http.path["path"])
     part = part_headers(plan.media_type, plan.transfer_syntax, location)
     headers.append((b"content-type", Writer(boundary).content_type(plan.media_type).encode()))
     length = content_length(boundary, [(part, located.size(0))])
@@ -244,9 +248,6 @@ _BODY = (
 )
 ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, RangeNotSatisfiable, TooLarge, Unavailable)
 ANSWERS = (Answer(200, "The values.", _BODY), Answer(206, "A range of one value."), Answer(304, "Not modified."))
-_STUDY = "{root}/studies/{study}"
-_SERIES = _STUDY + "/series/{series}"
-_INSTANCE = _SERIES + "/instances/{instance}"
 _BULK_TEXT = (
     "A value that the metadata name by BulkDataURI, also inside sequences. Native values leave in little endian; "
     "encapsulated pixel data leave frame by frame, or decompressed as one value where only a single part is accepted."
@@ -276,7 +277,7 @@ _FRAMES_TEXT = (
 OPERATIONS = (
     Operation(
         "GET",
-        _INSTANCE + "/frames/{frames}",
+        INSTANCE + "/frames/{frames}",
         "dicom.read",
         "WADO-RS",
         "Retrieve frames",
@@ -286,8 +287,8 @@ OPERATIONS = (
         (_ACCEPT, _RANGE, IF_NONE_MATCH, _V),
         errors=ERRORS,
     ),
-    _bulk(_INSTANCE, ""),
+    _bulk(INSTANCE, ""),
     # What a BulkDataURI resolves to (RFC 3986) from the metadata of a study, and of an instance.
-    _bulk(_STUDY + "/instances/{instance}", ", relative to a study"),
-    _bulk(_INSTANCE + "/instances/{again}", ", relative to an instance"),
+    _bulk(STUDY + "/instances/{instance}", ", relative to a study"),
+    _bulk(INSTANCE + "/instances/{again}", ", relative to an instance"),
 )

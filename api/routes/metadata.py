@@ -20,7 +20,7 @@ from api.responses import (
     warning,
 )
 from api.routes.wado import IF_NONE_MATCH, uids_of
-from api.routing import Answer, Operation, Parameter
+from api.routing import INSTANCE, SERIES, STUDY, Answer, Operation, Parameter
 from dicomweb.errors import BadQuery, BadRequest, NotAcceptable, NotFound, TooLarge, Unavailable
 from dicomweb.media import DICOM_XML
 from dicomweb.multipart import Writer, part_headers
@@ -147,10 +147,8 @@ def _metadata(path: str, what: str) -> Operation:
     )
 
 
-_STUDY: Final = "{root}/studies/{study}"
-_SERIES: Final = _STUDY + "/series/{series}"
 OPERATIONS = (
-    _metadata(_STUDY, "a study"),
-    _metadata(_SERIES, "a series"),
-    _metadata(_SERIES + "/instances/{instance}", "an instance"),
+    _metadata(STUDY, "a study"),
+    _metadata(SERIES, "a series"),
+    _metadata(INSTANCE, "an instance"),
 )

@@ -17,7 +17,7 @@ from api.responses import (
     warning,
 )
 from api.routes.wado import IF_NONE_MATCH, uids_of
-from api.routing import Answer, Content, HotHandler, Operation, Parameter
+from api.routing import INSTANCE, SERIES, STUDY, Answer, Content, HotHandler, Operation, Parameter, instance_url
 from dicomweb.errors import (
     ArchiveError,
     BadPixels,
@@ -146,7 +146,7 @@ async def _whole_body(http: Exchange, subject: Subject, plan: RetrievePlan, want
 
 
 def _location(http: Exchange, instance: Instance) -> str:
-    return f"{http.root_url}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+    return instance_url(http.root_url, instance.study, instance.series, instance.sop)
 
 
 # -- studies and series
@@ -275,16 +275,13 @@ _FRAMES_TEXT: Final = (
 _SEVERAL_TEXT: Final = (
     "Every instance that has a rendered form of an accepted type, a part each; an image is shown by its first frame."
 )
-_STUDY: Final = "{root}/studies/{study}"
-_SERIES: Final = _STUDY + "/series/{series}"
-_INSTANCE: Final = _SERIES + "/instances/{instance}"
-_FRAMES: Final = _INSTANCE + "/frames/{frames}"
+_FRAMES: Final = INSTANCE + "/frames/{frames}"
 _PARTS: Final = Answer(200, "The rendered instances.", (_MULTIPART,), ("Warning",))
 OPERATIONS = (
-    _rendered(_STUDY, "study", _SEVERAL_TEXT, rendered_instances, _PARTS),
-    _rendered(_SERIES, "series", _SEVERAL_TEXT, rendered_instances, _PARTS),
+    _rendered(STUDY, "study", _SEVERAL_TEXT, rendered_instances, _PARTS),
+    _rendered(SERIES, "series", _SEVERAL_TEXT, rendered_instances, _PARTS),
     _rendered(
-        _INSTANCE,
+        INSTANCE,
         "instance",
         _INSTANCE_TEXT,
         rendered_instance,

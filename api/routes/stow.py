@@ -3,7 +3,7 @@
 from api.examples import DICOM, MULTIPART_BODY, MULTIPART_DICOM, REFUSED, STORED, json_body
 from api.exchange import Exchange
 from api.responses import DICOM_JSON, send_bytes
-from api.routing import Answer, Content, Operation, Parameter
+from api.routing import STUDY, Answer, Content, Operation, Parameter
 from api.transaction import StoreTransaction
 from api.uploads import BodyReader, refuse_encoding
 from dicomweb import stow
@@ -61,7 +61,7 @@ OPERATIONS = (
     ),
     Operation(
         "POST",
-        "{root}/studies/{study}",
+        STUDY,
         "dicom.write",
         "STOW-RS",
         "Store instances of one study",

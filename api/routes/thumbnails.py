@@ -8,7 +8,7 @@ from api.exchange import Exchange
 from api.responses import CACHE_REVALIDATE, Header, accepted, cache_control, client_has, send_bytes
 from api.routes.rendered import ACCEPT, CACHE, IMAGE_BODIES, LOOK, NOT_MODIFIED, RENDERED_ERRORS
 from api.routes.wado import uids_of
-from api.routing import Answer, Operation, Parameter
+from api.routing import INSTANCE, SERIES, STUDY, Answer, Operation, Parameter
 from dicomweb.errors import BadPixels, BadQuery, NotFound, TooLarge
 from dicomweb.negotiation import plan_rendered
 from dicomweb.rendered.encode import IMAGE_TYPES
@@ -110,12 +110,9 @@ def _thumbnail(path: str, what: str) -> Operation:
     )
 
 
-_STUDY: Final = "{root}/studies/{study}"
-_SERIES: Final = _STUDY + "/series/{series}"
-_INSTANCE: Final = _SERIES + "/instances/{instance}"
 OPERATIONS = (
-    _thumbnail(_STUDY, "a study"),
-    _thumbnail(_SERIES, "a series"),
-    _thumbnail(_INSTANCE, "an instance"),
-    _thumbnail(_INSTANCE + "/frames/{frames}", "frames"),
+    _thumbnail(STUDY, "a study"),
+    _thumbnail(SERIES, "a series"),
+    _thumbnail(INSTANCE, "an instance"),
+    _thumbnail(INSTANCE + "/frames/{frames}", "frames"),
 )

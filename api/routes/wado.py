@@ -17,7 +17,7 @@ from api.responses import (
     send_bytes,
     send_stream,
 )
-from api.routing import Answer, Content, HotHandler, Operation, Parameter
+from api.routing import INSTANCE, SERIES, STUDY, Answer, Content, HotHandler, Operation, Parameter, instance_url
 from api.zips import send_folders
 from dicomweb.errors import BadPixels, BadRequest, NotAcceptable, NotFound, Unavailable
 from dicomweb.media import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, ZIP
@@ -161,7 +161,7 @@ async def _send_stored(http: Exchange, headers: list[Header], instance: Instance
 
 
 def _part(root: str, instance: Instance, plan: RetrievePlan) -> tuple[tuple[str, str], ...]:
-    location = f"{root}/studies/{instance.study}/series/{instance.series}/instances/{instance.sop}"
+    location = instance_url(root, instance.study, instance.series, instance.sop)
     return part_headers(plan.media_type, plan.transfer_syntax, location)
 
 
@@ -248,11 +248,8 @@ def _instances(path: str, what: str, handler: HotHandler, *, single: bool = Fals
     )
 
 
-_STUDY = "{root}/studies/{study}"
-_SERIES = _STUDY + "/series/{series}"
-_INSTANCE = _SERIES + "/instances/{instance}"
 OPERATIONS = (
-    _instances(_STUDY, "a study", retrieve_instances),
-    _instances(_SERIES, "a series", retrieve_instances),
-    _instances(_INSTANCE, "an instance", retrieve_instances, single=True),
+    _instances(STUDY, "a study", retrieve_instances),
+    _instances(SERIES, "a series", retrieve_instances),
+    _instances(INSTANCE, "an instance", retrieve_instances, single=True),
 )

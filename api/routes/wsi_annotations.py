@@ -9,7 +9,7 @@ from api.exchange import Exchange
 from api.responses import CACHE_REVALIDATE, JSON, Header, cache_control, client_has, send_bytes
 from api.routes.wado import IF_NONE_MATCH
 from api.routes.wsi import place_of, rung_at, slide_of
-from api.routing import Answer, Content, Operation, Parameter
+from api.routing import Answer, Content, Operation, Parameter, instance_url
 from api.uploads import Upload, whole_body
 from dicomweb.errors import BadDicom, BadQuery, BadRequest, NotFound, TooLarge, Unavailable, UnsupportedMediaType
 from dicomweb.uids import checked_uid
@@ -69,7 +69,7 @@ async def measure(http: Exchange) -> None:
     made = await http.services.annotations.written(http.access, stored, *parse_drawn(given))
     kept = await _store(http, made, stored.study)
     names = {"study": kept.study, "series": kept.series, "instance": kept.sop_instance}
-    location = f"{http.root_url}/studies/{kept.study}/series/{kept.series}/instances/{kept.sop_instance}"
+    location = instance_url(http.root_url, kept.study, kept.series, kept.sop_instance)
     await send_bytes(http, 201, [JSON, (b"location", location.encode())], orjson.dumps(names))
 
 
