@@ -163,7 +163,6 @@ IDENTIFIERS = {
     "rotation": "0",
     "picture": "default.jpg",
 }
-JSON_ACCEPT = Parameter("Accept", "header", "application/dicom+json (default), application/json", DICOM_JSON)
 
 
 def json_body(example: Any) -> tuple[Content, ...]:
@@ -176,5 +175,8 @@ XML_PARTS = Content(
     "--anor-4f1c\r\nContent-Type: application/dicom+xml\r\n\r\n<NativeDicomModel>...</NativeDicomModel>",
 )
 DOCUMENT_ACCEPT = Parameter(
-    "Accept", "header", "application/dicom+json, or multipart/related of application/dicom+xml", DICOM_JSON
+    "Accept",
+    "header",
+    "application/dicom+json (default), application/json, or multipart/related of application/dicom+xml",
+    DICOM_JSON,
 )

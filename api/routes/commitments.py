@@ -5,7 +5,7 @@ from typing import Final
 import orjson
 
 from api.datasets import BODY_ERRORS, CONTENT_TYPE, document_plan, read_dataset, send_document
-from api.examples import CT_IMAGE, JSON_ACCEPT, SOP_UID, json_body
+from api.examples import CT_IMAGE, DOCUMENT_ACCEPT, SOP_UID, json_body
 from api.exchange import Exchange
 from api.responses import Header
 from api.routing import Answer, Operation
@@ -56,7 +56,7 @@ OPERATIONS = (
         "committed. Others are in FailedSOPSequence: 0112H is not here, 0119H has another SOP class, 0110H is damaged.",
         request,
         (_ANSWER,),
-        (CONTENT_TYPE, JSON_ACCEPT),
+        (CONTENT_TYPE, DOCUMENT_ACCEPT),
         json_body(_REQUEST),
         (*BODY_ERRORS, NotAcceptable, TransactionInUse, Unavailable),
     ),
@@ -69,7 +69,7 @@ OPERATIONS = (
         "Found out again: what was deleted since is not committed any more. Requests are kept for `job_retention_s`.",
         result,
         (_ANSWER,),
-        (JSON_ACCEPT,),
+        (DOCUMENT_ACCEPT,),
         errors=(BadRequest, NotAcceptable, NotFound, TooLarge, Unavailable),
     ),
 )

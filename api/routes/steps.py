@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from api.datasets import BODY_ERRORS, CONTENT_TYPE, document_plan, read_dataset, send_document, send_found
-from api.examples import JSON_ACCEPT, PERFORMED_STEP, SCHEDULED_STEP, json_body
+from api.examples import DOCUMENT_ACCEPT, PERFORMED_STEP, SCHEDULED_STEP, json_body
 from api.exchange import Exchange
 from api.responses import Header, send_bytes
 from api.routing import Answer, Operation, Parameter
@@ -120,7 +120,7 @@ async def search_performed(http: Exchange) -> None:
 _LIMITS = (
     Parameter("limit", "query", "number of results at most", "25", kind="integer"),
     Parameter("offset", "query", "number of results to skip", "50", kind="integer"),
-    JSON_ACCEPT,
+    DOCUMENT_ACCEPT,
 )
 _STEP: Final = "ScheduledProcedureStepSequence"
 _SEARCH = (
@@ -181,7 +181,7 @@ OPERATIONS = (
         "All its attributes.",
         retrieve,
         (Answer(200, "The item.", json_body(SCHEDULED_STEP)),),
-        (JSON_ACCEPT,),
+        (DOCUMENT_ACCEPT,),
         errors=(NotAcceptable, NotFound, Unavailable),
     ),
     Operation(
@@ -231,7 +231,7 @@ OPERATIONS = (
         "All its attributes, or those of `includefield`, as the one item of an array.",
         retrieve_performed,
         (Answer(200, "The step.", json_body([PERFORMED_STEP])),),
-        (Parameter("includefield", "query", "attributes to return", "00400252"), JSON_ACCEPT),
+        (Parameter("includefield", "query", "attributes to return", "00400252"), DOCUMENT_ACCEPT),
         errors=(BadRequest, NotAcceptable, NotFound, Unavailable),
     ),
     Operation(

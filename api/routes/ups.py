@@ -8,8 +8,8 @@ from api.datasets import BODY_ERRORS, CONTENT_TYPE, document_plan, read_dataset,
 from api.examples import (
     CANCEL_REQUEST,
     CLAIM,
+    DOCUMENT_ACCEPT,
     EVENT_REPORT,
-    JSON_ACCEPT,
     PROGRESS,
     TRANSACTION_UID,
     WORKITEM,
@@ -157,7 +157,7 @@ _SEARCH = (
     Parameter("includefield", "query", "further attributes to return: repeated or comma-separated; `all`", "all"),
     Parameter("limit", "query", "number of results at most", "25", kind="integer"),
     Parameter("offset", "query", "number of results to skip", "50", kind="integer"),
-    JSON_ACCEPT,
+    DOCUMENT_ACCEPT,
 )
 _SUBSCRIBE = (
     Parameter(
@@ -253,7 +253,7 @@ OPERATIONS = (
         "All attributes. The Transaction UID is known to the performer alone and never among them.",
         retrieve,
         (Answer(200, "The workitem.", json_body(WORKITEM)),),
-        (JSON_ACCEPT,),
+        (DOCUMENT_ACCEPT,),
         errors=(BadRequest, NotAcceptable, NotFound, Gone, Unavailable),
     ),
     _update("POST"),
