@@ -5,8 +5,8 @@ import http.client
 import json
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, get_args
 from urllib.parse import urlsplit
@@ -18,13 +18,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from api.cli_archive import archive_at
 from api.cli_logging import configure_logging
 from api.cli_options import fail
 from dicomweb.errors import ArchiveError, BadQuery
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
+from storage.archive import Archive
 from storage.embedded import EmbeddedError, database
-from storage.migrate import MigrationError, migrate, require_current
+from storage.migrate import MigrationError
 from storage.settings import Settings
 from wsi.convert.options import Options, Profile
 from wsi.convert.run import ConversionFailed, Converted, convert, describe
@@ -115,22 +116,9 @@ def _files(label_image: Path | None, icc: str) -> dict[str, object]:
 
 
 async def _into_archive(settings: Settings, url: str, slides: Sequence[Path], options: Options, *, quiet: bool) -> int:
-    if settings.database_url is None:
-        await migrate(url)
-    else:
-        await require_current(url)
-    async with _opened(settings) as archive:
+    async with archive_at(settings, url, migrates=True) as archive:
         with tempfile.TemporaryDirectory(prefix="dicomize-", dir=settings.data) as folder:
             return await _convert_all(settings, slides, options, _Archive(archive, Path(folder)), quiet=quiet)
-
-
-@asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[Archive]:
-    archive = await open_archive(settings)
-    try:
-        yield archive
-    finally:
-        await archive.close()
 
 
 async def _convert_all(

@@ -8,14 +8,14 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from api.cli_archive import archive_at
 from api.cli_logging import configure_logging
 from api.cli_options import fail
 from dicomweb.errors import ArchiveError
 from dicomweb.uids import checked_uid
 from storage.access import LOCAL
-from storage.archive import open_archive
 from storage.embedded import EmbeddedError, database
-from storage.migrate import MigrationError, require_current
+from storage.migrate import MigrationError
 from storage.settings import Settings
 from wsi.export import Layout, export
 
@@ -40,15 +40,11 @@ def run_export(settings: Settings, series: str, path: Path, *, plain: bool, quie
 
 async def _export(settings: Settings, url: str, series: str, path: Path, *, plain: bool, quiet: bool) -> None:
     layout: Layout = "tiff" if plain else "ome"
-    await require_current(url)
-    archive = await open_archive(settings)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    try:
+    async with archive_at(settings, url) as archive:
         with nullcontext() if quiet else bar:
             task = bar.add_task(path.name, total=None)
             await export(
                 archive, LOCAL, series, path, layout, lambda done, total: bar.update(task, completed=done, total=total)
             )
-    finally:
-        await archive.close()

@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from api.cli_archive import archive_at
 from api.cli_logging import configure_logging
 from api.cli_options import fail
 from dicomweb.errors import ArchiveError
-from storage.archive import open_archive
 from storage.embedded import EmbeddedError, database
 from storage.fsck import Check, Finding, Report
-from storage.migrate import MigrationError, require_current
+from storage.migrate import MigrationError
 from storage.settings import Settings
 
 _SHOWN = 20  # findings of one kind that are listed
@@ -51,9 +51,7 @@ def run_fsck(settings: Settings, *, deep: bool) -> int:
 
 
 async def _check(settings: Settings, url: str, show: Callable[[Finding], None], *, deep: bool) -> Report:
-    await require_current(url)
-    archive = await open_archive(settings)
-    try:
+    async with archive_at(settings, url) as archive:
         with _status() as status:
 
             def progress(step: str, count: int) -> None:
@@ -61,8 +59,6 @@ async def _check(settings: Settings, url: str, show: Callable[[Finding], None], 
                     status.update(f"{step}: {count:,} objects")
 
             return await Check(archive, show, progress).run(deep=deep)
-    finally:
-        await archive.close()
 
 
 def _status() -> AbstractContextManager[Status | None]:

@@ -19,13 +19,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from api.cli_archive import archive_at
 from api.cli_logging import configure_logging
 from api.cli_options import fail
 from dicomweb.errors import ArchiveError
-from storage.archive import Archive, open_archive
+from storage.archive import Archive
 from storage.embedded import EmbeddedError, database
 from storage.importer import Failure, ImportProgress, ImportReport, run_import
-from storage.migrate import MigrationError, migrate, require_current
+from storage.migrate import MigrationError
 from storage.settings import Settings
 
 if TYPE_CHECKING:  # it takes an HTTP client along
@@ -73,15 +74,8 @@ def run_with_archive(settings: Settings, copy: Callable[[Archive], Awaitable[T]]
 
 
 async def _with_archive(settings: Settings, url: str, copy: Callable[[Archive], Awaitable[T]]) -> T:
-    if settings.database_url is None:
-        await migrate(url)
-    else:
-        await require_current(url)
-    archive = await open_archive(settings)
-    try:
+    async with archive_at(settings, url, migrates=True) as archive:
         return await copy(archive)
-    finally:
-        await archive.close()
 
 
 def progress_bar() -> Progress:

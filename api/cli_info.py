@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from api.cli_archive import archive_at
 from api.cli_logging import configure_logging
 from api.cli_options import fail
 from dicomweb.errors import ArchiveError
 from storage.access import LOCAL
 from storage.archive import Statistics, open_archive
 from storage.embedded import EmbeddedError, database, database_url
-from storage.migrate import MigrationError, ServerFacts, facts, migrate, require_current
+from storage.migrate import MigrationError, ServerFacts, facts, migrate
 from storage.setting_checks import mask_secret
 from storage.settings import Settings, shown, table
 from storage.stored_syntax import Progress, begin_anew, progress
@@ -90,12 +91,8 @@ def run_transcode(settings: Settings) -> int:
 
 
 async def _begin_anew(settings: Settings, url: str) -> None:
-    await require_current(url)
-    archive = await open_archive(settings)
-    try:
+    async with archive_at(settings, url) as archive:
         await begin_anew(archive)
-    finally:
-        await archive.close()
 
 
 def _http_rows(settings: Settings, rows: Table) -> bool:
