@@ -13,6 +13,7 @@ from storage.access import LOCAL, Access
 from storage.db import Database
 from storage.labels import checked_label
 from storage.query_sql import COLUMNS, PATIENT_COLUMNS, Arguments, conditions, element, hex_tag
+from storage.related import related
 from storage.resource import Resource
 from storage.resource_sql import ALIAS, FIRST_PATIENT, ORDER, attribute, counted
 from storage.resources import ORIGIN_NAMES, SIGNATURES, ResourceService, View
@@ -117,7 +118,12 @@ class FindService:
     async def content(
         self, access: Access, resources: Sequence[bytes], level: Level | None, view: View
     ) -> list[dict[str, Any]]:
-        """Resources by identifier, of one level or of any; those that nobody has are left out. In the order given."""
+        """Resources by identifier; those that nobody has are left out.
+
+        With a `level` those of it that they are, are in, or hold. Raises TooLarge where these are too many.
+        """
+        if level is not None:
+            resources = await related(self._db, access, resources, level)
         found: dict[str, dict[str, Any]] = {}
         for each in Level if level is None else (level,):
             arguments = Arguments()

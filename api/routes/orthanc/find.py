@@ -15,7 +15,6 @@ from dicomweb.errors import BadQuery, BadRequest, NotFound
 from dicomweb.tags import Level
 from dicomweb.uids import parse_orthanc_id
 from storage.find import LabelRule, OrderBy, OrderKind, Wanted, checked_parent
-from storage.related import related
 from storage.resources import PLAIN, View, reference
 
 _MAX_RESOURCES: Final = 100_000
@@ -78,8 +77,6 @@ async def bulk_content(http: Exchange) -> None:
         raise BadRequest("Resources is missing", attribute="Resources")
     level = _level(given["Level"]) if given.get("Level") else None
     found = [digest for _, digest in _identifiers(field(given, "Resources", list, []))]
-    if level is not None:
-        found = await related(http.archive.db, http.access, found, level)
     parts = replace(PLAIN, metadata=field(given, "Metadata", bool, True))
     view = View(parts, format_in(given, "Human"))
     await send_json(http, await http.archive.find.content(http.access, found, level, view))
