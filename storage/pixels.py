@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -18,7 +18,10 @@ from storage.decoders import DecoderPool
 from storage.retrieve import Instance, Located, RetrieveService
 
 Dataset = dict[str, Any]
+Made = TypeVar("Made")
 
+# Bytes of a decoded frame above which it waits for its turn.
+LARGE: Final = 64 << 20
 # Parsed attributes that are kept, by the length of their JSON.
 _DATASETS = 16 << 20
 
@@ -36,6 +39,15 @@ class Image:
     def instance(self) -> Instance:
         """Where it lies."""
         return self.located.instance
+
+
+async def unbroken(outcomes: AsyncGenerator[Made | BadPixels, None]) -> AsyncGenerator[Made, None]:
+    """What was made of frames. Raises the error that stands in the place of a broken one."""
+    async with aclosing(outcomes):
+        async for outcome in outcomes:
+            if isinstance(outcome, BadPixels):
+                raise outcome
+            yield outcome
 
 
 class PixelService:

@@ -33,7 +33,7 @@ from dicomweb.wado import bulk_path_of
 from storage.access import Access
 from storage.cache import Cache
 from storage.fonts import Fonts
-from storage.pixels import Dataset, Image, PixelService
+from storage.pixels import LARGE, Dataset, Image, PixelService, unbroken
 from storage.retrieve import PIXEL_DATA, Instance, RetrieveService
 from storage.settings import Settings
 from storage.subject import Subject, types_of
@@ -41,8 +41,6 @@ from storage.thumbnails import ThumbnailStore
 
 Made = TypeVar("Made")
 
-# A decoded frame above this waits for its turn.
-_LARGE: Final = 64 << 20
 # Look-up tables, profiles and overlays that are kept, and the largest one that is taken.
 _BULK: Final = 16 << 20
 _LARGEST_BULK: Final = 16 << 20
@@ -193,11 +191,8 @@ class RenderingService:
         """The frames of `image` as one file: GIF holds all, other types the first. Raises BadPixels, BadQuery."""
         if media_type == GIF and len(image.frames) > 1:
             return await self._animation(access, image, wanted)
-        async with aclosing(self.each(access, image, wanted, media_type)) as bodies:
-            body = await anext(bodies)
-        if isinstance(body, BadPixels):
-            raise body
-        return body
+        async with aclosing(unbroken(self.each(access, image, wanted, media_type))) as bodies:
+            return await anext(bodies)
 
     def each(
         self, access: Access, image: Image, wanted: Rendering, media_type: str
@@ -215,20 +210,16 @@ class RenderingService:
         async with self._slots:
             return await asyncio.to_thread(encode_gif, frames, frame_time_of(image.dataset))
 
-    async def worked(self, access: Access, image: Image, work: Callable[[Source], Made]) -> AsyncIterator[Made]:
+    def worked(self, access: Access, image: Image, work: Callable[[Source], Made]) -> AsyncGenerator[Made, None]:
         """What `work` makes in a thread of each frame. Raises BadPixels."""
-        async with aclosing(self._outcomes(access, image, work)) as outcomes:
-            async for made in outcomes:
-                if isinstance(made, BadPixels):
-                    raise made
-                yield made
+        return unbroken(self._outcomes(access, image, work))
 
     async def _outcomes(
         self, access: Access, image: Image, work: Callable[[Source], Made]
     ) -> AsyncGenerator[Made | BadPixels, None]:
         """In place of a broken frame its error. Of large frames a process holds one at a time in memory."""
         bulk = await self.referenced(access, image)
-        if image.pixel.decoded_bytes <= _LARGE:
+        if image.pixel.decoded_bytes <= LARGE:
             async for source in self._sources(image, bulk):
                 async with self._slots:
                     made = await _worked(source, work)

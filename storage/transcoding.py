@@ -4,7 +4,6 @@ import asyncio
 import zlib
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing
 from typing import Final
 
 from dicomweb.errors import BadPixels, NotAcceptable
@@ -27,13 +26,11 @@ from storage.access import Access
 from storage.ahead import Begun, begun_ahead
 from storage.cache import AnswerCache
 from storage.decoders import DecoderPool
-from storage.pixels import Image, PixelService
+from storage.pixels import LARGE, Image, PixelService, unbroken
 from storage.retrieve import Instance, RetrieveService
 from storage.rewriting import as_implicit, as_native, header_of
 from storage.settings import Settings
 
-# A decoded frame above this waits for its turn.
-_LARGE: Final = 64 << 20
 # Frames of an instance that are located by one statement.
 _PAGE: Final = 200
 _NATIVE_MAX: Final = (1 << 32) - 2
@@ -66,15 +63,9 @@ class TranscodeService:
         self._cache.put(key, 0, (frame,))
         return frame
 
-    async def frames(
-        self, image: Image, target: str, quality: Quality = DEFAULT_QUALITY
-    ) -> AsyncGenerator[bytes, None]:
+    def frames(self, image: Image, target: str, quality: Quality = DEFAULT_QUALITY) -> AsyncGenerator[bytes, None]:
         """The frames of `image` in its order. Raises BadPixels."""
-        async with aclosing(self.outcomes(image, target, quality)) as outcomes:
-            async for outcome in outcomes:
-                if isinstance(outcome, BadPixels):
-                    raise outcome
-                yield outcome
+        return unbroken(self.outcomes(image, target, quality))
 
     async def outcomes(
         self, image: Image, target: str, quality: Quality = DEFAULT_QUALITY
@@ -99,7 +90,7 @@ class TranscodeService:
             return error
 
     async def _transcoded(self, image: Image, value: bytes, target: str, quality: Quality = DEFAULT_QUALITY) -> bytes:
-        if image.pixel.decoded_bytes <= _LARGE:
+        if image.pixel.decoded_bytes <= LARGE:
             return await self._made(image, value, target, quality)
         async with self._large:
             return await self._made(image, value, target, quality)
