@@ -152,11 +152,12 @@ class RemoteService:
         """
         access.require("remotes.admin")
         given = declaration.checked()
-        await self._outbound.check_certificate(_certificate(given, given.key_password))
+        await self._outbound.check_certificate(_certificate(given))
         parts = urlsplit(given.url)
         assert parts.hostname is not None
         with suppress(PeerFailed):  # a name that has no address now: it is looked at again whenever it is called
             await self._outbound.destinations.checked(parts.scheme, parts.hostname, parts.port or 0)
+        password, headers, properties = self._sealed(access.tenant, given)
         done = await self._db.fetch_value(
             "remote_put",
             access.tenant,
@@ -164,7 +165,10 @@ class RemoteService:
             given.name,
             given.url,
             given.username,
-            *self._sealed(access.tenant, given, given.timeout),
+            password,
+            headers,
+            given.timeout,
+            properties,
             MAX_REMOTES,
         )
         if done is None:
@@ -196,7 +200,7 @@ class RemoteService:
             given["authorization"] = f"Basic {base64.b64encode(pair).decode()}"
         check_headers(headers or {})
         given |= {key.lower(): value for key, value in (headers or {}).items()}
-        target = Target(row["url"], given, row["timeout"], _certificate(kept, kept.key_password))
+        target = Target(row["url"], given, row["timeout"], _certificate(kept))
         async with await self._outbound.caller(target) as caller:
             yield caller
 
@@ -210,17 +214,17 @@ class RemoteService:
                 continue
             whose = (row["tenant"], row["kind"], row["name"], row["url"])
             try:
-                password, fresh, _, more = self._sealed(row["tenant"], self._opened(whose, row), None)
+                sealed = self._sealed(row["tenant"], self._opened(whose, row))
             except PeerFailed as error:
                 log.warning("%s %s: %s", _TITLE[row["kind"]], row["name"], error.message)
                 continue
             before = (row["password"], row["headers"], row["properties"])
-            await self._db.execute("remote_seal", *whose, password, fresh, more, *before)
+            await self._db.execute("remote_seal", *whose, *sealed, *before)
             count += 1
         return count
 
-    def _sealed(self, tenant: int, given: Declaration, timeout: float | None) -> tuple[Any, str, float | None, str]:
-        """Password, headers, timeout and properties as a row has them."""
+    def _sealed(self, tenant: int, given: Declaration) -> tuple[str | None, str, str]:
+        """Password, headers and properties as a row has them."""
 
         def seal(text: str, what: str) -> str:
             return self._sealer.seal(text, _purpose((tenant, given.kind, given.name, given.url), what))
@@ -231,7 +235,6 @@ class RemoteService:
         return (
             None if given.password is None else seal(given.password, "password"),
             orjson.dumps({name: seal(value, f"header {name}") for name, value in given.headers.items()}).decode(),
-            timeout,
             orjson.dumps(properties).decode(),
         )
 
@@ -274,8 +277,10 @@ def _purpose(whose: tuple[int, Kind, str, str], what: str) -> str:
     return "\n".join((*map(str, whose), what))
 
 
-def _certificate(given: Declaration, password: str | None) -> Certificate | None:
-    return None if given.certificate is None else Certificate(given.certificate, given.certificate_key, password)
+def _certificate(given: Declaration) -> Certificate | None:
+    if given.certificate is None:
+        return None
+    return Certificate(given.certificate, given.certificate_key, given.key_password)
 
 
 def _remote(row: Any) -> Remote:
