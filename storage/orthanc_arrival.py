@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from storage.ingest import Origin, Provenance
+from storage.resources import ORIGIN_NAMES
 
 # The names that matter; all others are of the file, or of the source's own storage.
 ARRIVAL: Final = frozenset(("ReceptionDate", "Origin", "RemoteAET", "RemoteIP", "CalledAET", "HttpUsername"))
-_ORIGINS: Final[Mapping[str, Origin]] = {"DicomProtocol": "dimse", "RestApi": "rest", "Plugins": "stow"}
+_ORIGINS: Final[Mapping[str, Origin]] = {name: kind for kind, name in ORIGIN_NAMES.items()}
 _LONGEST: Final = 256  # of an AE title, an address or a name
 
 

@@ -18,6 +18,7 @@ from dicomweb.tags import Level
 from storage.access import LOCAL, Access
 from storage.attachments import file_uuid
 from storage.db import Database, Record
+from storage.ingest import Origin
 from storage.query_sql import Arguments
 from storage.resource import Resource, spelled
 from storage.resource_sql import (
@@ -44,7 +45,7 @@ _TITLE: Final[dict[Level, str]] = {
 }
 _CHILDREN: Final = {Level.PATIENT: "Studies", Level.STUDY: "Series", Level.SERIES: "Instances"}
 _PARENT: Final = {Level.STUDY: "ParentPatient", Level.SERIES: "ParentStudy", Level.INSTANCE: "ParentSeries"}
-ORIGIN_NAMES: Final = {"rest": "RestApi", "dimse": "DicomProtocol", "stow": "Plugins"}
+ORIGIN_NAMES: Final[Mapping[Origin, str]] = {"rest": "RestApi", "dimse": "DicomProtocol", "stow": "Plugins"}
 _ROWS: Final = 500
 _FURTHEST: Final = 2**40
 _LONGEST: Final = 1 << 16
