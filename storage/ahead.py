@@ -1,15 +1,22 @@
-"""Files that are made one after the other, the next ones begun while an earlier one is sent."""
+"""Files that are read or made one after the other, the next ones begun while an earlier one is sent."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dicomweb.errors import BadPixels, NotAcceptable
+from storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from storage.retrieve import Instance
 
 # What is made of one file before its turn comes.
 _HELD: Final = 4 << 20
+# Stored files that are read ahead, and how large one may be to be read at once.
+_READ_AHEAD: Final = 4
+_WHOLE_OBJECT: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +84,43 @@ async def _begin(file: AsyncGenerator[bytes, None]) -> Begun:
         await file.aclose()
         raise
     return Begun(tuple(held))
+
+
+async def stored_ahead(
+    objects: ObjectStore, instances: Iterable["Instance"]
+) -> AsyncGenerator[tuple["Instance", bytes | AsyncIterator[bytes]], None]:
+    """The stored files one after the other; small ones are read ahead, unless they are there without waiting."""
+    ahead: deque[tuple[Instance, asyncio.Task[bytes] | None]] = deque()
+    queue = iter(instances)
+
+    def add(instance: "Instance") -> None:
+        task = None
+        if instance.size <= _WHOLE_OBJECT:
+            task = asyncio.create_task(objects.get_range(instance.key, instance.base, instance.size))
+        ahead.append((instance, task))
+
+    def fill() -> None:
+        while len(ahead) < _READ_AHEAD and (nxt := next(queue, None)) is not None:
+            add(nxt)
+
+    try:
+        while True:
+            if not ahead:
+                nxt = next(queue, None)
+                if nxt is None:
+                    return
+                data = objects.get_cached(nxt.key, nxt.base, nxt.size)
+                if data is not None:
+                    yield nxt, data
+                    continue
+                add(nxt)
+            fill()
+            instance, task = ahead.popleft()
+            body: bytes | AsyncIterator[bytes]
+            body = objects.stream(instance.key, instance.base, instance.size) if task is None else await task
+            fill()
+            yield instance, body
+    finally:
+        for _, task in ahead:
+            if task is not None:
+                task.cancel()

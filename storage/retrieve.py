@@ -1,7 +1,6 @@
 """What leaves the archive: metadata, instances, frames and bulk data, located by one statement and read by range."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from dicomweb.frames import RECORD_SIZE, bit_span, is_fragmented, locate, realig
 from dicomweb.media import EXPLICIT_BE
 from dicomweb.reencode import Inflater, pixel_word, swapped, word_size
 from storage.access import Access
+from storage.ahead import stored_ahead
 from storage.cache import AnswerCache
 from storage.db import Database
 from storage.objects import ObjectStore
@@ -31,9 +31,6 @@ _CURSOR_ROWS = 100
 _UNLIMITED = 2**40
 # Frames that one read brings into memory.
 _WINDOW = 8 << 20
-# Whole objects of a series that are read ahead, and how large one may be to be read at once.
-_READ_AHEAD = 4
-_WHOLE_OBJECT = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,43 +207,11 @@ class RetrieveService:
         """The stored Part 10 file in bounded chunks."""
         return self._objects.stream(instance.key, instance.base, instance.size)
 
-    async def files(
+    def files(
         self, instances: Sequence[Instance]
     ) -> AsyncGenerator[tuple[Instance, bytes | AsyncIterator[bytes]], None]:
         """The stored files one after the other; small ones are read ahead, unless they are there without waiting."""
-        ahead: deque[tuple[Instance, asyncio.Task[bytes] | None]] = deque()
-        queue = iter(instances)
-
-        def add(instance: Instance) -> None:
-            task = None
-            if instance.size <= _WHOLE_OBJECT:
-                task = asyncio.create_task(self._objects.get_range(instance.key, instance.base, instance.size))
-            ahead.append((instance, task))
-
-        def fill() -> None:
-            while len(ahead) < _READ_AHEAD and (nxt := next(queue, None)) is not None:
-                add(nxt)
-
-        try:
-            while True:
-                if not ahead:
-                    nxt = next(queue, None)
-                    if nxt is None:
-                        return
-                    data = self._objects.get_cached(nxt.key, nxt.base, nxt.size)
-                    if data is not None:
-                        yield nxt, data
-                        continue
-                    add(nxt)
-                fill()
-                instance, task = ahead.popleft()
-                body: bytes | AsyncIterator[bytes] = self.file(instance) if task is None else await task
-                fill()
-                yield instance, body
-        finally:
-            for _, task in ahead:
-                if task is not None:
-                    task.cancel()
+        return stored_ahead(self._objects, instances)
 
     # -- frames and bulk data
     # -----------------------------------------------------------------------------------------------------
