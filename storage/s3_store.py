@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -97,11 +97,7 @@ class S3Store:
         if given != size:
             raise ValueError(f"{given} bytes given, {size} announced")
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        try:
-            await self._put(key, bytes(body) if isinstance(body, bytearray) else body)
-        except asyncio.CancelledError:
-            self._clean_up(key)
-            raise
+        await self._to_its_end(key, self._put(key, bytes(body) if isinstance(body, bytearray) else body))
         self.counts.written += size
 
     async def _put(self, key: str, body: bytes | memoryview) -> None:
@@ -155,7 +151,7 @@ class S3Store:
                 for offset in range(0, size, UPLOAD_PIECE):
                     data = await asyncio.to_thread(os.pread, fd, min(UPLOAD_PIECE, size - offset), offset)
                     await self._limited(writer.write(data))
-                await self._limited(writer.close())
+                await self._to_its_end(key, self._limited(writer.close()))
         finally:
             os.close(fd)
         stored = await self.size(key)
@@ -170,14 +166,30 @@ class S3Store:
             return False
         return True
 
-    def _clean_up(self, key: str) -> None:
-        """After a cancelled or failed upload, in the background: nobody will ever commit this key."""
-        task = asyncio.get_running_loop().create_task(self._remove_remains(key))
+    async def _to_its_end(self, key: str, request: Coroutine[object, object, None]) -> None:
+        """Await a request that makes an object; it goes on when the caller is cancelled, and the object goes after it.
+
+        A service that has the whole body makes the object even where the connection is gone, and maybe only after it
+        has answered a DELETE that was sent behind.
+        """
+        task = asyncio.create_task(request)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._clean_up(key, task)
+            raise
+
+    def _clean_up(self, key: str, last: "asyncio.Task[None] | None" = None) -> None:
+        """After a cancelled or failed upload, in the background, when its last request has ended."""
+        task = asyncio.create_task(self._remove_remains(key, last))
         self._cleanups.add(task)
         task.add_done_callback(self._cleanups.discard)
 
-    async def _remove_remains(self, key: str) -> None:
-        # What fails here is found later: the object by its intent, parts by the bucket's lifecycle rule.
+    async def _remove_remains(self, key: str, last: "asyncio.Task[None] | None") -> None:
+        """Nobody will ever commit this key. What fails is found later: its intent or the bucket's lifecycle rule."""
+        with contextlib.suppress(ArchiveError):
+            if last is not None:
+                await last
         with contextlib.suppress(Unavailable):
             await asyncio.to_thread(self._admin.abort_uploads, key)
             await self.delete(key)
