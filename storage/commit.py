@@ -14,6 +14,7 @@ from dicomweb.errors import ArchiveError, Unavailable
 from storage.batch import Batcher
 from storage.db import ConnectionLost, Database
 from storage.intents import Intents
+from storage.objects import ObjectStore
 from storage.rows import FLAG_DEFLATED, Prepared, Shared, hex_id, metadata_cuts
 from storage.settings import Settings
 
@@ -35,7 +36,9 @@ class Retry(ArchiveError):
 class Committer:
     """Writes one tenant's index in groups: what waits while a flush runs goes together in the next."""
 
-    def __init__(self, settings: Settings, db: Database, tenant: int, active: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: Settings, db: Database, objects: ObjectStore, tenant: int, active: Callable[[], int]
+    ) -> None:
         """`active`: how many instances are being stored now."""
         self._db = db
         self._tenant = tenant
@@ -43,7 +46,7 @@ class Committer:
         self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._verdict_s = settings.database_timeout
         self._shared: OrderedDict[str, Shared] = OrderedDict()
-        self.intents = Intents(settings, db, tenant, active)
+        self.intents = Intents(settings, db, objects, tenant, active)
         self._commits = self._batcher(settings, active, "")
         self._overwrites = self._batcher(settings, active, "replace")
 

@@ -26,9 +26,11 @@ from storage.directory_files import (
     Place,
     adopt_file,
     can_be_unnamed,
+    fill_object,
     guarded,
     identity,
     make_directory,
+    make_empty,
     remove_stale,
     sync_directory,
     translated,
@@ -82,10 +84,26 @@ class DirectoryStore:
 
     # ------------------------------------------------------------------------------------------------ writing
 
-    async def put(self, key: str, chunks: Sequence[Chunk], size: int) -> None:
+    async def make_names(self, keys: Sequence[str]) -> None:
+        """See ObjectStore. Empty files, and one fsync for each directory instead of one for each object."""
+        paths = [self._path(key) for key in keys]
+        await self._in(self._writers, lambda: self._make_empty(paths), "write")
+
+    def _make_empty(self, paths: Sequence[str]) -> None:
+        directories = {os.path.dirname(path) for path in paths}  # noqa: PTH120
+        for directory in directories:
+            if directory not in self._known:
+                self._make(directory)
+        for path in paths:
+            make_empty(path)
+        for directory in directories:
+            sync_directory(directory)
+
+    async def put(self, key: str, chunks: Sequence[Chunk], size: int, *, named: bool = False) -> None:
         """See ObjectStore. Costs one thread hop, one write and (ext4) one journal commit shared with other writers."""
         path = self._path(key)
-        await self._write(path, lambda: write_object(self._place, path, chunks, size), size)
+        write = fill_object if named else write_object
+        await self._write(path, lambda: write(self._place, path, chunks, size), size)
 
     async def put_file(self, key: str, path: Path, size: int) -> None:
         """See ObjectStore. A file of another file system is copied."""

@@ -114,6 +114,7 @@ class IngestService:
     def __init__(self, settings: Settings, db: Database, objects: ObjectStore, slides: SlideIndex) -> None:
         self._settings = settings
         self._db = db
+        self._objects = objects
         self._files = IngestObjects(settings, db, objects)
         self._slides = slides
         self.limits = ScanLimits(
@@ -174,10 +175,10 @@ class IngestService:
             )
         await self._quota.admit(access.tenant, spooled.size, found.patient_id)
         intents = self._committer(access.tenant).intents
-        reserved = intents.reserved(spooled.size)
+        reserved = intents.reserved(spooled.size) if spooled.data is not None else None
         key = reserved or intents.new_key()
         prepared = self._prepared(found, spooled, key, source.text(access.principal))
-        status = await self._write(access, prepared, spooled, announced=reserved is not None, overwrite=overwrite)
+        status = await self._write(access, prepared, spooled, reserved=reserved is not None, overwrite=overwrite)
         if access.labels:  # before it is acknowledged: whoever hears nothing sends again, and labels again
             await self._db.execute("study_label", access.tenant, found.study_uid, access.labels)
         return Stored(
@@ -198,15 +199,15 @@ class IngestService:
         )
 
     async def _write(
-        self, access: Access, prepared: Prepared, spooled: Spooled, *, announced: bool, overwrite: bool
+        self, access: Access, prepared: Prepared, spooled: Spooled, *, reserved: bool, overwrite: bool
     ) -> _Outcome:
         """The object, then its row; neither when this very file is stored already, which turns out before or after."""
-        if not announced:
+        if not reserved:
             intent = Intent(prepared.key, prepared.scan.sop_instance_uid, spooled.sha256, spooled.size)
             stored_key = await self._committer(access.tenant).intents.announce(intent)
             if stored_key is not None:
                 return await self._identical(access, prepared, spooled, stored_key)
-        await self._files.put(prepared, spooled)
+        await self._files.put(prepared, spooled, named=reserved)
         status, stored_key = await self._commit(access, prepared, overwrite=overwrite)
         if status == "identical" and stored_key is not None:
             return await self._identical(access, prepared, spooled, stored_key)
@@ -329,7 +330,7 @@ class IngestService:
 
     def _committer(self, tenant: int) -> Committer:
         if tenant not in self._committers:
-            self._committers[tenant] = Committer(self._settings, self._db, tenant, lambda: self._active)
+            self._committers[tenant] = Committer(self._settings, self._db, self._objects, tenant, lambda: self._active)
         return self._committers[tenant]
 
     async def _commit(self, access: Access, prepared: Prepared, *, overwrite: bool) -> tuple[_Outcome, str | None]:

@@ -28,13 +28,16 @@ class IngestObjects:
         self._lease = settings.intent_lease_s
         self._grace = timedelta(seconds=settings.tomb_grace_s)
 
-    async def put(self, prepared: Prepared, spooled: Spooled) -> None:
-        """Make an object that was announced durable; one that could not be made is given up. Raises Unavailable."""
+    async def put(self, prepared: Prepared, spooled: Spooled, *, named: bool = False) -> None:
+        """Make an object that was announced durable; one that could not be made is given up. Raises Unavailable.
+
+        `named`: see ObjectStore.
+        """
         try:
             # No PUT may outlive the lease (see ingest_intent); half of it leaves room for the commit.
             async with asyncio.timeout(self._lease / 2 + spooled.size / _SLOWEST_PUT):
                 if spooled.data is not None:
-                    await self._objects.put(prepared.key, [spooled.data], spooled.size)
+                    await self._objects.put(prepared.key, [spooled.data], spooled.size, named=named)
                 else:
                     assert spooled.path is not None
                     await self._objects.put_file(prepared.key, spooled.path, spooled.size)

@@ -1,5 +1,6 @@
 """Intents: which objects are about to be put. Announced before the put, in groups, and under load ahead of need."""
 
+import asyncio
 import time
 import uuid
 from collections import deque
@@ -8,8 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from dicomweb.errors import ArchiveError
 from storage.batch import Batcher
 from storage.db import Database
+from storage.objects import ObjectStore
 from storage.settings import Settings
 
 # Instances up to this size are put under a key that was announced before they came.
@@ -29,22 +32,32 @@ class Intent:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Reserved:
+    key: str
+    end: float  # monotonic seconds
+
+
 class Intents:
     """One tenant's intents.
 
     An announcement also tells whether the very file is stored already, which spares a repeated upload its put. Under
-    load of new files that question is not worth a round trip: they take keys from a stock of announced ones, and the
-    commit finds the few that are repeated. From the first repeated file until a new one comes, each is asked for again.
+    load of new files that question is not worth a round trip: they take keys from a stock of announced ones, whose
+    names the store has made, and the commit finds the few that are repeated. From the first repeated file until a new
+    one comes, each is asked for again.
     """
 
-    def __init__(self, settings: Settings, db: Database, tenant: int, active: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: Settings, db: Database, objects: ObjectStore, tenant: int, active: Callable[[], int]
+    ) -> None:
         """`active`: how many instances are being stored now."""
         self._db = db
+        self._objects = objects
         self._tenant = tenant
         # A reserved key is used at its oldest with the whole lease before it.
         self._lease = timedelta(seconds=settings.intent_lease_s + _RESERVED_SECONDS)
-        self._stock: deque[str] = deque()
-        self._stock_end = 0.0
+        self._stock: deque[_Reserved] = deque()
+        self._stocking: asyncio.Task[None] | None = None
         self._ahead = 0
         self._repeats = False
         self._batcher: Batcher[Intent, str | None] = Batcher(
@@ -56,23 +69,34 @@ class Intents:
         return f"{self._tenant}/{datetime.now(UTC):%Y%m%d}/{uuid.uuid4().hex}"
 
     def reserved(self, size: int) -> str | None:
-        """An announced key for an instance of `size` bytes that is probably new; None when it must be announced."""
-        if self._repeats or size > RESERVED_MAX or not self._in_stock():
+        """An announced key for an instance of `size` bytes that is probably new; None when it must be announced.
+
+        The store was told of the key: see ObjectStore.make_names.
+        """
+        if self._repeats or size > RESERVED_MAX:
             return None
-        return self._stock.popleft()
-
-    def _in_stock(self) -> int:
-        if time.monotonic() > self._stock_end:
-            self._stock.clear()  # the sweeper takes them
+        now = time.monotonic()
+        while self._stock and self._stock[0].end < now:
+            self._stock.popleft()  # the sweeper takes it
             self._ahead = 0
-        return len(self._stock)
+        if self._stocking is None and len(self._stock) <= self._ahead // 4:
+            wanted, self._ahead = self._ahead, min(2 * self._ahead + 1, _AHEAD_MAX)
+            if wanted:
+                self._stocking = asyncio.create_task(self._reserve(wanted))
+        return self._stock.popleft().key if self._stock else None
 
-    def _wanted(self) -> int:
-        """How many keys to announce beside those that are needed now."""
-        if self._repeats or self._in_stock():
-            return 0
-        wanted, self._ahead = self._ahead, min(2 * self._ahead + 1, _AHEAD_MAX)
-        return wanted
+    async def _reserve(self, count: int) -> None:
+        end = time.monotonic() + _RESERVED_SECONDS
+        keys = [self.new_key() for _ in range(count)]
+        try:
+            await self._insert([Intent(key, "", b"", 0) for key in keys])  # no row has an empty digest: never known
+            await self._objects.make_names(keys)
+        except ArchiveError:
+            self._ahead = 0  # who needs a key announces it, and hears what is wrong
+        else:
+            self._stock.extend(_Reserved(key, end) for key in keys)
+        finally:
+            self._stocking = None
 
     async def announce(self, intent: Intent) -> str | None:
         """Insert the intent; or, when this very file is stored already, insert nothing and give its object's key."""
@@ -83,20 +107,19 @@ class Intents:
         self._repeats = True
 
     async def _flush(self, items: Sequence[Intent]) -> Sequence[str | None]:
-        reserved = [self.new_key() for _ in range(self._wanted())]
-        ahead, end = len(reserved), time.monotonic() + _RESERVED_SECONDS
+        stored = await self._insert(items)
+        self._repeats = any(stored)
+        return stored
+
+    async def _insert(self, items: Sequence[Intent]) -> list[str | None]:
         rows = await self._db.fetch(
             "ingest_intent",
             self._tenant,
             self._lease,
-            [i.key for i in items] + reserved,
-            [i.sop_uid for i in items] + [""] * ahead,
-            [i.sha256 for i in items] + [b""] * ahead,  # no row has an empty digest: never known
-            [i.size for i in items] + [0] * ahead,
+            [i.key for i in items],
+            [i.sop_uid for i in items],
+            [i.sha256 for i in items],
+            [i.size for i in items],
         )
-        if not self._stock:
-            self._stock, self._stock_end = deque(reserved), end
         stored: dict[int, str | None] = {row["ordinal"]: row["stored_key"] for row in rows}
-        answer = [stored[n] for n in range(1, len(items) + 1)]
-        self._repeats = any(answer)
-        return answer
+        return [stored[n] for n in range(1, len(items) + 1)]

@@ -50,8 +50,18 @@ class ObjectStore(Protocol):
         """Where spool files belong: `put_file` of a file in it copies nothing on this machine."""
         ...
 
-    async def put(self, key: str, chunks: Sequence[Chunk], size: int) -> None:
-        """Write the concatenation of `chunks` (`size` bytes); durable when it returns; never replaces an object."""
+    async def make_names(self, keys: Sequence[str]) -> None:
+        """Make ready, durably, what saves time when objects are put under these keys: `put` with `named`.
+
+        Until then the store may show empty objects there; a key that is not used is to be deleted.
+        """
+        ...
+
+    async def put(self, key: str, chunks: Sequence[Chunk], size: int, *, named: bool = False) -> None:
+        """Write the concatenation of `chunks` (`size` bytes); durable when it returns; never replaces an object.
+
+        `named`: `make_names` was called with this key.
+        """
         ...
 
     async def put_file(self, key: str, path: Path, size: int) -> None:

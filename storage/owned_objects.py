@@ -36,7 +36,7 @@ class OwnedObjects:
         `key`: one that was never used before, instead of a random one. The file at a path is moved or removed. Raises
         Unavailable.
         """
-        intents = Intents(self._settings, self._db, tenant, lambda: 1)
+        intents = Intents(self._settings, self._db, self._objects, tenant, lambda: 1)
         key = key or intents.new_key()
         try:
             await intents.announce(Intent(key, "", b"", size))

@@ -90,7 +90,10 @@ class S3Store:
 
     # ------------------------------------------------------------------------------------------------ writing
 
-    async def put(self, key: str, chunks: Sequence[Chunk], size: int) -> None:
+    async def make_names(self, keys: Sequence[str]) -> None:
+        """See ObjectStore. A name costs nothing here."""
+
+    async def put(self, key: str, chunks: Sequence[Chunk], size: int, *, named: bool = False) -> None:  # noqa: ARG002
         """See ObjectStore. One PUT; several chunks are joined first."""
         check_key(key)
         given = sum(map(len, chunks))

@@ -265,6 +265,29 @@ async def test_check_passes_and_leaves_nothing_that_is_listed(store):
     assert await keys_of(store) == []
 
 
+async def test_names_made_ahead(store_settings):
+    store = open_store(store_settings)
+    keys = [new_key() for _ in range(40)]
+    await store.make_names(keys)
+    await store.put(keys[0], [b"ab", b"", b"cd"], 4, named=True)
+    assert await store.get(keys[0]) == b"abcd"
+    with pytest.raises(Unavailable):
+        await store.put(keys[0], [b"other"], 5, named=True)
+    with pytest.raises(ValueError, match="4 bytes given, 5 announced"):
+        await store.put(keys[1], [b"ab", b"cd"], 5, named=True)
+    await store.put(keys[1], [b"again"], 5, named=True)
+    await store.delete(keys[2])
+    await store.put(keys[2], [b"as new"], 6, named=True)
+    for key in keys[3:]:  # what is not used is deleted, whether there is anything or not
+        await store.delete(key)
+    await store.close()
+    reopened = open_store(store_settings)
+    assert sorted([(info.key, info.size) async for info in reopened.list("")]) == sorted(
+        zip(keys[:3], (4, 5, 6), strict=True)
+    )
+    await reopened.close()
+
+
 async def test_objects_are_there_after_a_restart(store_settings):
     first = open_store(store_settings)
     small, large = new_key(), new_key()

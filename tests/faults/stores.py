@@ -16,7 +16,8 @@ async def store(archive: Archive, data: bytes) -> Stored:
 
 
 async def objects(archive: Archive) -> set[str]:
-    return {info.key async for info in archive.objects.list("")}
+    """What was put; keys that were reserved have empty files."""
+    return {info.key async for info in archive.objects.list("") if info.size}
 
 
 async def compared(archive: Archive, *, deep: bool = True) -> tuple[Report, list[Finding]]:
