@@ -306,7 +306,7 @@ async def test_a_service_that_is_down_costs_nothing_but_time(opened: Callable, m
     await store(archive, image())
     await number_changes(archive)
 
-    async def down(*_: object) -> None:
+    async def down(*_: object, **_named: bool) -> None:
         raise Unavailable("the disk is full")
 
     with monkeypatch.context() as patched:
