@@ -9,16 +9,8 @@ import re
 from collections.abc import Iterable
 
 from dicomweb.errors import BadQuery
-from dicomweb.query import (
-    EMPTY_VALUE_UNSUPPORTED,
-    MAX_OFFSET,
-    Key,
-    Options,
-    Path,
-    Query,
-    assemble,
-    parse_path,
-)
+from dicomweb.query import EMPTY_VALUE_UNSUPPORTED, MAX_OFFSET, Key, Options, Path, Query, parse_path
+from dicomweb.query_levels import assemble
 from dicomweb.tags import Level
 
 MAX_QUERY_LENGTH = 131_072
