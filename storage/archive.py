@@ -36,6 +36,7 @@ from storage.rendering import RenderingService
 from storage.resources import ResourceService
 from storage.rest_state import RestState
 from storage.retrieve import RetrieveService
+from storage.sealing import Sealer
 from storage.search import SearchService
 from storage.selection import SelectionService
 from storage.settings import Settings
@@ -66,6 +67,7 @@ class Archive:
     settings: Settings
     db: Database
     objects: ObjectStore
+    sealer: Sealer
     ingest: IngestService
     search: SearchService
     retrieve: RetrieveService
@@ -155,6 +157,7 @@ async def open_archive(settings: Settings) -> Archive:
 
     Raises Unavailable where the store's directory cannot be used; a service that is down is found by the first call.
     """
+    sealer = Sealer.of(settings.credentials_key_file)
     db = await Database.open(
         settings.database_url or attach(settings.data / "postgres"),
         size=settings.database_pool,
@@ -171,12 +174,13 @@ async def open_archive(settings: Settings) -> Archive:
     resources = ResourceService(settings, db)
     slides = SlideIndex(settings, db, objects)
     channels = EventChannels(db)
-    jobs = JobService(settings, db, objects)
+    jobs = JobService(settings, db, objects, sealer)
     ingest = IngestService(settings, db, objects, slides)
     return Archive(
         settings=settings,
         db=db,
         objects=objects,
+        sealer=sealer,
         ingest=ingest,
         search=search,
         retrieve=retrieve,
@@ -194,7 +198,7 @@ async def open_archive(settings: Settings) -> Archive:
         worklist=WorklistService(settings, db, channels),
         channels=channels,
         jobs=jobs,
-        modalities=ModalityService(settings, db),
+        modalities=ModalityService(settings, db, sealer),
         resources=resources,
         find=FindService(db, resources),
         rest_state=RestState(db),
@@ -210,6 +214,6 @@ async def open_archive(settings: Settings) -> Archive:
         modality_worklist=ModalityWorklistService(settings, db),
         performed_steps=PerformedStepService(settings, db),
         modification=ModificationService(settings, objects, retrieve, transcode, ingest),
-        remotes=RemoteService(settings, db),
+        remotes=RemoteService(settings, db, sealer),
         creation=CreationService(settings, db, objects, decoders),
     )

@@ -140,7 +140,7 @@ async def run_worker(
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_every(*step)) for step in steps]
         for handlers, at_once in lanes:
-            runner = JobRunner(archive.settings, archive.db, archive.objects, handlers, at_once=at_once)
+            runner = JobRunner(archive, handlers, at_once=at_once)
             running.append(tasks.create_task(runner.run()))
         await stop.wait()
         for task in running:

@@ -122,7 +122,7 @@ async def reconstruct(archive: Archive, resource: Resource | None, **more: Any) 
     content |= {"only_this_level": False, "files": False, "permissive": False, "said": {}} | more
     name = await archive.jobs.create(LOCAL, RECONSTRUCT, content, items=studies)
     assert name is not None
-    await JobRunner(archive.settings, archive.db, archive.objects, handlers(archive)).step()
+    await JobRunner(archive, handlers(archive)).step()
     return await archive.jobs.get(LOCAL, name)
 
 
@@ -322,7 +322,7 @@ async def test_another_worker_goes_on(opened: Opened, monkeypatch: pytest.Monkey
         with suppress(asyncio.CancelledError):
             await reconstruction.run(archive, job, Path("/nowhere"), lambda _: None)
         assert len(done) == 2
-        await JobRunner(archive.settings, archive.db, archive.objects, handlers(archive)).step()
+        await JobRunner(archive, handlers(archive)).step()
         assert done == [studies[0], studies[1], studies[1], studies[2]]
         assert (await archive.jobs.get(LOCAL, name)).state == "success"
         same(await snapshot(archive), before)

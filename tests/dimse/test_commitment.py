@@ -127,7 +127,7 @@ async def test_a_modality_sends_and_asks(bridge: Bridge, archive: Archive, modal
         if not stays:
             made.release()
             requestor = Requestor(archive)
-            runner = JobRunner(archive.settings, archive.db, archive.objects, module.handlers(requestor))
+            runner = JobRunner(archive, module.handlers(requestor))
             for _ in range(200):
                 if await runner.step():
                     break
