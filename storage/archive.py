@@ -15,6 +15,7 @@ from storage.commitment import CommitmentService
 from storage.contents import ContentService
 from storage.counts import Key, Spread
 from storage.creation import CreationService
+from storage.damage import Damage
 from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
@@ -68,6 +69,7 @@ class Archive:
     db: Database
     objects: ObjectStore
     sealer: Sealer
+    damage: Damage
     ingest: IngestService
     search: SearchService
     retrieve: RetrieveService
@@ -133,6 +135,7 @@ class Archive:
             ("objects_bytes", "direction", "written"): objects.written,
             **{("ingest", "outcome", name): count for name, count in ingest.outcomes.items()},
             **{("scan_fallbacks", "reason", name): count for name, count in ingest.fallbacks.items()},
+            **{("damaged_reads", "reason", name): count for name, count in self.damage.counts.items()},
             ("decoder_starts",): frames.starts,
             **{("decoder_frames", "codec", c, "outcome", outcome): n for (c, outcome), n in frames.frames.items()},
             **{("transcode_cache", "result", name): count for name, count in self.transcode.cache_use.items()},
@@ -146,6 +149,7 @@ class Archive:
     async def close(self) -> None:
         """Close connections; requests in flight fail."""
         self.decoders.close()
+        await self.damage.settled()
         await self.channels.close()
         await self.jobs.close()
         await self.db.close()
@@ -165,22 +169,24 @@ async def open_archive(settings: Settings) -> Archive:
         limit=settings.database_timeout,
     )
     objects = open_store(settings)
-    search = SearchService(db, objects)
-    retrieve = RetrieveService(settings, db, objects)
+    damage = Damage(db)
+    search = SearchService(db, objects, damage)
+    retrieve = RetrieveService(settings, db, objects, damage)
     decoders = DecoderPool(settings)
     pixels = PixelService(retrieve, decoders)
     transcode = TranscodeService(settings, retrieve, pixels, decoders)
     rendering = RenderingService(settings, retrieve, pixels)
     resources = ResourceService(settings, db)
-    slides = SlideIndex(settings, db, objects)
+    slides = SlideIndex(settings, db, objects, damage)
     channels = EventChannels(db)
     jobs = JobService(settings, db, objects, sealer)
-    ingest = IngestService(settings, db, objects, slides)
+    ingest = IngestService(settings, db, objects, slides, damage)
     return Archive(
         settings=settings,
         db=db,
         objects=objects,
         sealer=sealer,
+        damage=damage,
         ingest=ingest,
         search=search,
         retrieve=retrieve,
@@ -190,7 +196,7 @@ async def open_archive(settings: Settings) -> Archive:
         data_sets=DataSetService(retrieve, transcode),
         rendering=rendering,
         slides=slides,
-        study_objects=StudyObjects(db, objects),
+        study_objects=StudyObjects(db, objects, damage),
         frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
         decoders=decoders,
         archives=ArchiveService(db, search, retrieve, transcode),
@@ -204,13 +210,13 @@ async def open_archive(settings: Settings) -> Archive:
         rest_state=RestState(db),
         labels=LabelService(db),
         metadata=MetadataService(settings, db),
-        attachments=AttachmentService(settings, db, objects),
+        attachments=AttachmentService(settings, db, objects, damage),
         changes=ChangeService(settings, db),
-        tags=TagService(db, objects),
+        tags=TagService(db, objects, damage),
         contents=ContentService(retrieve),
         arrays=ArrayService(db, retrieve, pixels, rendering),
         asked=AskedService(settings, db),
-        commitment=CommitmentService(settings, db, objects, jobs),
+        commitment=CommitmentService(settings, db, objects, jobs, damage),
         modality_worklist=ModalityWorklistService(settings, db),
         performed_steps=PerformedStepService(settings, db),
         modification=ModificationService(settings, objects, retrieve, transcode, ingest),
