@@ -293,7 +293,12 @@ async def test_a_damaged_file_changes_nothing(opened: Opened) -> None:
         assert (job.state, job.error_kind) == ("failure", "corrupt-object")
         job = await reconstruct(archive, None, permissive=True)
         assert (job.state, job.result) == ("success", {"said": {"StudiesCount": 3, "FailedStudiesCount": 1}})
-        same(await snapshot(archive), before)
+        await archive.damage.settled()
+        after = await snapshot(archive)
+        (note,) = after.pop("user_metadata")
+        assert (note["kind"], note["value"]) == (-1, f"corrupt-object {rows[0]['object_key']}")
+        assert before.pop("user_metadata") == []
+        same(after, before)
 
 
 async def test_another_worker_goes_on(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,7 +224,7 @@ async def test_old_transactions_are_forgotten(archive: Archive, modality: Modali
     await service.expire()
     assert await begin() is None
     changed = replace(archive.settings, job_retention_s=0)
-    await type(service)(changed, archive.db, archive.objects, archive.jobs).expire()
+    await type(service)(changed, archive.db, archive.objects, archive.jobs, archive.damage).expire()
     assert await begin() is not None
 
 
