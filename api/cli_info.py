@@ -127,7 +127,7 @@ def _database_rows(settings: Settings, rows: Table) -> bool:
     except (EmbeddedError, MigrationError, ArchiveError, OSError) as error:
         rows.add_row("database", f"[red]{escape(str(error))}[/red]")
         return False
-    server, totals, transcoded = known
+    server, contents = known
     place = mask_secret(url) if settings.database_url else f"embedded in {settings.data / 'postgres'}"
     rows.add_row("database", f"PostgreSQL {server.server}, {escape(place)}")
     current = server.version == server.wanted
@@ -135,28 +135,31 @@ def _database_rows(settings: Settings, rows: Table) -> bool:
     rows.add_row("schema", f"version {server.version}{wanted}")
     rows.add_row("index size", _size(server.bytes))
     rows.add_row("objects", escape(settings.objects_location))
-    if totals is not None:
+    if contents is not None:
+        totals, transcoded, damaged = contents
         for name in ("patients", "studies", "series", "instances"):
             rows.add_row(name, f"{getattr(totals, name):,}")
         rows.add_row("stored", _size(totals.bytes))
-    if transcoded is not None:
-        saved = ("-" if transcoded.saved < 0 else "") + _size(abs(transcoded.saved))
-        rows.add_row(
-            "transcoded",
-            f"{transcoded.done:,} instances, {saved} saved; {transcoded.failed:,} could not be,"
-            f" {transcoded.waiting:,} changes to look at",
-        )
+        if damaged:
+            rows.add_row("damaged", f"[red]{damaged:,} missing or damaged objects: `anor fsck` names them[/red]")
+        if transcoded is not None:
+            saved = ("-" if transcoded.saved < 0 else "") + _size(abs(transcoded.saved))
+            rows.add_row(
+                "transcoded",
+                f"{transcoded.done:,} instances, {saved} saved; {transcoded.failed:,} could not be,"
+                f" {transcoded.waiting:,} changes to look at",
+            )
     rows.add_row("free on disk", _size(_free(settings.data)))
     return current
 
 
-async def _ask(settings: Settings, url: str) -> tuple[ServerFacts, Statistics | None, Progress | None]:
+async def _ask(settings: Settings, url: str) -> tuple[ServerFacts, tuple[Statistics, Progress | None, int] | None]:
     server = await facts(url)
     if server.version != server.wanted:
-        return server, None, None
+        return server, None
     archive = await open_archive(settings)
     try:
-        return server, await archive.statistics(LOCAL), await progress(archive)
+        return server, (await archive.statistics(LOCAL), await progress(archive), await archive.damage.count())
     finally:
         await archive.close()
 

@@ -28,19 +28,18 @@ if TYPE_CHECKING:
     from wsi.segmentations import SegmentationService
     from wsi.tiles import TileService
 
-MAX_PARAMETERS = 1000
-
 
 def parse_query(raw: bytes) -> list[tuple[str, str]]:
-    """The decoded parameters of a query string in their order, repeated ones kept; BadQuery when it is not UTF-8."""
+    """The decoded parameters of a query string in their order, repeated ones kept; BadQuery when it is not UTF-8.
+
+    How many there may be is checked before, at the front door.
+    """
     if not raw:
         return []
     try:
-        return parse_qsl(raw.decode("latin-1"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
+        return parse_qsl(raw.decode("latin-1"), keep_blank_values=True, errors="strict")
     except UnicodeDecodeError:
         raise BadQuery("the query string is not UTF-8") from None
-    except ValueError:
-        raise BadQuery(f"more than {MAX_PARAMETERS} query parameters") from None
 
 
 @dataclass(frozen=True, slots=True)

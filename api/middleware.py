@@ -22,7 +22,7 @@ from api.logs import log_access, log_crash
 from api.responses import Header, accepted, send_bytes, send_problem
 from api.routing import PUBLIC, Answer, Operation, RouteTree, split_path
 from api.websocket import handshake
-from dicomweb.errors import ArchiveError, BadRequest, Forbidden, NotFound
+from dicomweb.errors import ArchiveError, BadQuery, BadRequest, Forbidden, NotFound
 from dicomweb.negotiation import plan_rendered
 
 _EXPOSED = b"Content-Range, Content-Length, Content-Location, ETag, Location, Warning, X-Request-Id"
@@ -54,6 +54,8 @@ class FrontDoor:
         self._log_access = services.settings.log_level == "debug"
         self._max_headers = services.settings.max_headers
         self._max_header_bytes = services.settings.max_header_bytes
+        self._max_query_bytes = services.settings.max_query_bytes
+        self._max_query_parameters = services.settings.max_query_parameters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens inside."""
@@ -84,6 +86,8 @@ class FrontDoor:
     async def _serve(self, http: Exchange) -> None:
         scope = http.scope
         origin = self._check_headers(scope["headers"])
+        if scope["query_string"]:
+            self._check_query(scope["query_string"])
         if origin is not None and self._origins:
             self._allow_origin(origin, http.extra)
         method = http.method
@@ -144,12 +148,19 @@ class FrontDoor:
         if count > self._max_headers or size > self._max_header_bytes:
             raise HttpRefusal(
                 HEADERS_TOO_LARGE,
-                f"at most {self._max_headers} header fields of {self._max_header_bytes} bytes together",
+                f"at most {self._max_headers} header fields (max_headers)"
+                f" of {self._max_header_bytes} bytes together (max_header_bytes)",
                 headers=((b"connection", b"close"),),
             )
         if framing == 3:
             raise BadRequest("a request has Content-Length or Transfer-Encoding, not both")
         return origin
+
+    def _check_query(self, text: bytes) -> None:
+        if len(text) > self._max_query_bytes:
+            raise BadQuery(f"the query string is longer than {self._max_query_bytes} bytes (max_query_bytes)")
+        if text.count(b"&") >= self._max_query_parameters:
+            raise BadQuery(f"more than {self._max_query_parameters} query parameters (max_query_parameters)")
 
     def _allow_origin(self, origin: bytes, extra: list[Header]) -> None:
         """CORS (Fetch standard): never with credentials, so that `*` is safe; the header varies by origin else."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 from api.exchange import Exchange
 from api.identity import identity_of, readable
 from api.logs import log_crash
-from api.uploads import Body, BodyReader, Upload
+from api.uploads import Body, BodyReader, Upload, part_limits
 from dicomweb.errors import ArchiveError, Unavailable
-from dicomweb.multipart import Limits, Parser, PartBegin, PartData
+from dicomweb.multipart import Parser, PartBegin, PartData
 from dicomweb.part10 import Identifiers
 from dicomweb.store_answer import read_content_digest
 from dicomweb.stow import COERCED, ELEMENTS_DISCARDED, PROCESSING_FAILURE, Outcome, failed, part_is_dicom
@@ -44,7 +44,7 @@ class StoreTransaction:
 
     async def read_multipart(self, body: BodyReader, boundary: bytes) -> list[Outcome]:
         """Every part is one instance. A body that breaks off stores its complete parts and raises, saying so."""
-        parser = Parser(boundary, Limits(parts=self._http.settings.max_parts))
+        parser = Parser(boundary, part_limits(self._http))
         try:
             while (chunk := await body.read()) is not None:
                 for event in parser.feed(chunk):

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 from api.errors import SLOW_BODY, HttpRefusal
 from api.exchange import Exchange
 from dicomweb.errors import BadRequest, TooLarge, UnsupportedMediaType
+from dicomweb.multipart import Limits
 from storage.spool import Spool, Spooled
 
 # A body slower than `min_body_rate` over a whole window is refused: a handful of trickling clients must not hold the
@@ -164,11 +165,17 @@ def refuse_encoding(http: Exchange) -> None:
         raise UnsupportedMediaType("Content-Encoding is not supported here", attribute="Content-Encoding")
 
 
-async def whole_body(http: Exchange, limit: int) -> bytes:
-    """A small body at once. Raises as `BodyReader` and `refuse_encoding`."""
+def part_limits(http: Exchange) -> Limits:
+    """What a multipart body may hold."""
+    settings = http.settings
+    return Limits(settings.max_parts, settings.max_part_headers, settings.max_part_header_bytes)
+
+
+async def whole_body(http: Exchange, limit: int, setting: str = "") -> bytes:
+    """A small body at once; `setting` says the limit. Raises as `BodyReader` and `refuse_encoding`."""
     refuse_encoding(http)
     chunks = []
-    with BodyReader(http, limit) as body:
+    with BodyReader(http, limit, setting) as body:
         while (chunk := await body.read()) is not None:
             chunks.append(chunk)
     return b"".join(chunks)

@@ -225,7 +225,10 @@ class Parser:
         end = line.find(b"\r\n\r\n", max(0, before - 3))
         if end < 0:
             if len(line) - 2 >= room:
-                raise TooLarge(f"the headers of part {self._parts + 1} are too long")
+                raise TooLarge(
+                    f"part {self._parts + 1} has more than {self._limits.headers} headers (max_part_headers)"
+                    f" of {self._limits.header_size} bytes (max_part_header_bytes)"
+                )
             return len(chunk)
         self._begin_part(bytes(line[2:end]))
         line.clear()
@@ -271,11 +274,11 @@ def _parse_headers(head: bytes, limits: Limits, part: int) -> dict[str, str]:
     last = ""
     for line in lines:
         if len(line) > limits.header_size:
-            raise TooLarge(f"a header of part {part} is longer than {limits.header_size} bytes")
+            raise _too_long(limits, part)
         if line[:1] in (b" ", b"\t") and last:  # RFC 5322 2.2.3: a folded line goes on with the header before it
             headers[last] = f"{headers[last]} {_text(line, part)}".strip()
             if len(headers[last]) > limits.header_size:
-                raise TooLarge(f"a header of part {part} is longer than {limits.header_size} bytes")
+                raise _too_long(limits, part)
             continue
         name, colon, value = line.partition(b":")
         if not colon or not _FIELD_NAME.fullmatch(name.rstrip(b" \t")):
@@ -284,9 +287,13 @@ def _parse_headers(head: bytes, limits: Limits, part: int) -> dict[str, str]:
         if last in headers:
             raise BadRequest(f"part {part} of the multipart body repeats a header")
         if len(headers) == limits.headers:
-            raise TooLarge(f"part {part} has more than {limits.headers} headers")
+            raise TooLarge(f"part {part} has more than {limits.headers} headers (max_part_headers)")
         headers[last] = _text(value, part)
     return headers
+
+
+def _too_long(limits: Limits, part: int) -> TooLarge:
+    return TooLarge(f"a header of part {part} is longer than {limits.header_size} bytes (max_part_header_bytes)")
 
 
 def _text(value: bytes, part: int) -> str:

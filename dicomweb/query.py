@@ -7,14 +7,14 @@ Person Names are folded on both sides (dicomweb.fold): PS3.4 C.2.2.2.4 leaves th
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from dicomweb import tags
 from dicomweb.errors import BadQuery
 from dicomweb.tags import Level
 from dicomweb.temporal import period
-from dicomweb.uids import checked_uid, is_uid
+from dicomweb.uids import is_uid
 
 Kind = Literal["exact", "list", "wildcard", "range", "empty", "universal"]
 Path = tuple[str, ...]
@@ -156,17 +156,18 @@ def _clean(key: Key, vr: str) -> list[str]:
     cleaned: list[str] = []
     for text in key.texts:
         if len(text) > MAX_VALUE_LENGTH and vr not in LIST_VRS:
-            raise _bad(key, f"has a value longer than {MAX_VALUE_LENGTH} characters")
+            raise bad_key(key, f"has a value longer than {MAX_VALUE_LENGTH} characters")
         value = text.rstrip("\0 ")
         value = value if vr in _LEADING_BLANKS_COUNT else value.lstrip(" ")
         if _CONTROL.search(value):
-            raise _bad(key, "has a value with control characters")
+            raise bad_key(key, "has a value with control characters")
         if value.strip("* "):
             cleaned.append(value)
     return cleaned
 
 
-def _bad(key: Key, problem: str) -> BadQuery:
+def bad_key(key: Key, problem: str) -> BadQuery:
+    """The error about a key: it names the key, never its value."""
     return BadQuery(f"query parameter {key.name} {problem}", attribute=key.name)
 
 
@@ -182,19 +183,19 @@ def matches_of(key: Key, options: Options = Options()) -> tuple[tuple[Match, ...
     if options.empty_value and texts == ['""']:
         return (Match(key.path, vr, "empty", ()),), False
     if vr in _NEVER_MATCHED:
-        raise _bad(key, "cannot be matched with a value")
+        raise bad_key(key, "cannot be matched with a value")
     if vr in ("DA", "TM", "DT"):
         return _temporal(key, vr, texts, options)
     if options.every_value and vr in EVERY_VALUE_VRS and any("\\" in text for text in texts):
         values = _split(key, vr, texts, options)
         if any(_is_pattern(vr, value) for value in values):
-            raise _bad(key, "combines several values with wildcards")
+            raise bad_key(key, "combines several values with wildcards")
         return tuple(Match(key.path, vr, "exact", (value,)) for value in values), False
     if vr in LIST_VRS:
         values = _split(key, vr, texts, options)
     else:
         if len(texts) > 1:
-            raise _bad(key, "is given more than once")
+            raise bad_key(key, "is given more than once")
         values = _canonical_values(key, vr, texts)
     return (_text_match(key, vr, values),), False
 
@@ -207,7 +208,7 @@ def _text_match(key: Key, vr: str, values: tuple[str, ...]) -> Match:
             return Match(key.path, vr, "wildcard", (re.sub(r"\*+", "*", values[0]),))
         return Match(key.path, vr, "exact", values)
     if any(_is_pattern(vr, value) for value in values):
-        raise _bad(key, "combines several values with wildcards")
+        raise bad_key(key, "combines several values with wildcards")
     return Match(key.path, vr, "list", values)
 
 
@@ -219,7 +220,7 @@ def _split(key: Key, vr: str, texts: Sequence[str], options: Options) -> tuple[s
     separators = r"[\\,]" if options.commas and vr in _COMMA_VRS else r"\\"
     values = [value.strip("\0 ") for text in texts for value in re.split(separators, text)]
     if len(values) > MAX_VALUES:
-        raise _bad(key, f"lists more than {MAX_VALUES} values")
+        raise bad_key(key, f"lists more than {MAX_VALUES} values")
     return _canonical_values(key, vr, [value for value in values if value])
 
 
@@ -227,10 +228,10 @@ def _canonical_values(key: Key, vr: str, values: Iterable[str]) -> tuple[str, ..
     canonical: dict[str, None] = {}
     for value in values:
         if len(value) > MAX_VALUE_LENGTH:
-            raise _bad(key, f"has a value longer than {MAX_VALUE_LENGTH} characters")
+            raise bad_key(key, f"has a value longer than {MAX_VALUE_LENGTH} characters")
         text = _canonical(vr, value)
         if text is None:
-            raise _bad(key, f"has a value that does not fit its VR, {vr}")
+            raise bad_key(key, f"has a value that does not fit its VR, {vr}")
         if text:
             canonical[text] = None
     return tuple(canonical)
@@ -238,11 +239,11 @@ def _canonical_values(key: Key, vr: str, values: Iterable[str]) -> tuple[str, ..
 
 def _temporal(key: Key, vr: str, texts: Sequence[str], options: Options) -> tuple[tuple[Match, ...], bool]:
     if len(texts) > 1:
-        raise _bad(key, "is given more than once")
+        raise bad_key(key, "is given more than once")
     # From ten on the first day to eight on the last one is a range of times only together with their dates.
     found = period(vr, texts[0], ordered=not options.date_time or vr != "TM")
     if found is None:
-        raise _bad(key, f"is neither a value of VR {vr} nor a range of two in order (a, a-b, a- or -b)")
+        raise bad_key(key, f"is neither a value of VR {vr} nor a range of two in order (a, a-b, a- or -b)")
     if not found.low and not found.high:
         match = Match(key.path, vr, "universal", ())
     elif vr == "DA" and found.low == found.high:
@@ -250,152 +251,3 @@ def _temporal(key: Key, vr: str, texts: Sequence[str], options: Options) -> tupl
     else:
         match = Match(key.path, vr, "range", (found.low, found.high))
     return (match,), found.offset
-
-
-# ------------------------------------------------------------------------------------------------------- levels
-
-_ORDER = {level: index for index, level in enumerate(Level)}
-_COMPUTED_LEVELS = {
-    "00080061": Level.STUDY,
-    "00080062": Level.STUDY,
-    "00201200": Level.PATIENT,
-    "00201202": Level.PATIENT,
-    "00201204": Level.PATIENT,
-    "00201206": Level.STUDY,
-    "00201208": Level.STUDY,
-    "00201209": Level.SERIES,
-    # What every level has of its own: SpecificCharacterSet, RetrieveAETitle, InstanceAvailability, RetrieveURL.
-    "00080005": Level.PATIENT,
-    "00080054": Level.PATIENT,
-    "00080056": Level.PATIENT,
-    "00081190": Level.PATIENT,
-}
-_MATCHABLE_COMPUTED = frozenset(("00080061", "00080062"))
-# Viewers ask studies for the modality of their series; the study's own attribute for it is another one.
-_STUDY_LEVEL_OF = {"00080060": "00080061", "00080016": "00080062"}
-# Studies and series are found by what lies in them, too: each has an index.
-_UIDS_BELOW: dict[Level, frozenset[Path]] = {
-    Level.STUDY: frozenset({("0020000E",), ("00080018",)}),
-    Level.SERIES: frozenset({("00080018",)}),
-}
-_CHARACTER_SET, _TIMEZONE = "00080005", "00080201"
-# The time that belongs to a date, for ranges of both together.
-_TIME_OF = {
-    "00080012": "00080013",
-    "00080020": "00080030",
-    "00080021": "00080031",
-    "00080022": "00080032",
-    "00080023": "00080033",
-    "00181200": "00181201",
-    "00320032": "00320033",
-    "00400002": "00400003",
-    "00400004": "00400005",
-    "00400244": "00400245",
-    "00400250": "00400251",
-    "00402004": "00402005",
-}
-
-
-def level_of_key(tag: str) -> Level:
-    """The level that owns the attribute, the computed ones included."""
-    return _COMPUTED_LEVELS.get(tag) or tags.level_of(tag)
-
-
-def _at_level(level: Level, path: Path) -> Path | None:
-    """The path as the level has it: itself, its study-level stand-in, or None when it belongs to a lower level."""
-    if _ORDER[level_of_key(path[0])] <= _ORDER[level]:
-        return path
-    if level is Level.STUDY and len(path) == 1 and path[0] in _STUDY_LEVEL_OF:
-        return (_STUDY_LEVEL_OF[path[0]],)
-    return None
-
-
-def is_below(level: Level, path: Path) -> bool:
-    """Whether the path is the UID of a lower level, by which `level` is searched as what holds such a one."""
-    return path in _UIDS_BELOW.get(level, ())
-
-
-@dataclass(slots=True)
-class _Builder:
-    level: Level
-    options: Options
-    matches: dict[Match, None] = field(default_factory=dict)
-    fields: dict[Path, None] = field(default_factory=dict)
-    warnings: dict[str, None] = field(default_factory=dict)
-
-    def add_key(self, key: Key) -> None:
-        if key.path == (_CHARACTER_SET,):  # how the identifier is encoded; never matched (PS3.4 C.2.2.2)
-            return
-        found, offset = matches_of(key, self.options)
-        wanted = [match for match in found if match.kind != "universal"]
-        path = _at_level(self.level, key.path)
-        if path is not None:
-            self.fields[path] = None
-        if not wanted:
-            return
-        if path == (_TIMEZONE,):
-            self.warnings[TIMEZONE_UNSUPPORTED] = None
-            return
-        if is_below(self.level, key.path):
-            path = key.path
-        tag = key.path[0]
-        unknown = tag[:4] in ("0000", "0002") or (tag in _COMPUTED_LEVELS and tag not in _MATCHABLE_COMPUTED)
-        if path is None or unknown:
-            self._unsupported(key)
-            return
-        if offset:
-            self.warnings[TIMEZONE_UNSUPPORTED] = None
-        for match in wanted:
-            self.matches[match if match.path == path else replace(match, path=path)] = None
-
-    def _unsupported(self, key: Key) -> None:
-        """An unsupported optional key of C-FIND (PS3.4 C.4.1.1.4, 0xFF01) is answered without it, and said so."""
-        if self.options.strict:
-            raise _bad(key, "is no attribute that this search can be matched by")
-        text = f"The match parameter {key.name} is not supported for this search. It has been ignored."
-        self.warnings[text] = None
-
-    def add_field(self, path: Path) -> None:
-        # "Instance Level Attributes contained in includefield parameters shall not be returned" (PS3.18 10.6.3.3).
-        at_level = _at_level(self.level, path)
-        if at_level is not None:
-            self.fields[at_level] = None
-
-
-def _together(matches: Iterable[Match]) -> tuple[Match, ...]:
-    """The matches with those of a date and of its time as one: from a time of the first day to a time of the last."""
-    found = {match.path: match for match in matches if match.vr in ("DA", "TM") and match.kind in ("range", "exact")}
-    joined, gone = {}, set()
-    for path, date in found.items():
-        tag = _TIME_OF.get(path[-1], "")
-        time = found.get((*path[:-1], tag))
-        if time is not None:
-            low, high = date.values[0], date.values[-1]
-            moments = low and low + time.values[0], high and high + (time.values[-1] or "~")
-            joined[path] = Match(path, "DT", "range", moments, tag)
-            gone.add(time)
-    return tuple(joined.get(match.path, match) for match in matches if match not in gone)
-
-
-def assemble(base: Query, keys: Iterable[Key], *, fields: Iterable[Path] = (), options: Options = Options()) -> Query:
-    """`base` with the matches and fields that the keys and `fields` stand for at its level.
-
-    Keys of upper levels are relational matches, and so are the UIDs of lower ones. Other keys of lower levels, and
-    computed ones that cannot be searched, are left out with a warning, or refused (`strict`); Modality and SOPClassUID
-    of a study mean ModalitiesInStudy and SOPClassesInStudy. BadQuery and BadRequest name what is wrong.
-    """
-    if base.study is not None:
-        checked_uid(base.study, "StudyInstanceUID")
-    if base.series is not None:
-        checked_uid(base.series, "SeriesInstanceUID")
-    builder = _Builder(base.level, options, warnings=dict.fromkeys(base.warnings))
-    for key in keys:
-        builder.add_key(key)
-    for path in fields:
-        builder.add_field(path)
-    if len(builder.matches) > MAX_KEYS:
-        raise BadQuery(f"the query has more than {MAX_KEYS} match parameters")
-    if len(builder.fields) > MAX_FIELDS:
-        raise BadQuery(f"the query includes more than {MAX_FIELDS} fields", attribute="includefield")
-    matches = _together(builder.matches) if options.date_time else tuple(builder.matches)
-    return replace(base, matches=matches, fields=tuple(builder.fields), warnings=tuple(builder.warnings))

@@ -10,7 +10,8 @@ from typing import Final
 
 from dicomweb import qido
 from dicomweb.identifier import Identifier, Items, Member, keys_of, narrowed
-from dicomweb.query import Options, Query, assemble, parse_path
+from dicomweb.query import Options, Query, parse_path
+from dicomweb.query_levels import assemble
 from dicomweb.tags import Level
 from dicomweb.ups_model import CHARACTER_SET, Dataset, element_of, items, text
 from dicomweb.worklist_model import MISSING_ATTRIBUTE, check_text, folded_name, refusal, texts, trimmed

@@ -8,7 +8,8 @@ from typing import Final
 from pynetdicom.dimse_primitives import C_FIND
 
 from dicomweb.identifier import Element, IdentifierWriter, Member, keys_of, narrowed, read_identifier
-from dicomweb.query import Key, Options, Path, Query, assemble
+from dicomweb.query import Key, Options, Path, Query
+from dicomweb.query_levels import assemble
 from dicomweb.repertoire import Repertoire, answers_in
 from dicomweb.tags import Level
 from dicomweb.uids import is_uid

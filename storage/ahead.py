@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from dicomweb.errors import BadPixels, NotAcceptable
+from storage.damage import Damage
 from storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -87,16 +88,18 @@ async def _begin(file: AsyncGenerator[bytes, None]) -> Begun:
 
 
 async def stored_ahead(
-    objects: ObjectStore, instances: Iterable["Instance"]
+    objects: ObjectStore, damage: Damage, instances: Iterable["Instance"]
 ) -> AsyncGenerator[tuple["Instance", bytes | AsyncIterator[bytes]], None]:
     """The stored files one after the other; small ones are read ahead, unless they are there without waiting."""
     ahead: deque[tuple[Instance, asyncio.Task[bytes] | None]] = deque()
     queue = iter(instances)
 
+    async def whole(instance: "Instance") -> bytes:
+        read = objects.get_range(instance.key, instance.base, instance.size)
+        return await damage.reading(instance.tenant, instance.sop, instance.key, read)
+
     def add(instance: "Instance") -> None:
-        task = None
-        if instance.size <= _WHOLE_OBJECT:
-            task = asyncio.create_task(objects.get_range(instance.key, instance.base, instance.size))
+        task = asyncio.create_task(whole(instance)) if instance.size <= _WHOLE_OBJECT else None
         ahead.append((instance, task))
 
     def fill() -> None:
@@ -117,7 +120,11 @@ async def stored_ahead(
             fill()
             instance, task = ahead.popleft()
             body: bytes | AsyncIterator[bytes]
-            body = objects.stream(instance.key, instance.base, instance.size) if task is None else await task
+            if task is None:
+                chunks = objects.stream(instance.key, instance.base, instance.size)
+                body = damage.streaming(instance.tenant, instance.sop, instance.key, chunks)
+            else:
+                body = await task
             fill()
             yield instance, body
     finally:

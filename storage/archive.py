@@ -15,6 +15,7 @@ from storage.commitment import CommitmentService
 from storage.contents import ContentService
 from storage.counts import Key, Spread
 from storage.creation import CreationService
+from storage.damage import Damage
 from storage.data_sets import DataSetService
 from storage.db import Database
 from storage.decoders import DecoderPool
@@ -36,6 +37,7 @@ from storage.rendering import RenderingService
 from storage.resources import ResourceService
 from storage.rest_state import RestState
 from storage.retrieve import RetrieveService
+from storage.sealing import Sealer
 from storage.search import SearchService
 from storage.selection import SelectionService
 from storage.settings import Settings
@@ -66,6 +68,8 @@ class Archive:
     settings: Settings
     db: Database
     objects: ObjectStore
+    sealer: Sealer
+    damage: Damage
     ingest: IngestService
     search: SearchService
     retrieve: RetrieveService
@@ -131,6 +135,7 @@ class Archive:
             ("objects_bytes", "direction", "written"): objects.written,
             **{("ingest", "outcome", name): count for name, count in ingest.outcomes.items()},
             **{("scan_fallbacks", "reason", name): count for name, count in ingest.fallbacks.items()},
+            **{("damaged_reads", "reason", name): count for name, count in self.damage.counts.items()},
             ("decoder_starts",): frames.starts,
             **{("decoder_frames", "codec", c, "outcome", outcome): n for (c, outcome), n in frames.frames.items()},
             **{("transcode_cache", "result", name): count for name, count in self.transcode.cache_use.items()},
@@ -144,6 +149,7 @@ class Archive:
     async def close(self) -> None:
         """Close connections; requests in flight fail."""
         self.decoders.close()
+        await self.damage.settled()
         await self.channels.close()
         await self.jobs.close()
         await self.db.close()
@@ -155,6 +161,7 @@ async def open_archive(settings: Settings) -> Archive:
 
     Raises Unavailable where the store's directory cannot be used; a service that is down is found by the first call.
     """
+    sealer = Sealer.of(settings.credentials_key_file)
     db = await Database.open(
         settings.database_url or attach(settings.data / "postgres"),
         size=settings.database_pool,
@@ -162,21 +169,24 @@ async def open_archive(settings: Settings) -> Archive:
         limit=settings.database_timeout,
     )
     objects = open_store(settings)
-    search = SearchService(db, objects)
-    retrieve = RetrieveService(settings, db, objects)
+    damage = Damage(db)
+    search = SearchService(db, objects, damage)
+    retrieve = RetrieveService(settings, db, objects, damage)
     decoders = DecoderPool(settings)
     pixels = PixelService(retrieve, decoders)
     transcode = TranscodeService(settings, retrieve, pixels, decoders)
     rendering = RenderingService(settings, retrieve, pixels)
     resources = ResourceService(settings, db)
-    slides = SlideIndex(settings, db, objects)
+    slides = SlideIndex(settings, db, objects, damage)
     channels = EventChannels(db)
-    jobs = JobService(settings, db, objects)
-    ingest = IngestService(settings, db, objects, slides)
+    jobs = JobService(settings, db, objects, sealer)
+    ingest = IngestService(settings, db, objects, slides, damage)
     return Archive(
         settings=settings,
         db=db,
         objects=objects,
+        sealer=sealer,
+        damage=damage,
         ingest=ingest,
         search=search,
         retrieve=retrieve,
@@ -186,7 +196,7 @@ async def open_archive(settings: Settings) -> Archive:
         data_sets=DataSetService(retrieve, transcode),
         rendering=rendering,
         slides=slides,
-        study_objects=StudyObjects(db, objects),
+        study_objects=StudyObjects(db, objects, damage),
         frames=FrameBlocks(db, retrieve, settings.slide_cache_bytes),
         decoders=decoders,
         archives=ArchiveService(db, search, retrieve, transcode),
@@ -194,22 +204,22 @@ async def open_archive(settings: Settings) -> Archive:
         worklist=WorklistService(settings, db, channels),
         channels=channels,
         jobs=jobs,
-        modalities=ModalityService(settings, db),
+        modalities=ModalityService(settings, db, sealer),
         resources=resources,
         find=FindService(db, resources),
         rest_state=RestState(db),
         labels=LabelService(db),
         metadata=MetadataService(settings, db),
-        attachments=AttachmentService(settings, db, objects),
+        attachments=AttachmentService(settings, db, objects, damage),
         changes=ChangeService(settings, db),
-        tags=TagService(db, objects),
+        tags=TagService(db, objects, damage),
         contents=ContentService(retrieve),
         arrays=ArrayService(db, retrieve, pixels, rendering),
         asked=AskedService(settings, db),
-        commitment=CommitmentService(settings, db, objects, jobs),
+        commitment=CommitmentService(settings, db, objects, jobs, damage),
         modality_worklist=ModalityWorklistService(settings, db),
         performed_steps=PerformedStepService(settings, db),
         modification=ModificationService(settings, objects, retrieve, transcode, ingest),
-        remotes=RemoteService(settings, db),
+        remotes=RemoteService(settings, db, sealer),
         creation=CreationService(settings, db, objects, decoders),
     )

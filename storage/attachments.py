@@ -11,6 +11,7 @@ from typing import Final
 from dicomweb.errors import NotFound, Unavailable
 from dicomweb.orthanc_kinds import ATTACHMENTS, FIRST_USER, Kinds, parse_kinds
 from storage.access import Access
+from storage.damage import Damage
 from storage.db import Database
 from storage.objects import ObjectStore
 from storage.owned_objects import OwnedObjects
@@ -24,7 +25,10 @@ _HASH_STEP: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One file of a resource: `size` bytes from `offset` of an object. `md5` is None where nobody has asked for it."""
+    """One file of a resource: `size` bytes from `offset` of an object. `md5` is None where nobody has asked for it.
+
+    `sop`: of the instance whose stored file it is, else "".
+    """
 
     kind: int
     key: str
@@ -32,6 +36,8 @@ class Attachment:
     size: int
     revision: int
     md5: bytes | None
+    tenant: int
+    sop: str = ""
 
     @property
     def uuid(self) -> str:
@@ -52,9 +58,10 @@ def file_uuid(key: str) -> str:
 class AttachmentService:
     """Attachments of clients. Every method takes the caller's rights; NotFound where there is no such resource."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, damage: Damage) -> None:
         self._db = db
         self._objects = objects
+        self._damage = damage
         self._owned = OwnedObjects(settings, db, objects)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
         self.kinds = Kinds(ATTACHMENTS, parse_kinds(settings.user_attachments))
@@ -66,7 +73,9 @@ class AttachmentService:
         if not rows:
             raise NotFound(f"no such {resource.level}")
         return [
-            Attachment(row["kind"], row["object_key"], 0, row["object_size"], row["revision"], row["md5"])
+            Attachment(
+                row["kind"], row["object_key"], 0, row["object_size"], row["revision"], row["md5"], access.tenant
+            )
             for row in rows
             if row["kind"] is not None
         ]
@@ -100,7 +109,8 @@ class AttachmentService:
 
     def read(self, attachment: Attachment, offset: int, length: int) -> AsyncIterator[bytes]:
         """A part of a file in bounded chunks."""
-        return self._objects.stream(attachment.key, attachment.offset + offset, length)
+        chunks = self._objects.stream(attachment.key, attachment.offset + offset, length)
+        return self._damage.streaming(attachment.tenant, attachment.sop, attachment.key, chunks)
 
     async def digest(self, attachment: Attachment) -> bytes:
         """The MD5 of the stored bytes, read now. Raises ObjectMissing, Unavailable."""

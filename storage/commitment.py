@@ -8,8 +8,9 @@ from typing import Final
 
 import orjson
 
-from dicomweb.errors import CorruptObject, NotFound, TooLarge, TransactionInUse
+from dicomweb.errors import ArchiveError, CorruptObject, NotFound, ObjectMissing, TooLarge, TransactionInUse
 from storage.access import Access
+from storage.damage import Damage
 from storage.db import Database
 from storage.jobs import JobService
 from storage.objects import ObjectStore
@@ -46,10 +47,13 @@ class Answer:
 class CommitmentService:
     """Keeps requests for commitment until they are answered; any process may look and answer."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, jobs: JobService) -> None:
+    def __init__(
+        self, settings: Settings, db: Database, objects: ObjectStore, jobs: JobService, damage: Damage
+    ) -> None:
         self._db = db
         self._objects = objects
         self._jobs = jobs
+        self._damage = damage
         self._retention = timedelta(seconds=settings.job_retention_s)
 
     async def begin(
@@ -99,12 +103,15 @@ class CommitmentService:
 
         async def look(sop: str) -> None:
             row = known[sop]
+            fault: type[ArchiveError] | None = None
             try:
-                whole = await self._objects.size(row["object_key"]) >= row["object_offset"] + row["object_size"]
-            except (NotFound, CorruptObject):
-                whole = False
-            if not whole:
+                if await self._objects.size(row["object_key"]) < row["object_offset"] + row["object_size"]:
+                    fault = CorruptObject
+            except ObjectMissing:
+                fault = ObjectMissing
+            if fault is not None:
                 damaged.add(sop)
+                self._damage.note(access.tenant, sop, row["object_key"], fault)
 
         await side_by_side(look, sorted(known), _AT_ONCE)
 

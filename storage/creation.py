@@ -100,7 +100,7 @@ class CreationService:
         """The size of a file, behind that many bytes of others. Raises TooLarge."""
         size, largest = sum(map(len, made)), self._settings.max_instance
         if size > largest:
-            raise TooLarge(f"an instance is larger than {largest} bytes", attribute="Content")
+            raise TooLarge(f"an instance is larger than {largest} bytes (max_instance)", attribute="Content")
         if before + size > _MAX_FILES:
             raise TooLarge(f"the instances take more than {_MAX_FILES} bytes together", attribute="Content")
         return size

@@ -1,6 +1,7 @@
 """Compares the index with the object store, while the archive runs or stands still.
 
-Nothing is changed, except that derived levels of slides whose object is not what it was are to be made anew.
+Nothing is changed, except that derived levels of slides whose object is not what it was are to be made anew, and that
+what is found of instances and attachments is noted (storage/damage.py), as what is whole again is not any more.
 
 The store's listing goes into a temporary table of the database, which then joins it with the rows: memory here stays
 at a page, however large the archive. What is stored, deleted or swept during the check differs between listing and
@@ -8,31 +9,29 @@ rows for a moment, so each candidate is asked for once more before it counts: a 
 the object, and the sweeper forgets a key after it removed the object, so one later look decides.
 """
 
-import asyncio
-import hashlib
-import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar
 
-from dicomweb.errors import CorruptObject, ObjectMissing
+from dicomweb.errors import ArchiveError, CorruptObject, ObjectMissing
 from storage.archive import Archive
+from storage.damage import FAULTS
 from storage.derived import is_levels_key
 from storage.embedded import database_url
+from storage.integrity import Fault, content_fault
 from storage.parallel import side_by_side
 from storage.session import Session, open_session
 from storage.side_objects import SIDE
 
 T = TypeVar("T")
 
-Kind = Literal["missing object", "wrong size", "wrong digest", "wrong metadata", "unexplained object", "wrong counts"]
+Kind = Fault | Literal["unexplained object", "wrong counts"]
 
 PAGE: Final = 1000
 PARALLEL: Final = 8  # requests to the object store at once
 # The sweeper comes by every half minute; what is due for longer shows that none runs.
 _PATIENCE: Final = timedelta(minutes=10)
-_INFLATE_STEP: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,20 @@ class Check:
             await self._rows(session)
             await self._unexplained(session)
             await self._counts(session)
+        await self._archive.damage.recheck(self._objects, lambda row, kind: self._noted(row, kind, deep=deep))
         if deep:
             await self._contents()
+        await self._archive.damage.settled()
         return self._report
+
+    def _noted(self, row: Any, kind: Kind, *, deep: bool) -> None:
+        """What was noted before and is still so; sizes were compared already, contents are if `deep`."""
+        if not deep and kind in ("wrong digest", "wrong metadata"):
+            self._note(kind, row["object_key"], row["sop_uid"], "(noted before)")
+
+    def _damaged(self, row: Any, error: type[ArchiveError]) -> None:
+        """Have it noted, where it is of an instance or an attachment."""
+        self._archive.damage.note(row["tenant"], row["sop_uid"], row["object_key"], error)
 
     def _note(self, kind: Kind, key: str, uid: str, detail: str = "") -> None:
         self._report.findings[kind] = self._report.findings.get(kind, 0) + 1
@@ -130,10 +140,12 @@ class Check:
             except ObjectMissing:
                 if await self._still(row):
                     self._note("missing object", name, row["sop_uid"], await self._replaced(row))
+                    self._damaged(row, ObjectMissing)
                 continue
             if size is not None and held != size and await self._still(row):
                 again = await self._replaced(row)
                 self._note("wrong size", name, row["sop_uid"], f"{held} bytes, {size} in the index {again}".strip())
+                self._damaged(row, CorruptObject)
 
     async def _replaced(self, row: Any) -> str:
         """Have levels of a slide made anew, which can be; says so."""
@@ -172,60 +184,19 @@ class Check:
             self._progress("reading", self._report.read)
         key = ""
         while page := await self._archive.db.fetch("fsck_attachments", key, PAGE):
-            await side_by_side(self._attachment, page, PARALLEL)
+            await side_by_side(self._content, page, PARALLEL)
             key = page[-1]["object_key"]
             self._progress("reading", self._report.read)
 
-    async def _attachment(self, row: Any) -> None:
-        digest = hashlib.md5(usedforsecurity=False)
-        try:
-            async for chunk in self._objects.stream(row["object_key"], 0, row["object_size"]):
-                await asyncio.to_thread(digest.update, chunk)
-        except (ObjectMissing, CorruptObject):
-            return  # counted by its size already, or gone with its row
-        if digest.digest() != row["md5"] and await self._still(row):
-            self._note("wrong digest", row["object_key"], row["sop_uid"])
-        self._report.read += 1
-
     async def _content(self, row: Any) -> None:
-        key = row["object_key"]
-        digest = hashlib.sha256()
         try:
-            async for chunk in self._objects.stream(key, row["object_offset"], row["object_size"]):
-                await asyncio.to_thread(digest.update, chunk)
-            metadata = await self._metadata(row)
-        except (ObjectMissing, CorruptObject):
+            kind = await content_fault(self._objects, self._archive.db, row)
+        except FAULTS:
             return  # counted by its size already, or gone with its row
-        if digest.digest() != row["file_sha256"] and await self._still(row):
-            self._note("wrong digest", key, row["sop_uid"])
-        if metadata is not None and not await asyncio.to_thread(_is_whole, metadata, row):
-            self._note("wrong metadata", key, row["sop_uid"])
+        if kind is not None and await self._still(row):
+            self._note(kind, row["object_key"], row["sop_uid"])
+            self._damaged(row, CorruptObject)
         self._report.read += 1
-
-    async def _metadata(self, row: Any) -> bytes | None:
-        if row["side"]:
-            return await self._objects.get(row["object_key"] + SIDE)
-        found: bytes | None = await self._archive.db.fetch_value(
-            "fsck_metadata", row["tenant"], row["sop_uid"], row["object_key"]
-        )
-        return found
-
-
-def _is_whole(deflated: bytes, row: Any) -> bool:
-    """Whether the compressed metadata hold as many bytes, with the CRC-32, as the row says."""
-    inflate = zlib.decompressobj(-15)
-    crc = length = 0
-    rest = deflated
-    try:
-        while True:
-            piece = inflate.decompress(rest, _INFLATE_STEP)
-            rest = inflate.unconsumed_tail
-            if not piece or length > row["metadata_length"]:
-                break
-            crc, length = zlib.crc32(piece, crc), length + len(piece)
-    except zlib.error:
-        return False
-    return (crc, length) == (row["metadata_crc"], row["metadata_length"])
 
 
 async def _pages(rows: AsyncIterator[T]) -> AsyncIterator[list[T]]:

@@ -24,6 +24,7 @@ from dicomweb.structure import ScanLimits
 from dicomweb.uids import OrthancIds
 from storage.access import Access
 from storage.commit import Committer, Retry
+from storage.damage import Damage
 from storage.db import Database
 from storage.ingest_objects import IngestObjects
 from storage.intents import Intent
@@ -111,12 +112,15 @@ class IngestCounters:
 class IngestService:
     """Stores instances. Nothing is acknowledged before its row is committed; nothing that failed blocks a retry."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, slides: SlideIndex) -> None:
+    def __init__(
+        self, settings: Settings, db: Database, objects: ObjectStore, slides: SlideIndex, damage: Damage
+    ) -> None:
         self._settings = settings
         self._db = db
         self._objects = objects
-        self._files = IngestObjects(settings, db, objects)
+        self._files = IngestObjects(settings, db, objects, damage)
         self._slides = slides
+        self._damage = damage
         self.limits = ScanLimits(
             max_depth=settings.max_depth,
             max_elements=settings.max_elements,
@@ -240,10 +244,10 @@ class IngestService:
         return result
 
     async def _identical(self, access: Access, prepared: Prepared, spooled: Spooled, stored_key: str) -> Status:
-        """The same file is stored already: success, unless its object was lost, which these bytes then repair."""
+        """The same file is stored already: success, unless its object is lost or damaged, which these bytes repair."""
         if await self._files.is_there(access, prepared, stored_key):
             return "identical"
-        log.error("a stored object was missing and is being restored from a repeated upload")
+        log.error("a stored object was missing or damaged and is being restored from a repeated upload")
         committer = self._committer(access.tenant)
         again = replace(prepared, key=committer.intents.new_key())
         await self._files.put_beside(committer.intents, again, spooled)
@@ -307,7 +311,9 @@ class IngestService:
             if row is None:
                 return False
             if row["file_sha256"] != spooled.sha256:
-                raise CorruptObject("the object is not what was stored")
+                error = CorruptObject("the object is not what was stored")
+                self._damage.note(access.tenant, stored.sop, stored.key, error)
+                raise error
             # Metadata beside an object never change: others take a copy of the object.
             now = prepared.scan.metadata
             same = (row["metadata_crc"], row["metadata_length"]) == (now.crc32, now.length)

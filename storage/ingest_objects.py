@@ -8,6 +8,7 @@ from typing import Final
 
 from dicomweb.errors import ArchiveError, ObjectMissing, Unavailable
 from storage.access import Access
+from storage.damage import Damage
 from storage.db import Database
 from storage.intents import Intent, Intents
 from storage.objects import ObjectStore
@@ -22,9 +23,10 @@ _SLOWEST_PUT: Final = 2_000_000  # bytes per second, beside what the lease gives
 class IngestObjects:
     """The objects that ingest makes. None is deleted here: what has no row when its intent ends, the sweeper takes."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, damage: Damage) -> None:
         self._db = db
         self._objects = objects
+        self._damage = damage
         self._lease = settings.intent_lease_s
         self._grace = timedelta(seconds=settings.tomb_grace_s)
 
@@ -62,12 +64,17 @@ class IngestObjects:
             await self._db.execute("ingest_renounce", [prepared.key], self._grace)
 
     async def is_there(self, access: Access, prepared: Prepared, stored_key: str) -> bool:
-        """Whether the object is as long as what was sent, or, being in another transfer syntax, as its row says."""
+        """Whether the object is as long as what was sent, or, being in another transfer syntax, as its row says.
+
+        One that was found damaged is not there.
+        """
         try:
             found = await self._objects.size(stored_key)
             if not prepared.metadata_inline:
                 await self._objects.size(stored_key + SIDE)
         except ObjectMissing:
+            return False
+        if await self._damage.is_noted(access.tenant, prepared.scan.sop_instance_uid, stored_key):
             return False
         if found == prepared.size:
             return True

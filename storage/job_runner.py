@@ -15,12 +15,9 @@ from typing import Any, Final, Literal
 import orjson
 
 from dicomweb.errors import ArchiveError, Unavailable
-from storage.db import Database
+from storage.archive import Archive
 from storage.jobs import STORAGE_FULL, Claimed, Handler, JobFailed, Postponed, Progress, opened
-from storage.objects import ObjectStore
 from storage.owned_objects import OwnedObjects
-from storage.sealing import Sealer
-from storage.settings import Settings
 from storage.workplace import workplace
 
 log = logging.getLogger(__name__)
@@ -38,23 +35,15 @@ _Stop = Literal["cancel", "pause", "lost"]
 class JobRunner:
     """Works on jobs of the kinds that have `handlers`, at most `at_once` at a time."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        db: Database,
-        objects: ObjectStore,
-        handlers: Mapping[str, Handler],
-        *,
-        at_once: int = 1,
-    ) -> None:
-        self._data = settings.data
-        self._db = db
-        self._files = OwnedObjects(settings, db, objects)
+    def __init__(self, archive: Archive, handlers: Mapping[str, Handler], *, at_once: int = 1) -> None:
+        self._data = archive.settings.data
+        self._db = archive.db
+        self._files = OwnedObjects(archive.settings, archive.db, archive.objects)
         self._handlers = handlers
         self._at_once = at_once
         self._worker = uuid.uuid4()
-        self._sealer = Sealer.of(settings.credentials_key_file)
-        self._grace = timedelta(seconds=settings.tomb_grace_s)
+        self._sealer = archive.sealer
+        self._grace = timedelta(seconds=archive.settings.tomb_grace_s)
 
     async def run(self) -> None:
         """Until it is cancelled; what it works on then goes back to the others."""

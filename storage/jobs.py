@@ -156,14 +156,14 @@ def opened(sealer: Sealer, job: Claimed) -> Claimed:
 class JobService:
     """Jobs of the archive, for those who ask for them."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, sealer: Sealer) -> None:
         self._settings = settings
         self._db = db
         self._objects = objects
         self._files = OwnedObjects(settings, db, objects)
         self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._watch = JobWatch(db)
-        self._sealer = Sealer.of(settings.credentials_key_file)
+        self._sealer = sealer
 
     async def create(
         self,

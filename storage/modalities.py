@@ -126,12 +126,12 @@ class LocalTitle:
 class ModalityService:
     """The declared application entities of each tenant, and our own titles."""
 
-    def __init__(self, settings: Settings, db: Database) -> None:
+    def __init__(self, settings: Settings, db: Database, sealer: Sealer) -> None:
         self._db = db
         self._aet = settings.aet
         self._check_host = settings.dimse_check_host
         self._open = frozenset(item.strip() for item in settings.dimse_open.split(",") if item.strip())
-        self._sealer = Sealer.of(settings.credentials_key_file)
+        self._sealer = sealer
         self._welcomes: dict[_Caller, tuple[float, asyncio.Task[Welcome | None]]] = {}
 
     async def list(self, access: Access) -> Sequence[Modality]:

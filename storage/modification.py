@@ -89,6 +89,7 @@ class ModificationService:
             yield await self._retrieve.part(instance, (0, instance.size))
             return
         elif (path := self._objects.local_path(instance.key)) is not None:
+            await self._retrieve.part(instance, (instance.size - 1, 1))  # raises where it is missing or short
             with _mapped(path) as mapped:
                 yield memoryview(mapped)[instance.base : instance.base + instance.size]
             return

@@ -138,7 +138,7 @@ class _Work:
             first = await db.fetch_row("modification_first", tenant, row["series_uid"])
             if first is None:
                 continue
-            metadata = await stored_metadata(self._archive.objects, first["object_key"], first)
+            metadata = await stored_metadata(self._archive.objects, self._archive.damage, tenant, first)
             described = Described.of(metadata.inflate())
             if whole and row["study_uid"] not in restated:
                 restated.add(row["study_uid"])

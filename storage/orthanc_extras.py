@@ -102,8 +102,14 @@ class Extras:
 
     async def _attach(self, found: Found, attached: Attached, here: Resource, kind: int) -> None:
         archive = self._archive
-        memory, limit = archive.settings.spool_memory, archive.settings.max_body
-        spool = Spool(archive.objects.spool_dir, memory_limit=memory, max_size=limit, raw=True)
+        settings = archive.settings
+        spool = Spool(
+            archive.objects.spool_dir,
+            memory_limit=settings.spool_memory,
+            max_size=settings.max_body,
+            limit="max_body",
+            raw=True,
+        )
         async with self._source.content(found, attached.name) as chunks:
             content = await spool.collect(chunks)
         await archive.attachments.put(LOCAL, here, kind, content, _ANY)

@@ -8,7 +8,8 @@ from typing import Literal, assert_never
 
 from dicomweb.errors import BadQuery
 from dicomweb.fold import fold, fold_name, trigrams_of_pattern, wildcard_to_like
-from dicomweb.query import Case, Match, Query, is_below
+from dicomweb.query import Case, Match, Query
+from dicomweb.query_levels import is_below
 from dicomweb.tags import Level, level_of
 
 Kind = Literal["text", "folded", "date", "time", "number", "array"]

@@ -137,7 +137,9 @@ class _Study:
         spooled = await self._read(instance_of(self._access.tenant, row["study_uid"], row))
         try:
             if spooled.sha256 != row["file_sha256"]:
-                raise CorruptObject("the object is not what was stored")
+                error = CorruptObject("the object is not what was stored")
+                self._archive.damage.note(self._access.tenant, row["sop_uid"], row["object_key"], error)
+                raise error
             return Described.of_scan(await self._archive.ingest.scan(spooled))
         finally:
             spooled.release()

@@ -127,10 +127,10 @@ def check_headers(headers: Mapping[str, str]) -> None:
 class RemoteService:
     """The declared servers of each tenant, and calls to them."""
 
-    def __init__(self, settings: Settings, db: Database) -> None:
+    def __init__(self, settings: Settings, db: Database, sealer: Sealer) -> None:
         self._db = db
         self._outbound = Outbound(settings)
-        self._sealer = Sealer.of(settings.credentials_key_file)
+        self._sealer = sealer
 
     async def list(self, access: Access, kind: Kind) -> Sequence[Remote]:
         """All of a kind by name."""

@@ -106,7 +106,7 @@ def columns(level: Level, parts: Parts) -> str:
     attached = f"a.tenant = {alias}.tenant AND a.orthanc_id = {alias}.orthanc_id AND a.level = '{level}'"
     # Of metadata only the archive's own notes are told without being asked for. That is no condition of a search: a
     # resource has few, and the index by kind would find those of all resources.
-    noted = "" if parts.metadata else " FILTER (WHERE a.kind < 1024)"
+    noted = " FILTER (WHERE a.kind > 0)" if parts.metadata else " FILTER (WHERE a.kind BETWEEN 1 AND 1023)"
     file = "json_build_array(a.kind, a.object_key, a.object_size, encode(a.md5, 'hex'))"
     instance, series = level is Level.INSTANCE, level is Level.SERIES
     told = parts.brief or parts.metadata

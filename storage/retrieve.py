@@ -8,13 +8,14 @@ from typing import Any
 
 from dicomweb.bulk import BulkTable
 from dicomweb.deflate import DeflatedJson, GzipArray, gzip_array, plain_array
-from dicomweb.errors import CorruptObject, NotFound, TooLarge
+from dicomweb.errors import CorruptObject, NotFound, ObjectMissing, TooLarge
 from dicomweb.frames import RECORD_SIZE, bit_span, is_fragmented, locate, realign
 from dicomweb.media import EXPLICIT_BE
 from dicomweb.reencode import Inflater, pixel_word, swapped, word_size
 from storage.access import Access
 from storage.ahead import stored_ahead
 from storage.cache import AnswerCache
+from storage.damage import FAULTS, Damage
 from storage.db import Database
 from storage.objects import ObjectStore
 from storage.rows import FLAG_DEFLATED
@@ -102,10 +103,11 @@ class Located:
 class RetrieveService:
     """Reads. Every method takes the caller's rights; what they may not see does not exist (NotFound)."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, damage: Damage) -> None:
         self._settings = settings
         self._db = db
         self._objects = objects
+        self._damage = damage
         self._cache = AnswerCache(settings.cache_bytes)
 
     # -- metadata
@@ -142,8 +144,8 @@ class RetrieveService:
             raise NotFound(f"no such {level}")
         version = rows[0]["version"]
         if len(rows) > _METADATA_PAGE:
-            return Metadata(version, None, self._metadata_stream(level, args, gzip))
-        pieces = [await stored_metadata(self._objects, row["object_key"], row) for row in rows]
+            return Metadata(version, None, self._metadata_stream(access.tenant, level, args, gzip=gzip))
+        pieces = [await stored_metadata(self._objects, self._damage, access.tenant, row) for row in rows]
         body = tuple(gzip_array(pieces)) if gzip else (plain_array(pieces),)
         answer = (b"".join(body),)
         self._cache.put(key, version, answer)
@@ -154,21 +156,23 @@ class RetrieveService:
     ) -> AsyncGenerator[bytes, None]:
         """The DICOM JSON of every instance in reading order, one at a time in memory."""
         access.require("dicom.metadata")
-        async with aclosing(self._pieces(*_level(access, study, series, sop))) as pieces:
+        async with aclosing(self._pieces(access.tenant, *_level(access, study, series, sop))) as pieces:
             async for piece in pieces:
                 yield piece.inflate()
 
-    async def _pieces(self, level: str, args: tuple[object, ...]) -> AsyncGenerator[DeflatedJson, None]:
+    async def _pieces(self, tenant: int, level: str, args: tuple[object, ...]) -> AsyncGenerator[DeflatedJson, None]:
         """Many instances: row by row from a cursor, so that only a page of them is in memory."""
         limit = () if level == "instance" else (_UNLIMITED,)
         async with self._db.cursor(self._db.text(f"{level}_metadata"), (*args, *limit), prefetch=_CURSOR_ROWS) as rows:
             async for row in rows:
-                yield await stored_metadata(self._objects, row["object_key"], row)
+                yield await stored_metadata(self._objects, self._damage, tenant, row)
 
-    async def _metadata_stream(self, level: str, args: tuple[object, ...], gzip: bool) -> AsyncIterator[bytes]:
+    async def _metadata_stream(
+        self, tenant: int, level: str, args: tuple[object, ...], *, gzip: bool
+    ) -> AsyncIterator[bytes]:
         array = GzipArray()
         separator = b"["
-        async with aclosing(self._pieces(level, args)) as pieces:
+        async with aclosing(self._pieces(tenant, level, args)) as pieces:
             async for piece in pieces:
                 if gzip:
                     yield b"".join(array.add(piece))
@@ -201,17 +205,17 @@ class RetrieveService:
 
     async def part(self, instance: Instance, extent: Extent) -> bytes:
         """A part of the stored Part 10 file, at once; `stream` gives a large one in chunks."""
-        return await self._objects.get_range(instance.key, instance.base + extent[0], extent[1])
+        return (await self._ranges(instance, (extent,)))[0]
 
-    def file(self, instance: Instance) -> AsyncIterator[bytes]:
+    def file(self, instance: Instance) -> AsyncGenerator[bytes, None]:
         """The stored Part 10 file in bounded chunks."""
-        return self._objects.stream(instance.key, instance.base, instance.size)
+        return self.stream(instance, (0, instance.size))
 
     def files(
         self, instances: Sequence[Instance]
     ) -> AsyncGenerator[tuple[Instance, bytes | AsyncIterator[bytes]], None]:
         """The stored files one after the other; small ones are read ahead, unless they are there without waiting."""
-        return stored_ahead(self._objects, instances)
+        return stored_ahead(self._objects, self._damage, instances)
 
     # -- frames and bulk data
     # -----------------------------------------------------------------------------------------------------
@@ -288,11 +292,20 @@ class RetrieveService:
         """The bytes of extents, concatenated. Raises ObjectMissing, CorruptObject, Unavailable."""
         if instance.deflated:
             return await self._read_inflated(instance, extents)
-        if len(extents) == 1:
-            offset, length = extents[0]
-            return await self._objects.get_range(instance.key, instance.base + offset, length)
-        ranges = [(instance.base + offset, length) for offset, length in extents]
-        return b"".join(await self._objects.get_ranges(instance.key, ranges))
+        found = await self._ranges(instance, extents)
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    async def _ranges(self, instance: Instance, extents: Sequence[Extent]) -> list[bytes]:
+        """Extents of the stored file, each by itself."""
+        try:
+            ranges = [(instance.base + offset, length) for offset, length in extents]
+            return await self._objects.get_ranges(instance.key, ranges)
+        except FAULTS as error:
+            self._note(instance, error)
+            raise
+
+    def _note(self, instance: Instance, error: ObjectMissing | CorruptObject) -> None:
+        self._damage.note(instance.tenant, instance.sop, instance.key, error)
 
     async def read_all(self, located: Located) -> list[bytes]:
         """The values of `located` in little endian, with one coalesced read."""
@@ -302,8 +315,8 @@ class RetrieveService:
         elif len(located.extents) == 1:
             values = [await self.read(instance, located.extents[0])]
         else:
-            flat = [(instance.base + offset, length) for extents in located.extents for offset, length in extents]
-            pieces = iter(await self._objects.get_ranges(instance.key, flat))
+            flat = [extent for extents in located.extents for extent in extents]
+            pieces = iter(await self._ranges(instance, flat))
             values = [b"".join([next(pieces) for _ in extents]) for extents in located.extents]
         if located.word > 1:
             values = [swapped(value, located.word) if len(value) % located.word == 0 else value for value in values]
@@ -323,9 +336,10 @@ class RetrieveService:
                 yield value
             start = end
 
-    def stream(self, instance: Instance, extent: Extent) -> AsyncIterator[bytes]:
+    def stream(self, instance: Instance, extent: Extent) -> AsyncGenerator[bytes, None]:
         """An extent of the stored file in bounded chunks, as it is."""
-        return self._objects.stream(instance.key, instance.base + extent[0], extent[1])
+        chunks = self._objects.stream(instance.key, instance.base + extent[0], extent[1])
+        return self._damage.streaming(instance.tenant, instance.sop, instance.key, chunks)
 
     async def _read_inflated(self, instance: Instance, extents: Sequence[Extent]) -> bytes:
         """Extents of a deflated dataset count from the start of the inflated bytes: inflate up to the last one."""
@@ -334,13 +348,16 @@ class RetrieveService:
             raise TooLarge("the deflated dataset is too large to be read by parts")
         inflater, data = Inflater(), bytearray()
         rest = instance.size - instance.meta_size
-        async for chunk in self._objects.stream(instance.key, instance.base + instance.meta_size, rest):
-            for piece in await asyncio.to_thread(inflater.feed, chunk):
-                data += piece
-            if len(data) >= end:
-                break
+        async with aclosing(self.stream(instance, (instance.meta_size, rest))) as chunks:
+            async for chunk in chunks:
+                for piece in await asyncio.to_thread(inflater.feed, chunk):
+                    data += piece
+                if len(data) >= end:
+                    break
         if len(data) < end:
-            raise CorruptObject("the deflated dataset ends early")
+            error = CorruptObject("the deflated dataset ends early")
+            self._note(instance, error)
+            raise error
         return b"".join(bytes(data[offset : offset + length]) for offset, length in extents)
 
 

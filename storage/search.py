@@ -9,6 +9,7 @@ import orjson
 from dicomweb.query import Query
 from dicomweb.tags import COMPUTED_TAGS, Level, level_of
 from storage.access import Access
+from storage.damage import Damage
 from storage.db import Database
 from storage.objects import ObjectStore
 from storage.query_sql import FROM, Arguments, element, labelled_studies, where
@@ -22,8 +23,8 @@ _STUDY_ROW = "qido_study(t, {base})"
 _SERIES_ROW = "qido_series(s, t.study_uid, {base})"
 _INSTANCE_ROW = "qido_instance(i, t.study_uid, s.series_uid, {base})"
 # All attributes of an instance are its metadata: only the computed ones are missing.
-_METADATA = """i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.metadata_cuts, i.transfer_syntax,
-    concat('/studies/', t.study_uid, '/series/', s.series_uid, '/instances/', i.sop_uid) AS path"""
+_METADATA = """i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.sop_uid, i.metadata_cuts,
+    i.transfer_syntax, concat('/studies/', t.study_uid, '/series/', s.series_uid, '/instances/', i.sop_uid) AS path"""
 _STUDY_COUNT = "p.study_count"
 _PATIENT_ROW = f"""concat('{{"00201200":{{"vr":"IS","Value":[', {_STUDY_COUNT}, ']}}}}')"""
 _ROW: dict[Level, str] = {
@@ -210,9 +211,10 @@ def _given(tag: str, query: Query) -> bool:
 class SearchService:
     """Searches the index."""
 
-    def __init__(self, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, db: Database, objects: ObjectStore, damage: Damage) -> None:
         self._db = db
         self._objects = objects
+        self._damage = damage
 
     async def run(self, access: Access, query: Query, base_url: str) -> SearchResult:
         """One page of matches, by one SQL statement.
@@ -228,7 +230,7 @@ class SearchService:
         if not statement.merge:
             return SearchResult([record[0].encode() for record in records], more)
         if query.level is Level.INSTANCE and query.all_fields:
-            return SearchResult([await self._complete(record, base_url) for record in records], more)
+            return SearchResult([await self._complete(access.tenant, record, base_url) for record in records], more)
         return SearchResult([await self._merged(record) for record in records], more)
 
     async def pages(self, access: Access, query: Query, size: int) -> AsyncGenerator[Page, None]:
@@ -253,9 +255,9 @@ class SearchService:
                 rows.append(_members(columns))
             yield Page(rows, more)
 
-    async def _complete(self, record: Any, base_url: str) -> bytes:
+    async def _complete(self, tenant: int, record: Any, base_url: str) -> bytes:
         """An instance with all its attributes: the stored metadata, the computed ones set in at their places."""
-        text = (await stored_metadata(self._objects, record["object_key"], record)).inflate()
+        text = (await stored_metadata(self._objects, self._damage, tenant, record)).inflate()
         url = orjson.dumps(base_url + record["path"])
         syntax = record["transfer_syntax"].encode()
         computed = (

@@ -52,6 +52,15 @@ def parse_number(raw: object, *, whole: bool, size: bool) -> int | float | None:
     return int(number) if number == int(number) else None
 
 
+def is_ip_url(url: str) -> bool:
+    """Whether the host of a URL is an IP address."""
+    try:
+        ipaddress.ip_address(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+    return True
+
+
 def check_text(rule: str, text: str) -> str:
     """What a text setting should have been, or "" where it is right."""
     if rule in _LISTS:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from storage.sealing import Sealer
-from storage.setting_checks import SettingError, check_exposure, check_text, is_loopback, mask_secret, parse_number
+from storage.setting_checks import (
+    SettingError,
+    check_exposure,
+    check_text,
+    is_ip_url,
+    is_loopback,
+    mask_secret,
+    parse_number,
+)
 from storage.settings_about import GIB, KIB, MIB, PREFIX, About
 from storage.settings_model import Setting, Settings, as_text, table, variable
 
@@ -170,6 +178,8 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
         )
     if (settings.s3_access_key is None) != (settings.s3_secret_key is None):
         raise SettingError("s3_access_key and s3_secret_key belong together: set both or neither")
+    if settings.s3_addressing == "virtual" and settings.s3_endpoint and is_ip_url(settings.s3_endpoint):
+        raise SettingError("s3_addressing virtual puts the bucket before a host name: s3_endpoint has an IP address")
     Sealer.of(settings.credentials_key_file)
     if settings.dimse_tls_port is not None:
         if settings.dimse_tls_certificate is None or settings.dimse_tls_key is None:

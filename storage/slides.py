@@ -29,6 +29,7 @@ from dicomweb.slides.tiled import MATRIX_COLUMNS, WHOLE_SLIDE, NotTiled, Problem
 from dicomweb.uids import parse_orthanc_id
 from storage.access import Access
 from storage.cache import Cache
+from storage.damage import Damage
 from storage.db import Database
 from storage.derived import fingerprint, with_object
 from storage.objects import ObjectStore
@@ -104,9 +105,10 @@ class StoredSlide:
 class SlideIndex:
     """The slides of the archive. Methods that read take the caller's rights; what they may not see does not exist."""
 
-    def __init__(self, settings: Settings, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, settings: Settings, db: Database, objects: ObjectStore, damage: Damage) -> None:
         self._db = db
         self._objects = objects
+        self._damage = damage
         self._slides: Cache[tuple[int, str], StoredSlide] = Cache(settings.slide_cache_bytes, kept=1)
         self._loading: Once[tuple[int, str] | tuple[int, str, int], StoredSlide] = Once()
         self._asked: dict[tuple[int, str], asyncio.Future[int | None]] = {}
@@ -250,9 +252,14 @@ class SlideIndex:
         row = await self._db.fetch_row("undescribed", instance.tenant, instance.sop, instance.key)
         if row is None:
             return None
-        metadata = await stored_metadata(self._objects, instance.key, row)
+        metadata = await stored_metadata(self._objects, self._damage, instance.tenant, row)
         bulk = None if instance.deflated else BulkTable.from_bytes(row["bulk_table"])
-        made = await self._description(metadata, instance.key, instance.base, bulk)
+        made = await self._damage.reading(
+            instance.tenant,
+            instance.sop,
+            instance.key,
+            self._description(metadata, instance.key, instance.base, bulk),
+        )
         if made is not None:
             await self._write(instance.tenant, instance.sop, row["file_sha256"], made)
         return made

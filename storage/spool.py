@@ -70,15 +70,24 @@ class Spool:
 
     With `eager` each chunk that stays in memory is digested when it comes: for a sender that waits for each answer,
     and is sending meanwhile. Else that is done in a thread at the end. `raw`: any bytes, to which no preamble is added.
+    `limit`: the setting that `max_size` comes from, which an error names.
     """
 
     def __init__(
-        self, directory: Path, *, memory_limit: int, max_size: int, eager: bool = False, raw: bool = False
+        self,
+        directory: Path,
+        *,
+        memory_limit: int,
+        max_size: int,
+        limit: str = "max_instance",
+        eager: bool = False,
+        raw: bool = False,
     ) -> None:
         self._raw = raw
         self._directory = directory
         self._memory_limit = memory_limit
         self._max_size = max_size
+        self._limit = limit
         self._chunks: list[bytes | memoryview] = []
         self._pending = 0
         self._file: BinaryIO | None = None
@@ -96,7 +105,8 @@ class Spool:
             self.preamble_added = True
         length = len(chunk)
         if self.size + length > self._max_size:
-            raise TooLarge(f"the instance is larger than {self._max_size} bytes (max_instance)")
+            what = "file" if self._raw else "instance"
+            raise TooLarge(f"the {what} is larger than {self._max_size} bytes ({self._limit})")
         self.size += length
         self._chunks.append(chunk)
         self._pending += length

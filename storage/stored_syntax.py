@@ -186,7 +186,9 @@ class StoredSyntax:
             await asyncio.to_thread(dataset.update, memoryview(chunk)[head:])
             head = max(0, head - len(chunk))
         if file.digest() != file_sha256:
-            raise CorruptObject("the object is not what was received")
+            error = CorruptObject("the object is not what was received")
+            self._archive.damage.note(instance.tenant, instance.sop, instance.key, error)
+            raise error
         return dataset.digest()
 
     async def _transcoded(self, access: Access, instance: Instance, target: str) -> Spooled:

@@ -8,6 +8,7 @@ from dicomweb.deflate import DeflatedJson
 from dicomweb.errors import NotFound
 from dicomweb.frames import RECORD_SIZE
 from storage.access import Access
+from storage.damage import Damage
 from storage.db import Database
 from storage.objects import ObjectStore
 from storage.retrieve import Instance, instance_of
@@ -41,9 +42,10 @@ class Found:
 class StudyObjects:
     """Finds objects of a study. Methods take the caller's rights; what they may not see does not exist."""
 
-    def __init__(self, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, db: Database, objects: ObjectStore, damage: Damage) -> None:
         self._db = db
         self._objects = objects
+        self._damage = damage
 
     async def find(self, access: Access, study: str, classes: Sequence[str], longest: int) -> Found:
         """The instances of some SOP classes in a study whose metadata have at most `longest` bytes."""
@@ -69,4 +71,4 @@ class StudyObjects:
         row = await self._db.fetch_row("object_metadata", instance.tenant, instance.sop, instance.key)
         if row is None:
             raise NotFound("the instance was removed or replaced")
-        return await stored_metadata(self._objects, instance.key, row)
+        return await stored_metadata(self._objects, self._damage, instance.tenant, row)

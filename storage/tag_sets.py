@@ -13,6 +13,7 @@ from dicomweb.orthanc_tags import MAX_TEXT, Format, formatted, parse, text_of
 from dicomweb.tags import MODULES, Level
 from storage.access import Access
 from storage.cache import Cache
+from storage.damage import Damage
 from storage.db import Database, Record
 from storage.objects import ObjectStore
 from storage.resource import Resource, spelled
@@ -41,9 +42,10 @@ class Look:
 class TagService:
     """Attributes by Orthanc's identifiers. Methods take the caller's rights; NotFound where there is nothing."""
 
-    def __init__(self, db: Database, objects: ObjectStore) -> None:
+    def __init__(self, db: Database, objects: ObjectStore, damage: Damage) -> None:
         self._db = db
         self._objects = objects
+        self._damage = damage
         self._answers: Cache[tuple[int, bytes, Look], tuple[int, bytes]] = Cache(_ANSWERS)
 
     async def instance(self, access: Access, resource: Resource, look: Look) -> bytes:
@@ -54,7 +56,7 @@ class TagService:
         row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, known[0] if known else None)
         if row is not None and known is not None and row["version"] == known[0]:
             return known[1]
-        elements = await self._elements(row, "no such instance")
+        elements = await self._elements(access.tenant, row, "no such instance")
         assert row is not None
 
         def made() -> bytes:
@@ -70,13 +72,13 @@ class TagService:
         row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, None)
         if row is None:
             raise NotFound("no such instance")
-        return (await stored_metadata(self._objects, row["object_key"], row)).inflate()
+        return (await stored_metadata(self._objects, self._damage, access.tenant, row)).inflate()
 
     async def native(self, access: Access, resource: Resource) -> bytes:
         """The same as the Native DICOM Model in XML (PS3.19 A.1). Raises TooLarge."""
         access.require("dicom.metadata")
         row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, None)
-        elements = await self._elements(row, "no such instance")
+        elements = await self._elements(access.tenant, row, "no such instance")
         elements.pop(_SYNTAX, None)
         return await asyncio.to_thread(native_xml, elements)
 
@@ -87,7 +89,7 @@ class TagService:
             row = await self._db.fetch_row("orthanc_metadata", access.tenant, resource.id, None)
         else:
             row = await self._db.fetch_row("orthanc_first_metadata", access.tenant, resource.level, resource.id)
-        elements = await self._elements(row, f"no such {resource.level}")
+        elements = await self._elements(access.tenant, row, f"no such {resource.level}")
         wanted = MODULES[level]
         return self._formatted({tag: element for tag, element in elements.items() if tag in wanted}, look)
 
@@ -98,7 +100,7 @@ class TagService:
         async with self._db.cursor(sql, (access.tenant, resource.level, resource.id), _CURSOR_ROWS) as rows:
             async for row in rows:
                 found = True
-                yield spelled(row["orthanc_id"]), self._formatted(await self._elements(row, ""), look)
+                yield spelled(row["orthanc_id"]), self._formatted(await self._elements(access.tenant, row, ""), look)
         if not found:
             raise NotFound(f"no such {resource.level}")
 
@@ -113,7 +115,7 @@ class TagService:
             raise NotFound(f"no such {resource.level}")
         if len(rows) == 1 and rows[0]["instance_count"] == 1:
             row = await self._db.fetch_row("orthanc_first_metadata", access.tenant, resource.level, resource.id)
-            common = await self._elements(row, f"no such {resource.level}")
+            common = await self._elements(access.tenant, row, f"no such {resource.level}")
         else:
             common = _common(rows[0])
         for row in rows[1:]:
@@ -122,13 +124,13 @@ class TagService:
         plain = {tag: element for tag, element in sorted(common.items()) if _is_plain(element)}
         return self._formatted(plain, look)
 
-    async def _elements(self, row: Record | None, missing: str) -> dict[str, Any]:
+    async def _elements(self, tenant: int, row: Record | None, missing: str) -> dict[str, Any]:
         if row is None:
             raise NotFound(missing)
         length = row["metadata_length"]
         if length > _LONGEST:
             raise TooLarge(f"the attributes take more than {_LONGEST} bytes; WADO-RS gives them as a stream")
-        stored = await stored_metadata(self._objects, row["object_key"], row)
+        stored = await stored_metadata(self._objects, self._damage, tenant, row)
         if length > _THREAD_FROM:
             return await asyncio.to_thread(lambda: parse(stored.inflate()))
         return parse(stored.inflate())

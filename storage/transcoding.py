@@ -121,7 +121,7 @@ class TranscodeService:
         """
         stored = instance.transfer_syntax
         if target == stored or not (instance.has_frames or target in (EXPLICIT_LE, IMPLICIT_LE)):
-            chunks = self._retrieve.file(instance)
+            chunks: AsyncIterator[bytes] = self._retrieve.file(instance)
         elif target == EXPLICIT_LE:
             chunks = self._explicit(access, instance)
         elif target == IMPLICIT_LE:

@@ -2,7 +2,7 @@
 
 It sweeps objects that no row needs, numbers the change feed, announces what has settled, recycles patients beyond the
 limits, analyses tables being filled, removes workitems, worklist items and jobs whose time is over, keeps instances in
-the transfer syntaxes that the rules ask for, and works on jobs.
+the transfer syntaxes that the rules ask for, looks at damaged objects again, and works on jobs.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ _YOUNG_ROWS = 100_000  # larger tables are autovacuum's
 _SWEEP_SECONDS = 30.0
 _EXPIRE_SECONDS = 30.0
 _SEAL_SECONDS = 600.0
+_RECHECK_SECONDS = 3600.0
 _TRANSCODE_SECONDS = 1.0
 _AT_ONCE = 16  # deletions; each waits for a disk or a service most of the time
 _MAX_FAILED = 64
@@ -135,12 +136,13 @@ async def run_worker(
         (_SEAL_SECONDS, "seal_credentials", archive.remotes.seal),
         (_SEAL_SECONDS, "seal_users", archive.modalities.seal),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),
+        (_RECHECK_SECONDS, "recheck_damaged", partial(archive.damage.recheck, archive.objects)),
         *more,
     ]
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_every(*step)) for step in steps]
         for handlers, at_once in lanes:
-            runner = JobRunner(archive.settings, archive.db, archive.objects, handlers, at_once=at_once)
+            runner = JobRunner(archive, handlers, at_once=at_once)
             running.append(tasks.create_task(runner.run()))
         await stop.wait()
         for task in running:

@@ -5,6 +5,7 @@ serves an event loop in this process as well as other processes.
 """
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -19,6 +20,7 @@ Action = Literal["cut-before", "cut-after", "cut-answered", "hold", "mute"]
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST
 _PROTOCOL_3 = 196608
 _PIECE = 1 << 16
+_ABSOLUTE = re.compile(rb"([A-Z]+) http://([^/ ]+)(?=/)")
 # Sync, Flush, simple query, password, Terminate, COPY's data, end and failure: what need not wait for more.
 _PASSED_ON = frozenset({b"S", b"H", b"Q", b"p", b"X", b"d", b"c", b"f"})
 
@@ -165,6 +167,30 @@ class Proxy:
         with self._lock:
             self._links.discard(link)
         link.close()
+
+
+class ForwardProxy(Proxy):
+    """An HTTP proxy that has one server behind every name; `hosts` are the names, with ports, that it was asked for.
+
+    Requests come in absolute form (RFC 9112 3.2.2), each at the begin of a piece: no client of ours pipelines.
+    """
+
+    def __init__(self, target: Address) -> None:
+        super().__init__(target)
+        self.hosts: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        """What clients are told, for example by `http_proxy`."""
+        return f"http://{self.address[0]}:{self.address[1]}"
+
+    def upstream(self, link: Link, data: bytes) -> None:
+        """Forward a request with the path alone."""
+        found = _ABSOLUTE.match(data)
+        if found is not None:
+            self.hosts.add(found[2].decode())
+            data = found[1] + b" " + data[found.end() :]
+        super().upstream(link, data)
 
 
 class PostgresProxy(Proxy):

@@ -40,6 +40,7 @@ POOLS = (
 )
 START_SECONDS = 90.0
 SSE_KEY = "a-key"  # of server-side encryption (SSE-KMS)
+DNS_NAME = "s3.anor.test"  # buckets are below it (virtual-hosted addressing); nothing resolves it
 
 
 def free_port() -> int:
@@ -279,6 +280,7 @@ class Rgw:
             "objecter tick interval": "1",
             # A gateway that starts fast: few shards of everything.
             "rgw zone": "default",
+            "rgw dns name": DNS_NAME,
             # One key for server-side encryption, which Ceph wants over TLS else.
             "rgw crypt require ssl": "false",
             "rgw crypt s3 kms backend": "testing",

@@ -19,21 +19,26 @@ async def healthz() -> Response:
 
 
 async def readyz(archive: CurrentArchive) -> Response:
-    """Database and object store take writes, within five seconds; else 503 with the reasons."""
-    reasons = await _reasons(archive)
+    """Database and object store take writes, within five seconds; else 503 with the reasons.
+
+    Damaged objects are told, but are no reason: another server has no others.
+    """
+    reasons, damaged = await _state(archive)
     body: dict[str, object] = {"status": "unavailable", "reasons": reasons} if reasons else {"status": "ready"}
+    if damaged:
+        body["damaged_objects"] = damaged
     return JSONResponse(body, status_code=503 if reasons else 200, headers={"cache-control": "no-store"})
 
 
-async def _reasons(archive: Archive) -> list[str]:
+async def _state(archive: Archive) -> tuple[list[str], int]:
     try:
         async with asyncio.timeout(_CHECK_S):
             await archive.check()
+            return [], await archive.damage.count()
     except Unavailable as error:
-        return [error.message]
+        return [error.message], 0
     except TimeoutError:
-        return [f"the database or the object store did not answer within {_CHECK_S:g} s"]
-    return []
+        return [f"the database or the object store did not answer within {_CHECK_S:g} s"], 0
 
 
 async def metrics(services: CurrentServices) -> Response:
@@ -64,10 +69,11 @@ OPERATIONS = (
         PUBLIC,
         "Operation",
         "Readiness",
-        "Whether the database and the object store take writes: what a load balancer asks.",
+        "Whether the database and the object store take writes: what a load balancer asks. `damaged_objects`, where"
+        " there are any: files that turned out missing or damaged, which `anor fsck` names.",
         readyz,
         (
-            Answer(200, "Ready.", (Content("application/json", {"status": "ready"}),)),
+            Answer(200, "Ready.", (Content("application/json", {"status": "ready", "damaged_objects": 1}),)),
             Answer(
                 503,
                 "Not ready.",

@@ -117,7 +117,7 @@ async def _job(archive: Archive, packing: Packing, file: str = "") -> Job:
     work = await content(archive, LOCAL, resources, "study", packing, "a.zip")
     name = await archive.jobs.create(LOCAL, ARCHIVE, work, items=resources)
     assert name is not None
-    assert await JobRunner(archive.settings, archive.db, archive.objects, {ARCHIVE: handler}).step()
+    assert await JobRunner(archive, {ARCHIVE: handler}).step()
     return await archive.jobs.get(LOCAL, name)
 
 

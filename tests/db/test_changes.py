@@ -8,7 +8,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from dicomweb.errors import NotFound, ObjectMissing, RevisionConflict
+from dicomweb.errors import NotFound, ObjectMissing, RevisionConflict, TooLarge
 from dicomweb.tags import Level
 from dicomweb.uids import OrthancIds
 from storage.access import LOCAL
@@ -272,6 +272,15 @@ async def test_fsck_reads_attachments(archive: Archive) -> None:
     await archive.db.fetch_sql("UPDATE attachment SET md5 = '\\x00'")
     await Check(archive, found.append).run(deep=True)
     assert [(each.kind, each.uid) for each in found] == [("wrong digest", resource.id.hex())]
+
+
+async def test_a_spool_names_the_setting_that_limits_it(archive: Archive) -> None:
+    spool = Spool(archive.objects.spool_dir, memory_limit=1000, max_size=10, limit="max_body", raw=True)
+    with pytest.raises(TooLarge, match=r"the file is larger than 10 bytes \(max_body\)"):
+        await spool.write(b"eleven byte")
+    instance = Spool(archive.objects.spool_dir, memory_limit=1000, max_size=10)
+    with pytest.raises(TooLarge, match=r"the instance is larger than 10 bytes \(max_instance\)"):
+        await instance.write(b"eleven byte")
 
 
 async def test_revisions(archive: Archive) -> None:

@@ -28,7 +28,7 @@ async def archive(
 
 
 def runner(archive: Archive, handler: Handler) -> JobRunner:
-    return JobRunner(archive.settings, archive.db, archive.objects, {"test": handler})
+    return JobRunner(archive, {"test": handler})
 
 
 async def create(archive: Archive, **more: Any) -> str:

@@ -122,7 +122,7 @@ async def reconstruct(archive: Archive, resource: Resource | None, **more: Any) 
     content |= {"only_this_level": False, "files": False, "permissive": False, "said": {}} | more
     name = await archive.jobs.create(LOCAL, RECONSTRUCT, content, items=studies)
     assert name is not None
-    await JobRunner(archive.settings, archive.db, archive.objects, handlers(archive)).step()
+    await JobRunner(archive, handlers(archive)).step()
     return await archive.jobs.get(LOCAL, name)
 
 
@@ -293,7 +293,12 @@ async def test_a_damaged_file_changes_nothing(opened: Opened) -> None:
         assert (job.state, job.error_kind) == ("failure", "corrupt-object")
         job = await reconstruct(archive, None, permissive=True)
         assert (job.state, job.result) == ("success", {"said": {"StudiesCount": 3, "FailedStudiesCount": 1}})
-        same(await snapshot(archive), before)
+        await archive.damage.settled()
+        after = await snapshot(archive)
+        (note,) = after.pop("user_metadata")
+        assert (note["kind"], note["value"]) == (-1, f"corrupt-object {rows[0]['object_key']}")
+        assert before.pop("user_metadata") == []
+        same(after, before)
 
 
 async def test_another_worker_goes_on(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +327,7 @@ async def test_another_worker_goes_on(opened: Opened, monkeypatch: pytest.Monkey
         with suppress(asyncio.CancelledError):
             await reconstruction.run(archive, job, Path("/nowhere"), lambda _: None)
         assert len(done) == 2
-        await JobRunner(archive.settings, archive.db, archive.objects, handlers(archive)).step()
+        await JobRunner(archive, handlers(archive)).step()
         assert done == [studies[0], studies[1], studies[1], studies[2]]
         assert (await archive.jobs.get(LOCAL, name)).state == "success"
         same(await snapshot(archive), before)

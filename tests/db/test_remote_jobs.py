@@ -74,7 +74,7 @@ async def over(archive: Archive, name: str, at_least: int) -> None:
 
 async def run(archive: Archive, name: str) -> Job:
     handlers = {**remote_sending.handlers(archive), **remote_retrieval.handlers(archive)}
-    await JobRunner(archive.settings, archive.db, archive.objects, handlers).step()
+    await JobRunner(archive, handlers).step()
     return await archive.jobs.get(LOCAL, name)
 
 

@@ -14,7 +14,8 @@ from storage.s3_admin import RULE_ID, S3Admin
 from storage.s3_config import bucket_and_prefix, client_config, client_options
 from storage.s3_store import S3Store
 from storage.settings import Settings, load_settings
-from tests.rgw import SSE_KEY, Rgw, free_port
+from tests.proxy import ForwardProxy
+from tests.rgw import DNS_NAME, SSE_KEY, Rgw, free_port
 
 MIB = 1 << 20
 
@@ -268,6 +269,52 @@ async def test_objects_are_encrypted_where_that_is_set(s3_settings, rgw, rgw_buc
     with pytest.raises(Unavailable):
         await unknown.put(new_key(), [b"x"], 1)
     await unknown.close()
+
+
+async def test_buckets_in_host_names(s3_settings, rgw, rgw_bucket, tmp_path, monkeypatch):
+    """Virtual-hosted addressing, by both clients. The names do not resolve: a proxy has the gateway behind them."""
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    host = f"{DNS_NAME}:{rgw.port}"
+    virtual = {"s3_addressing": "virtual", "s3_endpoint": f"http://{host}/", "s3_read_timeout": 20}
+    body = secrets.token_bytes(20 * MIB)
+    (tmp_path / "large").write_bytes(body)
+    small, large = new_key(), new_key()
+    made = f"made-{secrets.token_hex(5)}"
+    with ForwardProxy(("127.0.0.1", rgw.port)) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        store = S3Store.from_settings(s3_settings(**virtual))
+        await store.check()
+        await store.put(small, [b"small"], 5)
+        await store.put_file(large, tmp_path / "large", len(body))
+        assert await store.get(small) == b"small"
+        assert await store.get_ranges(large, [(17 * MIB, 100), (5, 7)]) == [body[17 * MIB : 17 * MIB + 100], body[5:12]]
+        assert b"".join([chunk async for chunk in store.stream(large, 0, len(body))]) == body
+        assert await store.size(large) == len(body)
+        assert sorted([info.key async for info in store.list("1/")]) == sorted([small, large])
+        with pytest.raises(ObjectMissing):
+            await store.get(new_key())
+        await store.close()
+        assert proxy.hosts == {f"{rgw_bucket}.{host}"}
+
+        proxy.hosts.clear()
+        admin = S3Admin(s3_settings(objects=f"s3://{made}/prefix", **virtual))
+        assert admin.ensure_bucket(create=True)
+        assert not admin.ensure_bucket(create=False)
+        admin.set_lifecycle()
+        assert admin.public_access() == []
+        assert admin.abort_uploads(large) == 0
+        admin.close()
+        assert proxy.hosts == {f"{made}.{host}"}
+        monkeypatch.delenv("http_proxy")
+    # What has been written is where others look for it, with the bucket in the path.
+    plain = S3Store.from_settings(s3_settings())
+    assert await plain.get(small) == b"small"
+    await plain.delete(large)
+    await plain.close()
+    client = rgw.client()
+    assert made in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+    client.close()
 
 
 def test_settings_become_client_options(tmp_path):

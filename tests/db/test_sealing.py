@@ -147,7 +147,7 @@ async def test_secrets_of_jobs(opened: Open) -> None:
         return Done({})
 
     def runner(archive: Archive) -> JobRunner:
-        return JobRunner(archive.settings, archive.db, archive.objects, {"test": handler})
+        return JobRunner(archive, {"test": handler})
 
     name = await archive.jobs.create(LOCAL, "test", content)
     assert name is not None
@@ -177,11 +177,11 @@ async def test_the_key_of_a_project(opened: Open) -> None:
     name = await archive.jobs.create(LOCAL, task.kind, content, items=task.items)
     assert name is not None
     assert PASSWORD not in await texts(archive)
-    assert await JobRunner(archive.settings, archive.db, archive.objects, modification_jobs.handlers(archive)).step()
+    assert await JobRunner(archive, modification_jobs.handlers(archive)).step()
     assert (await archive.jobs.get(LOCAL, name)).state == "success"
     assert "sealed" not in await texts(archive)
     # Without a key for the database it is forgotten as well.
     plain = await opened()
     name = await plain.jobs.create(LOCAL, task.kind, content, items=task.items)
-    assert await JobRunner(plain.settings, plain.db, plain.objects, modification_jobs.handlers(plain)).step()
+    assert await JobRunner(plain, modification_jobs.handlers(plain)).step()
     assert PASSWORD not in await texts(plain)

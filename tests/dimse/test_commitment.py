@@ -127,7 +127,7 @@ async def test_a_modality_sends_and_asks(bridge: Bridge, archive: Archive, modal
         if not stays:
             made.release()
             requestor = Requestor(archive)
-            runner = JobRunner(archive.settings, archive.db, archive.objects, module.handlers(requestor))
+            runner = JobRunner(archive, module.handlers(requestor))
             for _ in range(200):
                 if await runner.step():
                     break
@@ -224,7 +224,7 @@ async def test_old_transactions_are_forgotten(archive: Archive, modality: Modali
     await service.expire()
     assert await begin() is None
     changed = replace(archive.settings, job_retention_s=0)
-    await type(service)(changed, archive.db, archive.objects, archive.jobs).expire()
+    await type(service)(changed, archive.db, archive.objects, archive.jobs, archive.damage).expire()
     assert await begin() is not None
 
 

@@ -59,7 +59,7 @@ async def over(archive: Archive, name: str, at_least: int) -> None:
 async def run(archive: Archive, name: str) -> Job:
     requestor = Requestor(archive)
     try:
-        await JobRunner(archive.settings, archive.db, archive.objects, handlers(requestor)).step()
+        await JobRunner(archive, handlers(requestor)).step()
     finally:
         await requestor.close()
     return await archive.jobs.get(LOCAL, name)
@@ -118,7 +118,7 @@ async def test_an_instance_that_was_deleted_meanwhile(archive: Archive, tmp_path
 async def test_jobs_beside_each_other(archive: Archive, tmp_path: Path) -> None:
     instances = await stored(archive, *(files.ct() for _ in range(3)))
     requestor = Requestor(archive)
-    runner = JobRunner(archive.settings, archive.db, archive.objects, handlers(requestor), at_once=2)
+    runner = JobRunner(archive, handlers(requestor), at_once=2)
     working = asyncio.create_task(runner.run())
     try:
         with storescp(tmp_path / "slow", "--sleep-after", "1") as slow, storescp(tmp_path / "fast") as fast:

@@ -60,7 +60,7 @@ async def subscriber(archive: Archive) -> AsyncIterator[Modality]:
 @pytest.fixture
 async def runner(archive: Archive) -> AsyncIterator[JobRunner]:
     requestor = Requestor(archive)
-    yield JobRunner(archive.settings, archive.db, archive.objects, handlers(requestor))
+    yield JobRunner(archive, handlers(requestor))
     await requestor.close()
 
 

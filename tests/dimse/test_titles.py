@@ -206,7 +206,7 @@ async def test_a_title_commits_itself_to_its_own_studies(
         if not stays:
             made.release()
             requestor = Requestor(archive)
-            runner = JobRunner(archive.settings, archive.db, archive.objects, commitment.handlers(requestor))
+            runner = JobRunner(archive, commitment.handlers(requestor))
             for _ in range(100):
                 if await runner.step():
                     break

@@ -139,7 +139,49 @@ def test_header_limits_are_settings(web: httpx.Client, strict: httpx.Client, hea
     assert web.get("/healthz", headers=headers).status_code == 200
     answer = strict.get("/healthz", headers=headers)
     assert (answer.status_code, problem(answer)) == (431, "headers-too-large")
-    assert "at most 30 header fields of 8192 bytes together" in answer.json()["detail"]
+    said = "at most 30 header fields (max_headers) of 8192 bytes together (max_header_bytes)"
+    assert said in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "setting"),
+    [("PatientID=" + "x" * 1500, "max_query_bytes"), ("&".join(["limit=1"] * 31), "max_query_parameters")],
+)
+def test_query_limits_are_settings(web: httpx.Client, strict: httpx.Client, query: str, setting: str) -> None:
+    assert setting not in web.get(f"{ROOT}/studies?{query}").text
+    for path in (f"{ROOT}/studies", "/patients", "/healthz"):
+        answer = strict.get(f"{path}?{query}")
+        assert answer.status_code == 400
+        assert f"({setting})" in answer.text
+
+
+def test_json_limits_are_settings(web: httpx.Client, strict: httpx.Client) -> None:
+    body = {"Level": "Study", "Query": {}, "Padding": "x" * 70_000}
+    assert web.post("/tools/find", json=body).status_code == 200
+    answer = strict.post("/tools/find", json=body)
+    assert (answer.status_code, answer.json()["Details"]) == (
+        413,
+        "the request body is larger than 65536 bytes (max_json)",
+    )
+    created = strict.post("/tools/create-dicom", json={"Tags": {}, "Content": "x" * 140_000})
+    assert created.status_code == 413
+    assert "(max_create_json)" in created.json()["Details"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "setting"),
+    [({f"x-{n}": "1" for n in range(5)}, "max_part_headers"), ({"x": "a" * 300}, "max_part_header_bytes")],
+)
+def test_limits_of_part_headers_are_settings(
+    web: httpx.Client, strict: httpx.Client, headers: dict[str, str], setting: str
+) -> None:
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    body = f"--b\r\n{head}\r\n".encode() + ct() + b"\r\n--b--\r\n"
+    given = {"content-type": 'multipart/related; type="application/dicom"; boundary=b'}
+    assert web.post(f"{ROOT}/studies", content=body, headers=given).status_code == 200
+    answer = strict.post(f"{ROOT}/studies", content=body, headers=given)
+    assert (answer.status_code, problem(answer)) == (413, "too-large")
+    assert f"({setting})" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
+from tests.faults.web import eventually
 from tests.files import compressed, ct
 from tests.http.bodies import ROOT, problem, store
-from tests.support import RunningServer, running_server
+from tests.support import RunningServer, anor, running_server
 
 
 @pytest.fixture
@@ -33,7 +34,24 @@ def _values(text: str, name: str) -> dict[str, float]:
 
 def test_alive_and_ready(web: httpx.Client) -> None:
     assert web.get("/healthz").json() == {"status": "ok"}
-    assert web.get("/readyz").json() == {"status": "ready"}
+    assert web.get("/readyz").json()["status"] == "ready"
+
+
+def test_a_damaged_object_is_told_at_once(own: RunningServer) -> None:
+    with httpx.Client(base_url=own.url, timeout=60) as web:
+        assert web.get("/readyz").json() == {"status": "ready"}
+        file = ct()
+        identifier = web.post("/instances", content=file).json()["ID"]
+        (path,) = [each for each in (own.data / "objects/1").rglob("*") if each.is_file()]
+        path.unlink()
+        for _ in range(2):
+            assert web.get(f"/instances/{identifier}/file").status_code == 500
+        eventually(lambda: web.get("/readyz").json() == {"status": "ready", "damaged_objects": 1}, 10, "the note")
+        assert _count(web, "anor_damaged_reads_total", reason="object-missing") == 2
+        assert "1 missing or damaged objects" in anor("status", data=str(own.data)).stdout
+        assert web.post("/instances", content=file).json()["Status"] == "AlreadyStored"
+        assert web.get("/readyz").json() == {"status": "ready"}
+        assert web.get(f"/instances/{identifier}/file").content == file
 
 
 def test_metrics_of_all_workers_together(server: RunningServer, web: httpx.Client) -> None:

@@ -13,11 +13,10 @@ from dicomweb.query import (
     Match,
     Options,
     Query,
-    assemble,
-    level_of_key,
     matches_of,
     parse_path,
 )
+from dicomweb.query_levels import assemble, level_of_key
 from dicomweb.tags import Level
 
 

@@ -76,6 +76,15 @@ def test_children_get_everything(tmp_path: Path) -> None:
     assert from_env(load().to_env()) == load()
 
 
+def test_virtual_addressing_needs_a_host_name() -> None:
+    given = {"objects": "s3://bucket", "s3_addressing": "virtual"}
+    assert load(given | {"s3_endpoint": "http://s3.example.org:9000"}).s3_addressing == "virtual"
+    assert load(given).s3_endpoint is None
+    for endpoint in ("http://127.0.0.1:9000", "https://[::1]/"):
+        with pytest.raises(SettingError, match="s3_endpoint has an IP address"):
+            load(given | {"s3_endpoint": endpoint})
+
+
 def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = load({"data": Path("here"), "objects": "pictures"})

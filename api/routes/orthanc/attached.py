@@ -215,7 +215,10 @@ async def _attached(http: Exchange, level: Level, kind: int | None) -> list[Atta
     found = await http.archive.attachments.of(http.access, resource, kind) if kind != DICOM_FILE else []
     if level is Level.INSTANCE and kind in (None, DICOM_FILE):
         instance = await http.archive.archives.instance(http.access, http.path["id"])
-        found.insert(0, Attachment(DICOM_FILE, instance.key, instance.base, instance.size, 0, None))
+        found.insert(
+            0,
+            Attachment(DICOM_FILE, instance.key, instance.base, instance.size, 0, None, instance.tenant, instance.sop),
+        )
     return found
 
 

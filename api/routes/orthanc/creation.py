@@ -5,19 +5,16 @@ from contextlib import aclosing
 from typing import Final
 
 from api.exchange import Exchange
-from api.routes.orthanc.dialect import object_of, route, send_json
+from api.routes.orthanc.dialect import checked_object, json_of, route, send_json
 from api.routes.orthanc.upload import UPLOADED, store_file
 from dicomweb.creation.request import Creation
 from dicomweb.tags import Level
 from dicomweb.uids import parse_orthanc_id
 
-# Contents are in the body, in base64; what is larger is sent as a file.
-_MAX_BODY: Final = 64 << 20
-
 
 async def create(http: Exchange) -> None:
     """Make instances and store them; where one cannot be made or stored, none is."""
-    creation = await asyncio.to_thread(Creation.parse, await object_of(http, _MAX_BODY))
+    creation = await asyncio.to_thread(Creation.parse, checked_object(await json_of(http, "max_create_json")))
     stored: list[dict[str, str]] = []
     async with aclosing(http.archive.creation.files(http.access, creation)) as files:
         try:

@@ -27,7 +27,6 @@ from storage.jobs import STORAGE_FULL, Items, Job, Outcome
 T = TypeVar("T")
 Format = Literal["Full", "Short", "Human"]
 
-MAX_BODY: Final = 16 << 20
 TEXT: Final[Header] = (b"content-type", b"text/plain")
 _THREAD_FROM: Final = 1 << 20
 _LONG: Final = 256
@@ -53,9 +52,12 @@ _CLASSES: Final = {cls.slug: cls for cls in TABLE}
 # -- requests
 
 
-async def json_of(http: Exchange, limit: int = MAX_BODY) -> Any:
-    """The body as JSON, whatever its Content-Type; an empty one is None, and what is no JSON is text."""
-    data = (await whole_body(http, limit)).strip()
+async def json_of(http: Exchange, setting: Literal["max_json", "max_create_json"] = "max_json") -> Any:
+    """The body as JSON, whatever its Content-Type; an empty one is None, and what is no JSON is text.
+
+    `setting`: what limits it.
+    """
+    data = (await whole_body(http, getattr(http.settings, setting), setting)).strip()
     if not data:
         return None
     try:
@@ -69,11 +71,14 @@ async def json_of(http: Exchange, limit: int = MAX_BODY) -> Any:
         raise BadRequest("the body is neither JSON nor text") from None
 
 
-async def object_of(http: Exchange, limit: int = MAX_BODY, *, needed: bool = False) -> dict[str, Any]:
+async def object_of(http: Exchange, *, needed: bool = False) -> dict[str, Any]:
     """The body as a JSON object; an empty one is an empty object, unless one is needed. Raises BadRequest."""
-    given = await json_of(http, limit)
-    if given is None and not needed:
-        return {}
+    given = await json_of(http)
+    return {} if given is None and not needed else checked_object(given)
+
+
+def checked_object(given: Any) -> dict[str, Any]:
+    """What was given, if it is a JSON object. Raises BadRequest."""
     if not isinstance(given, dict):
         raise BadRequest("the body is a JSON object")
     return given

@@ -8,8 +8,6 @@ from api.routes.orthanc.dialect import EMPTY, route, send_json
 from api.uploads import whole_body
 from dicomweb.errors import Forbidden
 
-_MAX_BODY: Final = 16 << 20
-
 
 async def delayed_deletion(http: Exchange) -> None:
     """How many files wait to be removed."""
@@ -26,7 +24,7 @@ async def advanced_storage(http: Exchange) -> None:
 
 async def refused(http: Exchange, why: str) -> None:
     """Nothing of the kind is here."""
-    await whole_body(http, _MAX_BODY)
+    await whole_body(http, http.settings.max_json, "max_json")
     raise Forbidden(why)
 
 

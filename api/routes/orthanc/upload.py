@@ -11,7 +11,7 @@ from api.exchange import Exchange
 from api.identity import identity_of, readable
 from api.responses import JSON, send_bytes
 from api.routing import Answer, Content, Operation, Parameter
-from api.uploads import Body, BodyReader, Gunzipped, Upload, collected
+from api.uploads import Body, BodyReader, Gunzipped, Upload, collected, part_limits
 from dicomweb.errors import (
     ArchiveError,
     BadDicom,
@@ -23,7 +23,7 @@ from dicomweb.errors import (
 )
 from dicomweb.media import parse_media_type
 from dicomweb.meta import is_dicom, is_dicomdir
-from dicomweb.multipart import Limits, Parser, PartBegin, PartData, boundary_of
+from dicomweb.multipart import Parser, PartBegin, PartData, boundary_of
 from dicomweb.uids import OrthancIds, orthanc_ids
 from storage.ingest import Provenance
 from storage.parallel import side_by_side
@@ -67,7 +67,7 @@ async def _form(http: Exchange, body: Body, kind: str) -> Any:
     media = parse_media_type(kind)
     if media.essence != _FORM:
         raise UnsupportedMediaType(f"a multipart body is {_FORM} here", attribute="Content-Type")
-    parser = Parser(boundary_of(media), Limits(parts=http.settings.max_parts))
+    parser = Parser(boundary_of(media), part_limits(http))
     entry: Upload | None = None
     found: list[Any] = []
     try:

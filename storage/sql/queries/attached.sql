@@ -36,7 +36,7 @@ SELECT label FROM each WHERE label IS NOT NULL LIMIT $2
 -- What clients noted of a resource ($4: of one kind, or NULL), and what the archive did; no row when there is no such resource.
 SELECT m.kind, m.value, m.revision
 FROM (SELECT WHERE resource_exists($1, $2, $3)) r
-LEFT JOIN user_metadata m ON m.tenant = $1 AND m.level = $2 AND m.orthanc_id = $3 AND ($4::integer IS NULL OR m.kind = $4)
+LEFT JOIN user_metadata m ON m.tenant = $1 AND m.level = $2 AND m.orthanc_id = $3 AND ($4::integer IS NULL OR m.kind = $4) AND m.kind > 0
 ORDER BY m.kind
 
 -- name: metadata_put

@@ -76,4 +76,4 @@ SELECT metadata FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key 
 
 -- name: fsck_attachments
 -- All attachments in the order of their keys, a page at a time.
-SELECT tenant, encode(orthanc_id, 'hex') AS sop_uid, object_key, object_size, md5 FROM attachment WHERE object_key > $1 ORDER BY object_key LIMIT $2
+SELECT tenant, encode(orthanc_id, 'hex') AS sop_uid, object_key, 0 AS object_offset, object_size, md5 FROM attachment WHERE object_key > $1 ORDER BY object_key LIMIT $2

@@ -31,7 +31,7 @@ SELECT EXISTS (
 
 -- name: modification_first
 -- The finished metadata of the first instance of a series.
-SELECT i.object_key, i.metadata, i.metadata_crc, i.metadata_length FROM series s JOIN instance i ON i.series = s.id
+SELECT i.object_key, i.sop_uid, i.metadata, i.metadata_crc, i.metadata_length FROM series s JOIN instance i ON i.series = s.id
 WHERE s.tenant = $1 AND s.series_uid = $2 ORDER BY i.instance_number, i.sop_uid LIMIT 1
 
 -- name: restate_series

@@ -77,7 +77,7 @@ FROM found HAVING resource_exists($1, $2, $3)
 
 -- name: orthanc_metadata
 -- The finished metadata of an instance, unless the caller has those of its version ($3).
-SELECT CASE WHEN version IS DISTINCT FROM $3 THEN metadata END AS metadata, metadata_crc, metadata_length, object_key, version
+SELECT CASE WHEN version IS DISTINCT FROM $3 THEN metadata END AS metadata, metadata_crc, metadata_length, object_key, sop_uid, version
 FROM instance WHERE orthanc_id = $2 AND tenant = $1
 
 -- name: orthanc_first_metadata
@@ -90,7 +90,7 @@ WITH first AS (
     UNION ALL
     SELECT s.id FROM series s WHERE $2 = 'series' AND s.orthanc_id = $3 AND s.tenant = $1
 )
-SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key
+SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.sop_uid
 FROM first JOIN instance i ON i.series = first.id ORDER BY i.received_at, i.sop_uid LIMIT 1
 
 -- name: orthanc_each_metadata
@@ -103,7 +103,7 @@ WITH wanted AS (
     UNION ALL
     SELECT s.id FROM series s WHERE $2 = 'series' AND s.orthanc_id = $3 AND s.tenant = $1
 )
-SELECT i.orthanc_id, i.metadata, i.metadata_crc, i.metadata_length, i.object_key
+SELECT i.orthanc_id, i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.sop_uid
 FROM wanted JOIN instance i ON i.series = wanted.id ORDER BY i.series, i.instance_number, i.sop_uid
 
 -- name: orthanc_shared

@@ -43,7 +43,7 @@ ORDER BY i.instance_number, i.sop_uid
 
 -- name: study_metadata
 -- Finished metadata of a study, in reading order.
-SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key, t.version
+SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.sop_uid, t.version
 FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
 WHERE t.tenant = $1 AND t.study_uid = $2
 ORDER BY s.series_number, s.id, i.instance_number, i.sop_uid
@@ -51,7 +51,7 @@ LIMIT $3
 
 -- name: series_metadata
 -- Finished metadata of a series, in reading order.
-SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key, s.version
+SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.sop_uid, s.version
 FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
 WHERE s.tenant = $1 AND s.series_uid = $3 AND t.study_uid = $2
 ORDER BY i.instance_number, i.sop_uid
@@ -59,7 +59,7 @@ LIMIT $4
 
 -- name: instance_metadata
 -- Finished metadata of one instance.
-SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.version
+SELECT i.metadata, i.metadata_crc, i.metadata_length, i.object_key, i.sop_uid, i.version
 FROM instance i JOIN series s ON s.id = i.series JOIN study t ON t.id = s.study
 WHERE i.tenant = $1 AND i.sop_uid = $4 AND s.series_uid = $3 AND t.study_uid = $2
 

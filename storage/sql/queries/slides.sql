@@ -30,7 +30,7 @@ LIMIT $4
 
 -- name: undescribed
 -- What the description of an instance is made from; nothing when it was replaced meanwhile.
-SELECT metadata, metadata_crc, metadata_length, bulk_table, file_sha256 FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
+SELECT sop_uid, object_key, metadata, metadata_crc, metadata_length, bulk_table, file_sha256 FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
 
 -- name: describe_tiled
 -- Keep a description as long as its file is stored; two processes may do so at once. The worker is to look at the slide.
@@ -62,4 +62,4 @@ LIMIT $4
 
 -- name: object_metadata
 -- The finished metadata of an instance; nothing when it was removed or replaced meanwhile.
-SELECT metadata, metadata_crc, metadata_length FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
+SELECT sop_uid, object_key, metadata, metadata_crc, metadata_length FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
