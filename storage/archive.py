@@ -44,6 +44,7 @@ from storage.spool import Spool
 from storage.study_objects import StudyObjects
 from storage.tag_sets import TagService
 from storage.transcoding import TranscodeService
+from storage.transfers import TransferService
 from storage.user_metadata import MetadataService
 from storage.worklist import WorklistService
 
@@ -100,6 +101,7 @@ class Archive:
     performed_steps: PerformedStepService
     modification: ModificationService
     remotes: RemoteService
+    transfers: TransferService
     creation: CreationService
 
     def new_spool(self, *, eager: bool = False) -> Spool:
@@ -211,5 +213,6 @@ async def open_archive(settings: Settings) -> Archive:
         performed_steps=PerformedStepService(settings, db),
         modification=ModificationService(settings, objects, retrieve, transcode, ingest),
         remotes=RemoteService(settings, db),
+        transfers=TransferService(settings, db, objects),
         creation=CreationService(settings, db, objects, decoders),
     )
