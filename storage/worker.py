@@ -1,8 +1,8 @@
 """The background process.
 
 It sweeps objects that no row needs, numbers the change feed, announces what has settled, recycles patients beyond the
-limits, analyses tables being filled, removes workitems, worklist items, jobs and transfers whose time is over, keeps instances in
-the transfer syntaxes that the rules ask for, and works on jobs.
+limits, analyses tables being filled, removes workitems, worklist items, jobs and transfers whose time is over, keeps
+instances in the transfer syntaxes that the rules ask for, and works on jobs.
 """
 
 import asyncio
