@@ -278,6 +278,8 @@ def _worker(settings: Settings, server: int, listener: socket.socket | None = No
     from storage.reconstruction import handlers as reconstruction_handlers
     from storage.remote_retrieval import handlers as retrieval_handlers
     from storage.remote_sending import handlers as sending_handlers
+    from storage.transfer_jobs import commit_handlers
+    from storage.transfer_jobs import handlers as transfer_handlers
     from storage.worker import run_worker as work
     from wsi.tasks import handlers, steps
 
@@ -293,11 +295,13 @@ def _worker(settings: Settings, server: int, listener: socket.socket | None = No
                 **commitment_handlers(requestor),
                 **notification_handlers(requestor),
             }
+            remote = {**sending_handlers(archive), **retrieval_handlers(archive), **transfer_handlers(archive)}
             lanes = (
                 (handlers(archive), 1),
                 (dimse, settings.jobs_at_once),
                 (modification_handlers(archive), settings.jobs_at_once),
-                ({**sending_handlers(archive), **retrieval_handlers(archive)}, settings.jobs_at_once),
+                (remote, settings.jobs_at_once),
+                (commit_handlers(archive), settings.jobs_at_once),
                 (reconstruction_handlers(archive), 1),
                 (archive_handlers(archive), settings.jobs_at_once),
             )

@@ -46,6 +46,7 @@ from storage.spool import Spool
 from storage.study_objects import StudyObjects
 from storage.tag_sets import TagService
 from storage.transcoding import TranscodeService
+from storage.transfers import TransferService
 from storage.user_metadata import MetadataService
 from storage.worklist import WorklistService
 
@@ -104,6 +105,7 @@ class Archive:
     performed_steps: PerformedStepService
     modification: ModificationService
     remotes: RemoteService
+    transfers: TransferService
     creation: CreationService
 
     def new_spool(self, *, eager: bool = False) -> Spool:
@@ -221,5 +223,6 @@ async def open_archive(settings: Settings) -> Archive:
         performed_steps=PerformedStepService(settings, db),
         modification=ModificationService(settings, objects, retrieve, transcode, ingest),
         remotes=RemoteService(settings, db, sealer),
+        transfers=TransferService(settings, db, objects),
         creation=CreationService(settings, db, objects, decoders),
     )

@@ -4,9 +4,7 @@ Each instance is a part of the job, so that a worker goes on where another was k
 object store; what is made on the way (transcoded, compressed) is spooled, so that its length is known.
 """
 
-import asyncio
 import uuid
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from dicomweb.store_answer import read_answer
 from storage.access import SCOPES, Access
 from storage.archive import Archive
 from storage.data_set_digest import AS_STORED, DataSetDigest, digest_of_answer
+from storage.gzipped import packed
 from storage.job_items import JobItems, job_items
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.outbound import Answer, Caller, again, refusal
@@ -40,7 +39,6 @@ _AT_ONCE: Final = 4  # uploads to one peer, requests to one DICOMweb server
 _BATCH_FILES: Final = 20
 _BATCH_BYTES: Final = 32 * _MIB
 _ANSWER_MAX: Final = 8 * _MIB
-_LEVEL: Final = 1  # of gzip: lines are faster than processors
 
 _GONE: Final = 404
 _PROCESSING_FAILURE: Final = 0x0110
@@ -196,7 +194,7 @@ class _Upload:
             raw=True,
         )
         async with aclosing(self._file(instance)) as chunks:
-            return await spool.collect(_packed(chunks) if self._compress else chunks)
+            return await spool.collect(packed(chunks) if self._compress else chunks)
 
     async def _file(self, instance: Instance) -> AsyncGenerator[bytes, None]:
         """In the transfer syntax that was asked for, or as it is stored where that is not possible."""
@@ -213,13 +211,6 @@ class _Upload:
                 return
         async for chunk in self._archive.retrieve.file(instance):
             yield chunk
-
-
-async def _packed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    packer = zlib.compressobj(_LEVEL, wbits=31)
-    async for chunk in chunks:
-        yield await asyncio.to_thread(packer.compress, chunk)
-    yield packer.flush()
 
 
 def _check_upload(answer: Answer) -> None:

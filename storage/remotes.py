@@ -182,10 +182,17 @@ class RemoteService:
 
     @asynccontextmanager
     async def caller(
-        self, access: Access, kind: Kind, name: str, headers: Mapping[str, str] | None = None
+        self,
+        access: Access,
+        kind: Kind,
+        name: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        patience: float | None = None,
     ) -> AsyncIterator[Caller]:
         """What calls one of them, with its credentials and with `headers` besides, which go before its own.
 
+        `patience`: seconds of silence that are borne, whatever its declaration says.
         Raises NotFound, BadRequest; calls raise PeerFailed.
         """
         access.require("remotes.run")
@@ -200,7 +207,7 @@ class RemoteService:
             given["authorization"] = f"Basic {base64.b64encode(pair).decode()}"
         check_headers(headers or {})
         given |= {key.lower(): value for key, value in (headers or {}).items()}
-        target = Target(row["url"], given, row["timeout"], _certificate(kept))
+        target = Target(row["url"], given, patience or row["timeout"], _certificate(kept))
         async with await self._outbound.caller(target) as caller:
             yield caller
 

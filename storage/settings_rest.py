@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from storage.settings_about import about
+from storage.settings_about import GIB, MIB, about
 from storage.settings_outgoing import OutgoingSettings
 
 
@@ -35,6 +35,15 @@ class RestSettings(OutgoingSettings):
     )
     log_exports: bool = field(
         default=False, metadata=about("REST", "Whether what is sent to others is listed in `/exports`.")
+    )
+    transfer_bytes: int = field(
+        default=64 * GIB,
+        metadata=about(
+            "REST",
+            "Files of transfers that come in buckets (`/transfers`) and are not stored yet: all of them together.",
+            unit="bytes",
+            minimum=MIB,
+        ),
     )
     scripts: Literal["refuse", "ignore"] = field(
         default="refuse",

@@ -1,8 +1,8 @@
 """The background process.
 
 It sweeps objects that no row needs, numbers the change feed, announces what has settled, recycles patients beyond the
-limits, analyses tables being filled, removes workitems, worklist items and jobs whose time is over, keeps instances in
-the transfer syntaxes that the rules ask for, looks at damaged objects again, and works on jobs.
+limits, analyses tables being filled, removes workitems, worklist items, jobs and transfers whose time is over, keeps
+instances in the transfer syntaxes that the rules ask for, looks at damaged objects again, and works on jobs.
 """
 
 import asyncio
@@ -133,6 +133,7 @@ async def run_worker(
         (_EXPIRE_SECONDS, "expire_archives", archive.archives.expire),
         (_EXPIRE_SECONDS, "expire_commitments", archive.asked.expire),
         (_EXPIRE_SECONDS, "expire_transactions", archive.commitment.expire),
+        (_EXPIRE_SECONDS, "expire_transfers", archive.transfers.expire),
         (_SEAL_SECONDS, "seal_credentials", archive.remotes.seal),
         (_SEAL_SECONDS, "seal_users", archive.modalities.seal),
         (_TRANSCODE_SECONDS, "transcode", StoredSyntax(archive).step),

@@ -22,6 +22,7 @@ from api.routes.orthanc import (
     tags,
     titles,
     tools,
+    transfers,
     upload,
     worklists,
 )
@@ -49,6 +50,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *worklists.OPERATIONS,
     *peers.OPERATIONS,
     *servers.OPERATIONS,
+    *transfers.OPERATIONS,
     *explorer.OPERATIONS,
     *plugins.OPERATIONS,
 )

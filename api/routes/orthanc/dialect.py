@@ -40,8 +40,10 @@ _STATES: Final = {
 _COUNTED: Final = frozenset(
     ("DicomModalityStore", "OrthancPeerStore", "ResourceModification", "MergeStudy", "SplitStudy")
 )
-# Jobs of Orthanc's DICOMweb plug-in say less, and numbers as text.
-_DICOMWEB: Final = frozenset(("DicomWebStowClient", "DicomWebWadoRetrieveClient"))
+# Jobs of Orthanc's plug-ins say less, those of the one for DICOMweb numbers as text.
+_PLUGINS: Final = frozenset(
+    ("DicomWebStowClient", "DicomWebWadoRetrieveClient", "PushTransfer", "PullTransfer", "CommitTransfer")
+)
 _RETRIEVALS: Final = frozenset(("DicomMoveScu", "DicomGetScu"))
 _SENT_BY_DIMSE: Final = frozenset(("DicomModalityStore",))
 _SUB_OPERATIONS: Final = ("completed", "failed", "warning")
@@ -323,7 +325,7 @@ def content_of(job: Job, items: Items | None, outcomes: Sequence[Outcome] = ()) 
     result: dict[str, Any] = job.result or {}
     if "said" not in content:
         return {"Description": job.kind, "Result": job.result}
-    if job.kind in _DICOMWEB:
+    if job.kind in _PLUGINS:
         return {**content["said"], **_sent(job, items), **result.get("said", {})}
     answer: dict[str, Any] = {"Description": _DESCRIPTION, **content["said"], **result.get("said", {})}
     if job.kind in _COUNTED:

@@ -33,6 +33,7 @@ _IMAGES: Final = "1.2.840.10008.5.1.4.1.1."
 _PLUGINS: Final = {
     "delayed-deletion": ("Files of deleted resources are removed in the background.", ""),
     "dicom-web": ("DICOMweb: QIDO-RS, WADO-RS, STOW-RS, UPS-RS and WADO-URI.", "/dicom-web/"),
+    "transfers": ("Transfers in buckets between servers, all of it or nothing.", "/transfers"),
     "worklists": ("The modality worklist.", "/worklists"),
     "wsi": ("Whole-slide imaging: tiles, DeepZoom and IIIF.", "/wsi/"),
 }
@@ -306,7 +307,7 @@ OPERATIONS = (
     route("GET", "/tools/metrics-prometheus", "metrics.read", ("Read Orthanc's metrics", "`/metrics` has more."),
           metrics, _text_of("orthanc_count_studies 40 1706696130000")),
     route("GET", "/plugins", "system.read", ("List plug-ins", "Those of Orthanc that are part of this program."),
-          plugins, ["delayed-deletion", "dicom-web", "worklists", "wsi", "explorer.js"]),
+          plugins, ["delayed-deletion", "dicom-web", "transfers", "worklists", "wsi", "explorer.js"]),
     route("GET", "/plugins/{plugin}", "system.read", ("Describe a plug-in", "Version `mainline` is the newest."),
           plugin, _PLUGIN),
     route("GET", "/plugins/explorer.js", "system.read", ("Extend Orthanc's pages", "By nothing."), explorer,

@@ -34,7 +34,7 @@ SELECT a.tenant, encode(a.orthanc_id, 'hex'), a.object_key, a.object_size, false
 WHERE o.size IS DISTINCT FROM a.object_size
 
 -- name: fsck_unexplained
--- Listed objects that no row, attachment, intent, tomb or job explains. What was swept meanwhile is among them: ask the store.
+-- Listed objects that no row, attachment, intent, tomb, job or transfer explains. What was swept meanwhile is among them: ask the store.
 SELECT o.key, o.size FROM fsck_object o
 WHERE NOT EXISTS (SELECT FROM instance i WHERE i.object_key = o.base AND (NOT o.side OR i.metadata IS NULL))
   AND NOT EXISTS (SELECT FROM derived d WHERE d.object_key = o.key)
@@ -43,6 +43,7 @@ WHERE NOT EXISTS (SELECT FROM instance i WHERE i.object_key = o.base AND (NOT o.
   AND NOT EXISTS (SELECT FROM tomb t WHERE t.key = o.base)
   AND NOT EXISTS (SELECT FROM job j WHERE j.object_key = o.base)
   AND NOT EXISTS (SELECT FROM job j WHERE j.result_key = o.base)
+  AND NOT EXISTS (SELECT FROM transfer_bucket b WHERE b.key = o.base)
 
 -- name: fsck_counts
 -- Parents whose counts differ from their children, or that have none.
