@@ -14,7 +14,7 @@ class DimseSettings(ServerSettings):
     """What can be set for associations with other application entities."""
 
     dimse_open: str = field(
-        default="echo,store,find",
+        default="echo,store",
         metadata=about(
             "DIMSE",
             "What application entities may do that are not declared: of echo, store, find, get, move, worklist, mpps"
