@@ -14,7 +14,6 @@ from dicomweb.tags import Level
 from dimse_bridge import commitment
 from dimse_bridge.contexts import COMMITMENT
 from dimse_bridge.scu import COMMITMENT_INSTANCE, Requestor
-from dimse_bridge.worklist import MODALITY_WORKLIST
 from storage.access import LOCAL
 from storage.archive import Archive
 from storage.job_runner import JobRunner
