@@ -266,7 +266,14 @@ class Association:
                 await exchange.respond(result.code, comment=result.comment)
 
     async def respond(
-        self, exchange: Exchange, code: int, comment: str, identifier: bytes, elements: Mapping[str, object]
+        self,
+        exchange: Exchange,
+        code: int,
+        comment: str,
+        identifier: bytes,
+        elements: Mapping[str, object],
+        *,
+        hold: bool,
     ) -> None:
         """Send a response; the final one makes room for the next request."""
         if exchange.answered:
@@ -277,7 +284,7 @@ class Association:
                 exchange.answered = True
                 self._traffic.answer(type(exchange.request), code)
                 self._exchange, self._quiet_since = None, self._loop.time()
-            self._outlet.send(exchange.context.id, command, identifier or None)
+            self._outlet.send(exchange.context.id, command, identifier or None, hold=hold)
         await self._outlet.drain()
 
     # -- C-STORE -----------------------------------------------------------------------------------------------------

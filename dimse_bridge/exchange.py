@@ -27,10 +27,16 @@ class Exchange:
         self._match: tuple[int, bytes] | None = None
 
     async def respond(
-        self, status: int, *, comment: str = "", identifier: bytes | None = None, **elements: object
+        self,
+        status: int,
+        *,
+        comment: str = "",
+        identifier: bytes | None = None,
+        hold: bool = False,
+        **elements: object,
     ) -> None:
         """See service.Exchange."""
-        await self.association.respond(self, status, comment, identifier or b"", elements)
+        await self.association.respond(self, status, comment, identifier or b"", elements, hold=hold)
 
     def response(self, code: int, comment: str, elements: Mapping[str, object], *, has_data_set: bool) -> bytes:
         """The command set of a response; those of a query's matches are all the same, and made once."""
