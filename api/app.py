@@ -139,9 +139,11 @@ def create_app(settings: Settings) -> Anor:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         archive = await open_archive(settings)
-        metrics = Metrics(settings.data / "metrics", os.getppid(), archive.counters, archive.times)
-        metrics.start()
         requestor = Requestor(archive)
+        metrics = Metrics(
+            settings.data / "metrics", os.getppid(), requestor.counters, archive.times, requestor.traffic.levels
+        )
+        metrics.start()
         try:
             await archive.slides.prepare()
             cast("Anor", app).open_front(settings, archive, requestor, metrics)

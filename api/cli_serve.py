@@ -305,7 +305,9 @@ def _worker(settings: Settings, server: int, listener: socket.socket | None = No
                 (reconstruction_handlers(archive), 1),
                 (archive_handlers(archive), settings.jobs_at_once),
             )
-            metrics = Metrics(settings.data / "metrics", server, archive.counters, archive.times)
+            metrics = Metrics(
+                settings.data / "metrics", server, requestor.counters, archive.times, requestor.traffic.levels
+            )
             try:
                 async with telling(metrics, listener, settings):
                     await work(archive, stop, lanes, steps(archive))

@@ -28,10 +28,11 @@ class Metrics:
         server: int,
         totals: Callable[[], Mapping[Key, float]] = dict,
         times: Callable[[], Mapping[Key, Spread]] = dict,
+        levels: Callable[[], Mapping[Key, float]] = dict,
     ) -> None:
         """As for Counts."""
         self._requests = Times()
-        self._counts = Counts(directory, server, totals, lambda: {**times(), **self._requests.spreads})
+        self._counts = Counts(directory, server, totals, lambda: {**times(), **self._requests.spreads}, levels)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one finished request; status 0 means that the answer never began or was cut."""

@@ -17,7 +17,7 @@ from dimse_bridge import admission, negotiation, status
 from dimse_bridge.admission import Application
 from dimse_bridge.command import Command, Field, Tag, primitive_of, request_of, response_to, store_request
 from dimse_bridge.connection import Connection, Gone
-from dimse_bridge.exchange import PENDING, Exchange
+from dimse_bridge.exchange import Exchange
 from dimse_bridge.limits import Limits
 from dimse_bridge.logs import log_crash, log_event
 from dimse_bridge.messages import Assembler, Message, StoreBegins, StoreData
@@ -266,18 +266,25 @@ class Association:
                 await exchange.respond(result.code, comment=result.comment)
 
     async def respond(
-        self, exchange: Exchange, code: int, comment: str, identifier: bytes, elements: Mapping[str, object]
+        self,
+        exchange: Exchange,
+        code: int,
+        comment: str,
+        identifier: bytes,
+        elements: Mapping[str, object],
+        *,
+        hold: bool,
     ) -> None:
         """Send a response; the final one makes room for the next request."""
         if exchange.answered:
             raise RuntimeError("a response after the final one")
         command = exchange.response(code, comment, elements, has_data_set=bool(identifier))
         async with self._outlet.lock:
-            if code not in PENDING:
+            if code not in status.NOT_FINAL:
                 exchange.answered = True
                 self._traffic.answer(type(exchange.request), code)
                 self._exchange, self._quiet_since = None, self._loop.time()
-            self._outlet.send(exchange.context.id, command, identifier or None)
+            self._outlet.send(exchange.context.id, command, identifier or None, hold=hold)
         await self._outlet.drain()
 
     # -- C-STORE -----------------------------------------------------------------------------------------------------

@@ -7,8 +7,12 @@ from typing import Final
 from pydicom._uid_dict import UID_dictionary  # the only list of all registered UIDs
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
 
+from dimse_bridge import models
+
 VERIFICATION: Final = "1.2.840.10008.1.1"
 COMMITMENT: Final = "1.2.840.10008.1.20.1"
+MODALITY_WORKLIST: Final = "1.2.840.10008.5.1.4.31"
+MPPS_NOTIFICATION: Final = "1.2.840.10008.3.1.2.3.5"
 
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
@@ -44,6 +48,21 @@ TRANSFER_SYNTAXES: Final = (
 _NATIVE: Final = {EXPLICIT_LE: 0, DEFLATED_LE: 1, IMPLICIT_LE: 2, EXPLICIT_BE: 3}
 # Identifiers are small: nothing to deflate, and nothing that could inflate.
 _MESSAGE: Final = (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)
+
+_PERMISSIONS: Final = {
+    VERIFICATION: "echo",
+    COMMITMENT: "commitment",
+    MODALITY_WORKLIST: "worklist",
+    MPPS_NOTIFICATION: "mpps",
+    **dict.fromkeys(models.FIND, "find"),
+    **dict.fromkeys(models.MOVE, "move"),
+    **dict.fromkeys(models.GET, "get"),
+}
+
+
+def service_of(sop_class: str) -> str:
+    """The service of a SOP class that we ask for, by the name that its permission has; all others are stored."""
+    return _PERMISSIONS.get(sop_class, "store")
 
 
 def _storage_syntaxes(proposals: list[list[str]]) -> list[str]:

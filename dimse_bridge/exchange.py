@@ -1,7 +1,7 @@
 """One request on an association, and the command sets of its responses."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dimse_bridge import status
 from dimse_bridge.command import primitive_of, response_to
@@ -10,8 +10,6 @@ from dimse_bridge.service import Context
 
 if TYPE_CHECKING:
     from dimse_bridge.association import Association
-
-PENDING: Final = frozenset({status.PENDING, status.PENDING_PARTIAL})
 
 
 class Exchange:
@@ -29,14 +27,20 @@ class Exchange:
         self._match: tuple[int, bytes] | None = None
 
     async def respond(
-        self, status: int, *, comment: str = "", identifier: bytes | None = None, **elements: object
+        self,
+        status: int,
+        *,
+        comment: str = "",
+        identifier: bytes | None = None,
+        hold: bool = False,
+        **elements: object,
     ) -> None:
         """See service.Exchange."""
-        await self.association.respond(self, status, comment, identifier or b"", elements)
+        await self.association.respond(self, status, comment, identifier or b"", elements, hold=hold)
 
     def response(self, code: int, comment: str, elements: Mapping[str, object], *, has_data_set: bool) -> bytes:
         """The command set of a response; those of a query's matches are all the same, and made once."""
-        match = code in PENDING and has_data_set and not elements and not comment
+        match = code in status.NOT_FINAL and has_data_set and not elements and not comment
         if match and self._match is not None and self._match[0] == code:
             return self._match[1]
         named = {**elements, "ErrorComment": status.comment(comment)} if comment else elements

@@ -135,12 +135,14 @@ async def find(exchange: Exchange) -> None:
     count, more = 0, False
     async with aclosing(archive.search.pages(association.access, asked.query, _PAGE)) as pages:
         async for page in pages:
-            for row in page.rows:
+            for number, row in enumerate(page.rows, 1):
                 if exchange.cancelled:
                     await exchange.respond(status.CANCELLED)
                     return
                 answer = writer.write(asked.answer(row, association.called_aet), asked.character_sets)
-                await exchange.respond(pending, identifier=answer)
+                # Behind the last row of the last page the final response follows.
+                hold = number < len(page.rows) or not page.more
+                await exchange.respond(pending, identifier=answer, hold=hold)
             count += len(page.rows)
             more = page.more
     if more:

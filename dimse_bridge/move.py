@@ -15,6 +15,7 @@ from dimse_bridge.retrieve import SubOperations, keys_of
 from dimse_bridge.scu import Requestor
 from dimse_bridge.sending import Outcome, Sender
 from dimse_bridge.service import Entry, Exchange
+from storage.ahead import with_next
 from storage.modalities import Modality
 from storage.retrieve import Instance
 from storage.selection import Selection, UniqueKeys
@@ -74,14 +75,14 @@ class MoveService:
 
 async def _send_all(exchange: Exchange, found: Selection, sender: Sender, destination: Modality) -> None:
     operations, comment = SubOperations(exchange, found.count), ""
-    async with sender, aclosing(found.instances()) as instances:
-        async for instance in instances:
+    async with sender, aclosing(with_next(found.instances())) as instances:
+        async for instance, following in instances:
             try:
-                outcome = await _sent(operations, sender, instance)
+                outcome = await _sent(operations, sender, instance, following)
             except (PeerFailed, Unavailable) as error:
                 log_event("move-failed", peer=destination.host, reason=error.message)
                 comment = error.message
-                await operations.give_up(instance.sop, instances)
+                await operations.give_up(instance.sop, (each async for each, _ in instances))
                 break
             if outcome is None:
                 break
@@ -89,11 +90,13 @@ async def _send_all(exchange: Exchange, found: Selection, sender: Sender, destin
     await operations.end(comment)
 
 
-async def _sent(operations: SubOperations, sender: Sender, instance: Instance) -> Outcome | None:
+async def _sent(
+    operations: SubOperations, sender: Sender, instance: Instance, following: Instance | None
+) -> Outcome | None:
     """Send one instance; None when the peer cancelled meanwhile, which cuts the association with the destination."""
     work: asyncio.Task[Outcome] | None = None
     while not operations.is_cancelled():
-        work = work or asyncio.create_task(sender.send(instance))
+        work = work or asyncio.create_task(sender.send(instance, following))
         try:
             done, _ = await asyncio.wait([work], timeout=_TICK)
             if done:

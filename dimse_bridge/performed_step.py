@@ -1,7 +1,7 @@
 """Modality performed procedure steps (PS3.4 annex F): N-CREATE and N-SET (F.7), N-GET of the Retrieve class (F.8)."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from pynetdicom.dimse_primitives import N_CREATE, N_GET, N_SET, DIMSEPrimitive
@@ -43,7 +43,8 @@ def _answered(serve: Callable[[Exchange, Dataset], Awaitable[None]]) -> Callable
             if failed.code == INVALID_VALUE and error.attribute in given:
                 writer = IdentifierWriter(exchange.context.transfer_syntax)
                 invalid = writer.write({error.attribute: given[error.attribute]}, _CHARACTER_SETS)
-            more = {"ErrorID": _NOT_UPDATED} if error.message == performed_steps.MAY_NO_LONGER_BE_UPDATED else {}
+            finished = error.message == performed_steps.MAY_NO_LONGER_BE_UPDATED
+            more: dict[str, Any] = {"ErrorID": _NOT_UPDATED} if finished else {}
             await exchange.respond(failed.code, comment=failed.comment, identifier=invalid, **more)
 
     return service

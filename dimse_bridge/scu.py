@@ -19,23 +19,23 @@ from pynetdicom.dsutils import decode, encode
 
 from dicomweb.errors import BadRequest, PeerFailed, TooLarge, Unavailable
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
+from dimse_bridge import status
 from dimse_bridge.contexts import COMMITMENT, VERIFICATION
 from dimse_bridge.requestor import Answers, Call, Link, Proposal, User, status_said
 from dimse_bridge.tls import Certificates
+from dimse_bridge.traffic import OwnTraffic
 from storage.archive import Archive
+from storage.counts import Key
 from storage.modalities import Modality
 
 T = TypeVar("T")
 
 COMMITMENT_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
-WORKLIST_FIND: Final = "1.2.840.10008.5.1.4.31"
 STUDY_ROOT: Final = "1.2.840.10008.5.1.4.1.2.2."
 PATIENT_ROOT: Final = "1.2.840.10008.5.1.4.1.2.1."
 FIND, MOVE, GET = "1", "2", "3"  # the last component of the SOP classes of both
 
 MESSAGES: Final = (EXPLICIT_LE, IMPLICIT_LE)
-_PENDING: Final = frozenset((0xFF00, 0xFF01))
-_CANCELLED: Final = 0xFE00
 _ANSWER_BYTES: Final = 8 << 20
 _ANSWERS_BYTES: Final = 64 << 20
 # Answers that a thread collects, and seconds after which it hands over what there is.
@@ -59,7 +59,7 @@ class SubOperations:
     @property
     def pending(self) -> bool:
         """Whether more responses come."""
-        return self.status in _PENDING
+        return self.status in status.NOT_FINAL
 
 
 class Requestor:
@@ -67,6 +67,7 @@ class Requestor:
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
+        self.traffic = OwnTraffic()
         self._settings = archive.settings
         self._pool = ThreadPoolExecutor(self._settings.dimse_requests, thread_name_prefix="dimse-scu")
         self._slots = asyncio.Semaphore(self._settings.dimse_requests)
@@ -79,6 +80,10 @@ class Requestor:
         for link in list(self._links):
             link.cut()
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+
+    def counters(self) -> dict[Key, float]:
+        """Totals for the metrics: of the archive, and of what we asked others."""
+        return {**self.archive.counters(), **self.traffic.totals()}
 
     async def echo(self, modality: Modality, *, find: bool = False) -> None:
         """C-ECHO; with `find` a C-FIND that matches nothing, too. Raises PeerFailed, Unavailable."""
@@ -104,8 +109,8 @@ class Requestor:
             count = 0
             while batch := await self.run(link, partial(_batch, answers)):
                 for said, found in batch:
-                    if said.Status not in _PENDING:
-                        if said.Status not in (0, _CANCELLED):
+                    if said.Status not in status.NOT_FINAL:
+                        if said.Status not in (status.SUCCESS, status.CANCELLED):
                             raise PeerFailed(*status_said(said))
                         return
                     if found is not None:
@@ -221,6 +226,7 @@ class Requestor:
                 Link,
                 self._call(modality, tls),
                 proposals,
+                self.traffic,
                 message_limit=message_limit + _ANSWER_BYTES,
                 handlers=handlers,
             )
@@ -309,7 +315,7 @@ def _batch(answers: Answers) -> list[tuple[Dataset, Dataset | None]]:
     end = monotonic() + _BATCH_SECONDS
     while len(found) < _BATCH and (answer := answers.next()) is not None:
         found.append(answer)
-        if answer[0].Status not in _PENDING or monotonic() > end:
+        if answer[0].Status not in status.NOT_FINAL or monotonic() > end:
             break
     return found
 
@@ -320,7 +326,7 @@ def _cancel(answers: Answers) -> None:
     end = monotonic() + _AFTER_CANCEL
     while monotonic() < end:
         answer = answers.next()
-        if answer is None or answer[0].Status not in _PENDING:
+        if answer is None or answer[0].Status not in status.NOT_FINAL:
             return
     raise PeerFailed("the peer does not stop to answer")
 

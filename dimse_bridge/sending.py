@@ -2,10 +2,11 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from mmap import mmap
 from pathlib import Path
 from typing import Final, Self
@@ -15,9 +16,9 @@ from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
 from dicomweb.meta import FileMeta, read_file_meta
 from dicomweb.pixels.syntaxes import HTJ2K_RPCL, RLE
 from dimse_bridge import status
+from dimse_bridge.outgoing import Preparation
 from dimse_bridge.requestor import MAX_CONTEXTS, Link, NothingAccepted, Proposal, status_said
 from dimse_bridge.scu import Requestor
-from dimse_bridge.store import file_meta
 from storage.access import Access
 from storage.modalities import Modality
 from storage.retrieve import Instance
@@ -112,31 +113,37 @@ class Sender:
     ) -> None:
         """`kinds`: all that will be sent; `originator`: AE title and message ID of the C-MOVE that asked for it."""
         self._requestor = requestor
-        self._archive = requestor.archive
         self._access = access
         self._modality = modality
         self._originator = originator
         self._groups = groups(kinds, transcoding=modality.transcoding)
         self._group: dict[Kind, tuple[Proposal, ...]] = {}
         self._link: Link | None = None
+        self._accepted: Mapping[str, Sequence[str]] = {}
         self._stack = AsyncExitStack()
+        self._next: Preparation | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         """End the association: released, or cut where there was an error."""
+        if self._next is not None:
+            await self._next.drop()
+        await self._ended(kind, error)
+
+    async def _ended(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         self._link = None
         await self._stack.__aexit__(kind, error, None)
 
-    async def send(self, instance: Instance) -> Outcome:
-        """Send one instance, over a new association where the old one broke.
+    async def send(self, instance: Instance, following: Instance | None = None) -> Outcome:
+        """Send one instance, over a new association where the old one broke; the `following` one is read meanwhile.
 
         Raises PeerFailed where there is none to be had, Unavailable where the archive is.
         """
         for attempt in range(1, _TRIES + 1):
             try:
-                return await self._sent(instance)
+                return await self._sent(instance, following)
             except NothingAccepted as error:
                 await self._dropped(error)
                 return Outcome(instance, status.SOP_CLASS_NOT_SUPPORTED, error.message)
@@ -153,66 +160,46 @@ class Sender:
 
     async def _dropped(self, error: PeerFailed) -> None:
         with suppress(PeerFailed):
-            await self.__aexit__(type(error), error, None)
+            await self._ended(type(error), error)
 
-    async def _sent(self, instance: Instance) -> Outcome:
+    async def _sent(self, instance: Instance, following: Instance | None) -> Outcome:
         link = await self._linked((instance.sop_class, instance.transfer_syntax))
-        async with self._file(instance, link.accepted().get(instance.sop_class, [])) as path:
-            answer = await self._requestor.run(link, partial(link.store, path, self._originator))
+        preparation = await self._prepared(instance)
+        if following is not None and (following.sop_class, following.transfer_syntax) in self._group:
+            self._next = self._preparation(following)
+        file = await preparation.ready()
+        try:
+            answer = await self._requestor.run(link, partial(link.store, file.path, self._originator))
+        finally:
+            await file.close()
         comment = "" if answer.Status == 0 else status_said(answer)[0]
         return Outcome(instance, answer.Status, comment)
 
     async def _linked(self, kind: Kind) -> Link:
         if self._link is not None and kind in self._group:
             return self._link
-        await self.__aexit__(None, None, None)
+        await self._ended(None, None)
         self._stack = AsyncExitStack()
         found = next((group for group in self._groups if kind in group), None)
         if found is None:  # it was stored anew, in another form, since the kinds were counted
             found = groups([kind], transcoding=self._modality.transcoding)[0]
         proposals = list(dict.fromkeys(each for proposed in found.values() for each in proposed))
         self._link = await self._stack.enter_async_context(self._requestor.link(self._modality, proposals))
-        self._group = found
+        self._group, self._accepted = found, self._link.accepted()
         return self._link
 
-    @asynccontextmanager
-    async def _file(self, instance: Instance, accepted: Sequence[str]) -> AsyncIterator[Path]:
-        """The Part 10 file in one of the transfer syntaxes: the stored one itself where it is a file, else a copy.
+    async def _prepared(self, instance: Instance) -> Preparation:
+        """What was begun of an instance, where it suits this association, or what is begun now."""
+        ahead, self._next = self._next, None
+        if ahead is not None:
+            if ahead.instance == instance and ahead.accepted == self._accepted.get(instance.sop_class, []):
+                return ahead
+            await ahead.drop()
+        return self._preparation(instance)
 
-        Raises as `DataSetService.open`.
-        """
-        archive = self._archive
-        # A deflated data set may be odd in a file, and may not be odd in a message (PS3.5 A.5, PS3.8 annex E.2).
-        odd = (instance.size - instance.meta_size) % 2 == 1
-        local = archive.objects.local_path(instance.key) if instance.transfer_syntax in accepted and not odd else None
-        if local is not None and await asyncio.to_thread(_is_all, local, instance):
-            yield local
-            return
-        target, data = await archive.data_sets.open(self._access, instance, accepted)
-        async with aclosing(_pieces(data)) as pieces:
-            archive.objects.spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.NamedTemporaryFile(dir=archive.objects.spool_dir, prefix="send-") as file:
-                await asyncio.to_thread(file.write, file_meta(instance.sop_class, instance.sop, target, ""))
-                async for piece in pieces:
-                    await asyncio.to_thread(file.write, piece)
-                await asyncio.to_thread(file.flush)
-                yield Path(file.name)
-
-
-async def _pieces(data: bytes | AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    if isinstance(data, bytes):
-        yield data
-        return
-    async with aclosing(data):
-        async for piece in data:
-            yield piece
-
-
-def _is_all(path: Path, instance: Instance) -> bool:
-    try:
-        return instance.base == 0 and path.stat().st_size == instance.size
-    except OSError:
-        return False
+    def _preparation(self, instance: Instance) -> Preparation:
+        accepted = self._accepted.get(instance.sop_class, [])
+        return Preparation(self._requestor.archive, self._access, instance, accepted)
 
 
 async def send(
@@ -233,8 +220,9 @@ async def send(
         kind: number for number, group in enumerate(groups(kinds, transcoding=modality.transcoding)) for kind in group
     }
     async with Sender(requestor, access, modality, kinds, originator) as sender:
-        for instance in sorted(instances, key=lambda each: order[each.sop_class, each.transfer_syntax]):
-            yield await sender.send(instance)
+        ordered = sorted(instances, key=lambda each: order[each.sop_class, each.transfer_syntax])
+        for instance, following in zip_longest(ordered, ordered[1:]):
+            yield await sender.send(instance, following)
 
 
 async def send_file(requestor: Requestor, modality: Modality, spooled: Spooled) -> None:

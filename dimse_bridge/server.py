@@ -105,9 +105,9 @@ async def _serve(settings: Settings, doors: Doors, process: int) -> None:
     counts = Counts(
         settings.data / "metrics",
         os.getppid(),
-        lambda: {**archive.counters(), **traffic.totals()},
+        lambda: {**requestor.counters(), **traffic.totals()},
         archive.times,
-        traffic.levels,
+        lambda: {**traffic.levels(), **requestor.traffic.levels()},
     )
     counts.start()
     try:

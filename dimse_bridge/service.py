@@ -117,13 +117,20 @@ class Exchange(Protocol):
         """Whether a C-CANCEL came for the request."""
 
     async def respond(
-        self, status: int, *, comment: str = "", identifier: bytes | None = None, **elements: object
+        self,
+        status: int,
+        *,
+        comment: str = "",
+        identifier: bytes | None = None,
+        hold: bool = False,
+        **elements: object,
     ) -> None:
         """Send one response, pending (0xFF00, 0xFF01) or final; returns when the peer may take more.
 
         `identifier` is the encoded data set of the response. `elements` are elements of the command set by their
         keyword, e.g. NumberOfRemainingSuboperations=3; the UIDs and the message ID of the request are repeated without
-        being named. `comment` is cut to the 64 characters of an Error Comment.
+        being named. `comment` is cut to the 64 characters of an Error Comment. `hold`: the next response follows at
+        once, and takes this one along.
         """
 
 

@@ -43,6 +43,7 @@ DUPLICATE: Final = 0xC111  # 0x0111 belongs to N-CREATE; senders of C-STORE hand
 CANCELLED: Final = 0xFE00
 PENDING: Final = 0xFF00
 PENDING_PARTIAL: Final = 0xFF01  # an optional key was not supported for matching
+NOT_FINAL: Final = frozenset((PENDING, PENDING_PARTIAL))
 
 MAX_COMMENT = 64  # Error Comment (0000,0902) is an LO
 

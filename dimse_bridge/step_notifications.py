@@ -11,6 +11,7 @@ from typing import Final
 from dicomweb.errors import NotFound, PeerFailed, Unavailable
 from dicomweb.performed_steps import COMPLETED, DISCONTINUED, IN_PROGRESS, STATUS
 from dicomweb.ups_model import text
+from dimse_bridge.contexts import MPPS_NOTIFICATION
 from dimse_bridge.postponement import not_taken
 from dimse_bridge.requestor import Proposal
 from dimse_bridge.scu import MESSAGES, Requestor
@@ -18,7 +19,6 @@ from storage.access import Access
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.performed_steps import DELETED, EVENTS, NOTIFICATION
 
-MPPS_NOTIFICATION: Final = "1.2.840.10008.3.1.2.3.5"
 _SCOPES: Final = frozenset({"dimse.read", "worklist.read"})
 _FINAL: Final = frozenset({COMPLETED, DISCONTINUED})
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from dimse_bridge.requestor import MAX_CONTEXTS, Proposal
 from dimse_bridge.scu import Requestor, SubOperations
 from dimse_bridge.sending import Sender
 from storage.access import SCOPES, Access
+from storage.ahead import with_next
 from storage.archive import Archive
 from storage.ingest import Provenance, Stored
 from storage.job_items import JobItems, job_items
@@ -81,12 +83,12 @@ async def run_store(requestor: Requestor, job: Claimed, _folder: Path, progress:
         sender = Sender(
             requestor, _access(job), modality, await items.kinds(), tuple(originator) if originator else None
         )
-        async with sender:
-            async for number, _, instance in items.instances():
+        async with sender, aclosing(with_next(items.instances())) as parts:
+            async for (number, _, instance), following in parts:
                 if instance is None:
                     code, comment = _DELETED, "the instance is not stored any more"
                 else:
-                    outcome = await sender.send(instance)
+                    outcome = await sender.send(instance, following[2] if following else None)
                     code, comment = 0 if outcome.sent else outcome.status, outcome.comment
                 await items.note(number, code, comment)
                 progress(items.fraction)

@@ -1,4 +1,7 @@
-"""TLS for associations: the profiles of PS3.15 annex B, and certificates that may change while we run (BCP 195)."""
+"""TLS for associations: the profiles of PS3.15 annex B, and certificates that may change while we run (BCP 195).
+
+Revocation lists (RFC 5280) are files beside them, which whoever renews certificates fetches from the authority.
+"""
 
 import ssl
 from collections.abc import Callable, Iterable
@@ -35,13 +38,18 @@ class Certificates:
     @classmethod
     def of_acceptor(cls, settings: Settings) -> Self:
         """For associations that others ask for: `dimse_tls_*`. Raises as the constructor."""
-        files = (settings.dimse_tls_certificate, settings.dimse_tls_key, settings.dimse_tls_ca)
+        files = (
+            settings.dimse_tls_certificate, settings.dimse_tls_key, settings.dimse_tls_ca, settings.dimse_tls_crl,
+        )  # fmt: skip
         return cls(partial(_accepting, settings), files)
 
     @classmethod
     def of_requestor(cls, settings: Settings) -> Self:
         """For associations that we ask for: `dimse_client_*`. Raises as the constructor."""
-        files = (settings.dimse_client_certificate, settings.dimse_client_key, settings.dimse_client_ca)
+        files = (
+            settings.dimse_client_certificate, settings.dimse_client_key, settings.dimse_client_ca,
+            settings.dimse_client_crl,
+        )  # fmt: skip
         return cls(partial(_requesting, settings), files)
 
     def refresh(self) -> None:
@@ -81,6 +89,22 @@ def _profiled(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
     return context
 
 
+def _with_revocations(context: ssl.SSLContext, path: Path | None) -> ssl.SSLContext:
+    """Refuses certificates that a list in `path` names, and those whose authority has no list that is still valid.
+
+    Raises OSError where the file has no list, or holds certificates: those would become authorities that are trusted.
+    """
+    if path is None:
+        return context
+    before = context.cert_store_stats()
+    context.load_verify_locations(path)
+    after = context.cert_store_stats()
+    if after["crl"] == before["crl"] or after["x509"] != before["x509"]:
+        raise OSError("a file of revocation lists has such lists, and nothing else")
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
 def _requesting(settings: Settings) -> ssl.SSLContext:
     """The name in a certificate is not compared where the authorities are one's own: those certify entities."""
     ca, certificate = settings.dimse_client_ca, settings.dimse_client_certificate
@@ -88,7 +112,7 @@ def _requesting(settings: Settings) -> ssl.SSLContext:
     context.check_hostname = ca is None
     if certificate is not None:
         context.load_cert_chain(certificate, settings.dimse_client_key, password="")  # else it would ask
-    return context
+    return _with_revocations(context, settings.dimse_client_crl)
 
 
 def _accepting(settings: Settings) -> ssl.SSLContext:
@@ -99,4 +123,4 @@ def _accepting(settings: Settings) -> ssl.SSLContext:
     context.verify_mode = _PEERS[settings.dimse_tls_peers]
     if settings.dimse_tls_ca is not None:
         context.load_verify_locations(settings.dimse_tls_ca)
-    return context
+    return _with_revocations(context, settings.dimse_tls_crl)

@@ -10,9 +10,8 @@ from dicomweb import scheduled_steps
 from dicomweb.identifier import IdentifierWriter, read_identifier
 from dicomweb.repertoire import answers_in
 from dimse_bridge import status
+from dimse_bridge.contexts import MODALITY_WORKLIST
 from dimse_bridge.service import Entry, Exchange
-
-MODALITY_WORKLIST: Final = "1.2.840.10008.5.1.4.31"
 
 
 async def find(exchange: Exchange) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from dicomweb.errors import BadPixels, NotAcceptable
 from storage.damage import Damage
@@ -12,6 +13,8 @@ from storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from storage.retrieve import Instance
+
+T = TypeVar("T")
 
 # What is made of one file before its turn comes.
 _HELD: Final = 4 << 20
@@ -43,6 +46,16 @@ class Begun:
         """Stop making it."""
         if self.rest is not None:
             await self.rest.aclose()
+
+
+async def with_next(items: AsyncGenerator[T, None]) -> AsyncGenerator[tuple[T, T | None], None]:
+    """Each of the items with the one that follows it, None with the last."""
+    async with aclosing(items):
+        current = await anext(items, None)
+        while current is not None:
+            following = await anext(items, None)
+            yield current, following
+            current = following
 
 
 async def begun_ahead(files: Iterable[AsyncGenerator[bytes, None]], count: int) -> AsyncGenerator[Begun, None]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Final
@@ -40,7 +40,7 @@ class JobItems:
                 yield row["number"], row["content"]
             last = rows[-1]["number"]
 
-    async def instances(self) -> AsyncIterator[tuple[int, str, Instance | None]]:
+    async def instances(self) -> AsyncGenerator[tuple[int, str, Instance | None], None]:
         """The same for parts that are SOP Instance UIDs; None for an instance that is not stored any more."""
         last = 0
         while rows := await self._db.fetch("job_items_open", self._job, last, _PAGE):

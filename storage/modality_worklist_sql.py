@@ -92,10 +92,12 @@ def scheduled(
     return sql, arguments.values
 
 
-def performed(query: Query, tenant: int) -> tuple[str, list[object]]:
+def performed(query: Query, access: Access) -> tuple[str, list[object]]:
     """One page of matching performed steps, the newest first, one more than the limit, as finished DICOM JSON."""
     arguments = Arguments()
-    terms = [f"t.tenant = {arguments(tenant, 'integer')}"]
+    terms = [f"t.tenant = {arguments(access.tenant, 'integer')}"]
+    if access.labels:
+        terms.append(f"t.labels @> {arguments(list(access.labels), 'text[]')}")
     terms += [f"({term})" for term in conditions(_by_start(query), _PERFORMED, _element, arguments)]
     sql = (
         f"SELECT t.attributes::text FROM performed_step t WHERE {' AND '.join(terms)} "  # noqa: S608

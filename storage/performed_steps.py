@@ -37,7 +37,11 @@ def _columns(requests: Sequence[Request]) -> tuple[list[str], list[str], list[st
 
 
 class PerformedStepService:
-    """Creates, changes and reads performed steps."""
+    """Creates, changes and reads performed steps.
+
+    For a caller with labels there are those steps that have all of them. What they add gets them, and moves only such
+    scheduled steps on.
+    """
 
     def __init__(self, settings: Settings, db: Database) -> None:
         self._settings = settings
@@ -55,7 +59,8 @@ class PerformedStepService:
         attributes = performed_steps.create(dataset, uid)
         requests = _columns(performed_steps.requests_of(attributes))
         stored = orjson.dumps(attributes).decode()
-        done = await self._db.fetch_row("performed_create", access.tenant, uid, stored, *requests, EVENTS[IN_PROGRESS])
+        told = EVENTS[IN_PROGRESS]
+        done = await self._db.fetch_row("performed_create", access.tenant, uid, stored, *requests, told, access.labels)
         assert done is not None
         if not done["created"]:
             message = "a performed procedure step with this UID exists"
@@ -65,7 +70,7 @@ class PerformedStepService:
     async def get(self, access: Access, uid: str) -> Dataset:
         """All attributes. Raises NotFound."""
         access.require("worklist.read")
-        row = await self._db.fetch_row("performed_get", access.tenant, uid.replace("\0", ""))
+        row = await self._db.fetch_row("performed_get", access.tenant, uid.replace("\0", ""), access.labels)
         if row is None:
             raise _missing()
         found: Dataset = orjson.loads(row["attributes"])
@@ -78,7 +83,7 @@ class PerformedStepService:
         """
         access.require("worklist.write")
         for attempt in range(_TRIES):
-            row = await self._db.fetch_row("performed_get", access.tenant, uid.replace("\0", ""))
+            row = await self._db.fetch_row("performed_get", access.tenant, uid.replace("\0", ""), access.labels)
             if row is None:
                 raise _missing()
             before = orjson.loads(row["attributes"])
@@ -96,7 +101,7 @@ class PerformedStepService:
     async def search(self, access: Access, query: Query) -> SearchResult:
         """One page of matching steps as DICOM JSON, the newest first. Raises BadQuery."""
         access.require("worklist.read")
-        sql, arguments = modality_worklist_sql.performed(query, access.tenant)
+        sql, arguments = modality_worklist_sql.performed(query, access)
         rows = await self._db.fetch_sql(sql, *arguments)
         return SearchResult([row[0].encode() for row in rows[: query.limit]], len(rows) > query.limit)
 

@@ -186,6 +186,8 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
             raise SettingError("dimse_tls_port needs dimse_tls_certificate and dimse_tls_key")
         if settings.dimse_tls_peers != "none" and settings.dimse_tls_ca is None:
             raise SettingError("dimse_tls_peers asks for certificates: dimse_tls_ca must say which, or say none")
+        if settings.dimse_tls_peers == "none" and settings.dimse_tls_crl is not None:
+            raise SettingError("dimse_tls_crl has no use while dimse_tls_peers is none: nobody shows a certificate")
     if settings.dimse_require_user and settings.dimse_users is None and settings.dimse_jwt_keys is None:
         raise SettingError("dimse_require_user needs the file dimse_users or dimse_jwt_keys")
 

@@ -14,7 +14,7 @@ class DimseSettings(ServerSettings):
     """What can be set for associations with other application entities."""
 
     dimse_open: str = field(
-        default="echo,store,find",
+        default="echo,store",
         metadata=about(
             "DIMSE",
             "What application entities may do that are not declared: of echo, store, find, get, move, worklist, mpps"
@@ -59,6 +59,14 @@ class DimseSettings(ServerSettings):
     dimse_client_ca: Path | None = field(
         default=None,
         metadata=about("DIMSE", "PEM file with the authorities that certify others (default: those of the system)."),
+    )
+    dimse_client_crl: Path | None = field(
+        default=None,
+        metadata=about(
+            "DIMSE",
+            "PEM file with the revocation lists of the authorities that certify others (default: revocation is not"
+            " checked).",
+        ),
     )
     dimse_processes: int = field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
@@ -173,6 +181,12 @@ class DimseSettings(ServerSettings):
     )
     dimse_tls_ca: Path | None = field(
         default=None, metadata=about("DIMSE", "Certificates that those of peers must come from, in PEM.")
+    )
+    dimse_tls_crl: Path | None = field(
+        default=None,
+        metadata=about(
+            "DIMSE", "Revocation lists of those who issued them, in PEM (default: revocation is not checked)."
+        ),
     )
     dimse_tls_peers: Literal["none", "optional", "required"] = field(
         default="required", metadata=about("DIMSE", "Whether a peer on the TLS port has to show a certificate.")

@@ -16,9 +16,9 @@ from dicomweb.identifier import IdentifierWriter, Items, keys_of, narrowed, read
 from dicomweb.repertoire import answers_in
 from dicomweb.tags import Level
 from dimse_bridge import find, models, status
+from dimse_bridge.contexts import MODALITY_WORKLIST
 from dimse_bridge.gateway.client import Client, Unreachable
 from dimse_bridge.service import Entry, Exchange
-from dimse_bridge.worklist import MODALITY_WORKLIST
 from storage.settings import Settings
 
 _WORKLIST_PATH: Final = "modality-scheduled-procedure-steps"

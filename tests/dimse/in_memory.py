@@ -63,7 +63,13 @@ class Exchange:
         return self.cancel_after is not None and len(self.responses) >= self.cancel_after
 
     async def respond(
-        self, status: int, *, comment: str = "", identifier: bytes | None = None, **elements: object
+        self,
+        status: int,
+        *,
+        comment: str = "",
+        identifier: bytes | None = None,
+        hold: bool = False,
+        **elements: object,
     ) -> None:
         self.responses.append((status, identifier, elements | ({"ErrorComment": comment} if comment else {})))
 

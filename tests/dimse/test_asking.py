@@ -21,8 +21,8 @@ from pynetdicom import AE, evt
 from api.routes.orthanc.dialect import shown
 from dicomweb.errors import BadRequest, PeerFailed, Unavailable
 from dimse_bridge.asking import data_set, keys_named, level_of, query_of, retrieval, tag_of
-from dimse_bridge.contexts import COMMITMENT, VERIFICATION
-from dimse_bridge.scu import COMMITMENT_INSTANCE, FIND, STUDY_ROOT, WORKLIST_FIND, Requestor, packed, unpacked
+from dimse_bridge.contexts import COMMITMENT, MODALITY_WORKLIST, VERIFICATION
+from dimse_bridge.scu import COMMITMENT_INSTANCE, FIND, STUDY_ROOT, Requestor, packed, unpacked
 from storage.archive import Archive, open_archive
 from storage.modalities import Modality
 from storage.selection import UniqueKeys
@@ -155,7 +155,7 @@ async def test_worklist_of_wlmscpfs(archive: Archive, requestor: Requestor, tmp_
         wanted = data_set(
             {"PatientName": "", "PatientID": "", "ScheduledProcedureStepSequence": [{"Modality": "CT"}]}, utf8=True
         )
-        found = [each async for each in requestor.find(modality, wanted, WORKLIST_FIND, limit=10)]
+        found = [each async for each in requestor.find(modality, wanted, MODALITY_WORKLIST, limit=10)]
     assert [shown(each, "Human")["PatientID"] for each in found] == ["W-1"]
     assert shown(found[0], "Human")["ScheduledProcedureStepSequence"][0]["Modality"] == "CT"
     assert str(found[0].PatientName) == "Müller^Jürgen"

@@ -1,14 +1,22 @@
+import asyncio
+import dataclasses
 import subprocess
 
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
+from storage.access import LOCAL
+from storage.modalities import Modality
+from storage.settings import load_settings
 from tests.dimse import wire
+from tests.dimse.conftest import start_bridge
 from tests.dimse.peers import encoded, find, instance, store
 from tests.dimse.wire import EXPLICIT_LE, IMPLICIT_LE, PATIENT_ROOT_FIND, STUDY_ROOT_FIND, Wire
+from tests.support import free_port
 
 STUDIES = [generate_uid() for _ in range(3)]
 SERIES = [generate_uid() for _ in range(4)]
@@ -271,3 +279,28 @@ def test_findscu(filled, dcmtk, tmp_path):
     answers = [pydicom.dcmread(path, force=True) for path in sorted(tmp_path.glob("rsp*.dcm"))]
     assert studies(answers) == [STUDIES[0]]
     assert str(answers[0].PatientName) == "Müller^Jörg"
+
+
+async def test_who_is_not_declared_does_not_find(dimse_settings, archive, dcmtk, tmp_path):
+    """By default: echo and store are open, the rest is for declared application entities."""
+    default = load_settings({"data": tmp_path}, {}, None)[0].dimse_open
+    settings = dataclasses.replace(dimse_settings, dimse_port=free_port(), dimse_open=default)
+    where = ["-aet", "NEWCOMER", "-aec", "ANOR", "127.0.0.1", str(settings.dimse_port)]
+    keys = ["-v", "-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "PatientID=4MR1", "-k", "StudyInstanceUID"]
+
+    def says(program, *more):
+        done = subprocess.run([program, *where, *more], env=dcmtk, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    bridge = start_bridge(settings)
+    try:
+        says("echoscu")
+        says("storescu", get_testdata_file("MR_small.dcm"))
+        assert "Final Find Response (Unknown Status: 0x124)" in says("findscu", *keys)
+        await archive.modalities.put(LOCAL, Modality("newcomer", "NEWCOMER", "", 0, allow=frozenset({"find"})))
+        await asyncio.sleep(1.1)  # another process believes what it knew for a second
+        assert "Pending" in says("findscu", *keys)
+        await archive.modalities.delete(LOCAL, "newcomer")
+    finally:
+        assert bridge.stop() == 0

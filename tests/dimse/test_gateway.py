@@ -235,7 +235,7 @@ def test_queries_are_asked_at_the_archive(line: BadLine, web: httpx.Client, tmp_
                 web,
                 ct(StudyInstanceUID=study, PatientID=patient, InstanceNumber=number, SeriesInstanceUID=series[study]),
             ).is_success
-    with running_gateway(tmp_path / "data", line.url) as gateway:
+    with running_gateway(tmp_path / "data", line.url, dimse_open="store,find") as gateway:
         final, matches, _ = find(gateway.port, "STUDY", PatientID=patient, PatientName="MÜLL*", StudyInstanceUID="")
         assert final == 0
         assert sorted(match.StudyInstanceUID for match in matches) == sorted(studies)
@@ -288,7 +288,7 @@ def test_worklist_of_the_archive(line: BadLine, web: httpx.Client, tmp_path: Pat
         "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartDate=20261121",
         "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartTime",
     ]
-    with running_gateway(tmp_path / "data", line.url) as gateway:
+    with running_gateway(tmp_path / "data", line.url, dimse_open="store,find") as gateway:
 
         def ask(*wanted: str) -> list[Dataset]:
             folder = Path(tempfile.mkdtemp(dir=tmp_path))

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from pynetdicom import AE, evt
 
+from dimse_bridge.contexts import MPPS_NOTIFICATION
 from dimse_bridge.scu import Requestor
-from dimse_bridge.step_notifications import MPPS_NOTIFICATION, handlers
+from dimse_bridge.step_notifications import handlers
 from storage.access import LOCAL
 from storage.archive import Archive
 from storage.job_runner import JobRunner

@@ -4,17 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import orjson
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role, evt
+from pynetdicom.sop_class import ModalityPerformedProcedureStep, ModalityPerformedProcedureStepRetrieve
 
 from dicomweb.errors import BadRequest, NotFound
+from dicomweb.query import Query
 from dicomweb.tags import Level
 from dimse_bridge import commitment
-from dimse_bridge.contexts import COMMITMENT
+from dimse_bridge.contexts import COMMITMENT, MODALITY_WORKLIST
 from dimse_bridge.scu import COMMITMENT_INSTANCE, Requestor
-from dimse_bridge.worklist import MODALITY_WORKLIST
 from storage.access import LOCAL
 from storage.archive import Archive
 from storage.job_runner import JobRunner
@@ -24,7 +26,8 @@ from tests.dimse.conftest import Bridge
 from tests.dimse.peers import association, find, instance, store
 from tests.dimse.test_commitment import Receiver, asking, uids
 from tests.dimse.wire import CT, EXPLICIT_LE, PATIENT_ROOT_FIND, STUDY_ROOT_FIND
-from tests.modality_worklist import item
+from tests.files import new_uid
+from tests.modality_worklist import finished, item, performed
 from tests.support import free_port
 
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
@@ -146,7 +149,9 @@ async def test_titles_are_checked(archive: Archive) -> None:
 
 @pytest.fixture
 async def modality(archive: Archive) -> AsyncIterator[Modality]:
-    declared = Modality("labelled", "LABELLED", "127.0.0.1", free_port(), allow=frozenset({"worklist", "commitment"}))
+    declared = Modality(
+        "labelled", "LABELLED", "127.0.0.1", free_port(), allow=frozenset({"worklist", "commitment", "mpps"})
+    )
     await archive.modalities.put(LOCAL, declared)
     yield declared
     await archive.modalities.delete(LOCAL, declared.name)
@@ -183,6 +188,51 @@ async def test_a_title_shows_its_own_worklist(bridge: Bridge, archive: Archive, 
     added = await service.create(trial, item(PatientID=patient, AccessionNumber="added"), labels=["blind"])
     assert (await service.get(LOCAL, added)).labels == ("blind", "trial")
     for each in (*ids.values(), added):  # others compare the whole worklist
+        await service.delete(LOCAL, each)
+
+
+@pytest.mark.usefixtures("titles")
+async def test_a_title_moves_its_own_worklist_on(bridge: Bridge, archive: Archive, modality: Modality) -> None:
+    """Performed steps belong to the part by which they were reported, and so do the scheduled ones that follow them."""
+    service, study = archive.modality_worklist, new_uid()
+    wanted = {"plain": (), "trial": ("trial",), "both": ("blind", "trial")}
+    ids = {
+        name: await service.create(LOCAL, item(StudyInstanceUID=study, AccessionNumber=name), labels=labels)
+        for name, labels in wanted.items()
+    }
+    whole = {"request_AccessionNumber": ..., "request_ScheduledProcedureStepID": ...}  # all of the study
+    reported = Dataset.from_json(performed(request_StudyInstanceUID=study, **whole))
+    uid, other = new_uid(), new_uid()
+
+    def ask(called: str, request: str, uid: str, given: Dataset | list[int]) -> int:
+        classes = (ModalityPerformedProcedureStep, ModalityPerformedProcedureStepRetrieve)
+        with association(bridge.port, *classes, calling=modality.aet, called=called) as peer:
+            if request == "create":
+                return peer.send_n_create(given, classes[0], uid)[0].Status
+            if request == "get":
+                return peer.send_n_get(given, classes[1], uid)[0].Status
+            return peer.send_n_set(given, classes[0], uid)[0].Status
+
+    async def states() -> list[str]:
+        found = [orjson.loads((await service.get(LOCAL, each)).attributes) for each in ids.values()]
+        return [each["00400100"]["Value"][0]["00400020"]["Value"][0] for each in found]
+
+    end = Dataset.from_json(finished())
+    assert ask("TRIAL", "create", uid, reported) == 0
+    assert await states() == ["SCHEDULED", "STARTED", "STARTED"]
+    assert ask("BOTH", "create", uid, reported) == 0x0111
+    assert [ask(called, "get", uid, [0x00400252]) for called in ("TRIAL", "BOTH", "ANOR")] == [0, 0x0112, 0]
+    assert ask("BOTH", "set", uid, end) == 0x0112
+    assert await states() == ["SCHEDULED", "STARTED", "STARTED"]
+    assert ask("ANOR", "set", uid, end) == 0  # the whole archive sees it, and it moves on what it has begun
+    assert await states() == ["SCHEDULED", "COMPLETED", "COMPLETED"]
+    assert ask("ANOR", "create", other, reported) == 0
+    assert ask("TRIAL", "get", other, [0x00400252]) == 0x0112
+    assert await states() == ["STARTED"] * 3
+    seen = await archive.performed_steps.search(replace(LOCAL, labels=("trial",)), Query(Level.STUDY, limit=50))
+    assert uid in b"".join(seen.rows).decode()
+    assert other not in b"".join(seen.rows).decode()
+    for each in ids.values():
         await service.delete(LOCAL, each)
 
 

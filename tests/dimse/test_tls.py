@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 from pydicom.data import get_testdata_file
 
-from dicomweb.errors import Unavailable
+from dicomweb.errors import PeerFailed, Unavailable
 from dimse_bridge.limits import Limits
+from dimse_bridge.scu import Requestor
 from dimse_bridge.tls import Certificates
 from storage.access import LOCAL
+from storage.archive import open_archive
 from storage.modalities import Modality
 from storage.settings import SettingError, Settings, load_settings
-from tests.certificates import make_certificates
+from tests.certificates import make_certificates, revocations
 from tests.dimse.conftest import start_bridge
 from tests.dimse.serving import Sink, acceptor
 from tests.dimse.wire import EXPLICIT_LE, VERIFICATION, Wire, associate_rq
@@ -163,17 +165,72 @@ async def test_changed_certificates_are_used(files, tmp_path):
         assert (await asyncio.to_thread(echo, port, client(files)))[1] == "renewed"
 
 
+async def test_revoked_certificates(files, tmp_path):
+    """The list is read again when it changes; one that does not speak of the authority any more refuses everybody."""
+    listed = tmp_path / "crl.pem"
+    listed.write_bytes(revocations(files.folder))
+    certificates = Certificates.of_acceptor(settings_of(files, tmp_path, dimse_tls_crl=listed))
+    contexts = [client(files), client(files, "other")]
+    async with acceptor(certificates=certificates) as port:
+        for lists, expected in (
+            (revocations(files.folder, "client"), [1, 0]),
+            (b"no list", [1, 0]),  # the last right one stays
+            (revocations(files.folder, "client", "other"), [1, 1]),
+            (revocations(files.folder), [0, 0]),
+        ):
+            listed.write_bytes(lists)
+            certificates.refresh()
+            assert [await asyncio.to_thread(refused, port, context) for context in contexts] == expected
+    own = tmp_path / "own"
+    own.mkdir()
+    listed.write_bytes(revocations(make_certificates(own)))
+    async with acceptor(
+        certificates=Certificates.of_acceptor(settings_of(files, tmp_path, dimse_tls_crl=listed))
+    ) as port:
+        assert await asyncio.to_thread(refused, port, contexts[0])
+
+
+async def test_a_peer_whose_certificate_is_revoked_is_not_spoken_to(files, tmp_path, settings, database_url):
+    listed = tmp_path / "crl.pem"
+    archive = await open_archive(
+        settings(
+            database_url=database_url,
+            dimse_client_certificate=files.folder / "client.pem",
+            dimse_client_key=files.folder / "client.key",
+            dimse_client_ca=files.folder / "ca.pem",
+            dimse_client_crl=listed,
+            dimse_timeout=3,
+        )
+    )
+    requestor = Requestor(archive)
+    async with acceptor(certificates=Certificates.of_acceptor(settings_of(files, tmp_path))) as port:
+        modality = Modality("anor", "ANOR", "127.0.0.1", port, tls=True)
+        with pytest.raises(PeerFailed, match="files for TLS"):
+            await requestor.echo(modality)  # there is no list
+        listed.write_bytes(revocations(files.folder, "client"))
+        await requestor.echo(modality)
+        listed.write_bytes(revocations(files.folder, "server"))
+        with pytest.raises(PeerFailed):
+            await requestor.echo(modality)
+    await requestor.close()
+    await archive.close()
+
+
 def test_what_cannot_be_used_is_said(files, tmp_path):
     for values in (
         {"dimse_tls_certificate": files.ca_key},
         {"dimse_tls_key": files.client_key},
         {"dimse_tls_ca": files.server_key},
         {"dimse_tls_key": tmp_path / "none"},
+        {"dimse_tls_crl": files.ca_pem},
+        {"dimse_tls_crl": tmp_path / "none"},
     ):
         with pytest.raises(Unavailable, match="cannot be used"):
             Certificates.of_acceptor(settings_of(files, tmp_path, **values))
     with pytest.raises(SettingError, match="dimse_tls_ca"):
         settings_of(files, tmp_path, dimse_tls_ca=None)
+    with pytest.raises(SettingError, match="dimse_tls_crl"):
+        settings_of(files, tmp_path, dimse_tls_peers="none", dimse_tls_crl=files.ca_pem)
     with pytest.raises(SettingError, match="dimse_tls_certificate"):
         settings_of(files, tmp_path, dimse_tls_certificate=None)
 

@@ -16,8 +16,8 @@ from pynetdicom.dimse_primitives import C_FIND, N_CREATE, N_GET, N_SET, DIMSEPri
 from dicomweb.errors import BadQuery
 from dicomweb.ups_model import Dataset as Members
 from dimse_bridge import performed_step, worklist
+from dimse_bridge.contexts import MODALITY_WORKLIST
 from dimse_bridge.performed_step import MPPS, MPPS_RETRIEVE
-from dimse_bridge.worklist import MODALITY_WORKLIST
 from storage.access import Access
 from storage.archive import Archive, open_archive
 from storage.settings import Settings

@@ -165,6 +165,15 @@ def test_metrics_of_processes_without_http(tmp_path: Path) -> None:
         assert _values(text, "anor_dimse_associations_total") == {'{outcome="released"}': 1}
         assert _values(text, "anor_dimse_associations_open") == {None: 0}
         assert _values(text, "anor_dimse_received_bytes_total")[None] > len(ct())
+        # What is asked of others, by whichever process: here we ask ourselves.
+        declared = {"AET": "ANOR", "Host": "127.0.0.1", "Port": server.dimse_port}
+        assert web.put("/modalities/self", json=declared).is_success
+        assert web.post("/modalities/self/echo", json={}).is_success
+        text = web.get("/metrics").text
+        assert _values(text, "anor_dimse_scu_requests_total") == {'{operation="C-ECHO",status="0000"}': 1}
+        assert _values(text, "anor_dimse_scu_associations_total") == {'{outcome="released",service="echo"}': 1}
+        assert _values(text, "anor_dimse_scu_associations_open") == {'{service="echo"}': 0}
+        assert _count(web, "anor_dimse_scu_bytes_total", direction="sent") > 100
         assert _count(web, "anor_objects_seconds_count", operation="write", outcome="ok") == 1
         # The DIMSE processes and the worker write what they count as the HTTP worker does.
         children = {str(child.pid) for child in psutil.Process(server.process.pid).children()}

@@ -30,7 +30,8 @@ from api.uploads import received
 from dicomweb.errors import BadRequest, NotFound
 from dicomweb.uids import is_uid, parse_orthanc_id
 from dimse_bridge.asking import UNIQUE, data_set, find_model, level_of, query_of, retrieval, tag_of
-from dimse_bridge.scu import WORKLIST_FIND, packed
+from dimse_bridge.contexts import MODALITY_WORKLIST
+from dimse_bridge.scu import packed
 from dimse_bridge.sending import send_file
 from dimse_bridge.tasks import COMMIT, GET, MOVE, STORE, as_content
 from storage.asked import MAX_INSTANCES
@@ -91,7 +92,7 @@ async def find_worklist(http: Exchange) -> None:
     modality = await asked(http, given if "Query" in given else {})
     form = format_in(given, "Human") if "Query" in given else "Human"
     answers = http.services.requestor.find(
-        modality, data_set(keys, utf8=True), WORKLIST_FIND, limit=http.settings.qido_max_limit
+        modality, data_set(keys, utf8=True), MODALITY_WORKLIST, limit=http.settings.qido_max_limit
     )
     await send_json(http, [shown(each, form) async for each in answers])
 

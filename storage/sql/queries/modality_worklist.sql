@@ -26,13 +26,14 @@ SELECT count(*) FROM due
 
 -- name: performed_create
 -- A performed step ($2, $3), and STARTED for the scheduled ones that it belongs to ($4 study, $5 step ID, $6 accession number; the last two
--- may be ''). No row in `created`: there is such an instance. Who wants to hear of it ($7: the event) does, by a job each.
+-- may be ''), as far as they have all of its labels ($8). No row in `created`: there is such an instance. Who wants to hear of it ($7: the
+-- event) does, by a job each.
 WITH created AS (
-    INSERT INTO performed_step (tenant, uid, attributes) VALUES ($1, $2, $3::jsonb) ON CONFLICT DO NOTHING RETURNING 1),
+    INSERT INTO performed_step (tenant, uid, attributes, labels) VALUES ($1, $2, $3::jsonb, $8) ON CONFLICT DO NOTHING RETURNING 1),
 followed AS (
     UPDATE scheduled_step s SET attributes = scheduled_in_state(attributes, 'STARTED'), version = version + 1, changed_at = now()
     FROM created, unnest($4::text[], $5::text[], $6::text[]) AS a(study_uid, step_id, accession)
-    WHERE s.tenant = $1 AND s.study_uid = a.study_uid AND (a.step_id = '' OR s.step_id = a.step_id)
+    WHERE s.tenant = $1 AND s.labels @> $8 AND s.study_uid = a.study_uid AND (a.step_id = '' OR s.step_id = a.step_id)
         AND (a.step_id <> '' OR a.accession = '' OR s.accession = a.accession)
     RETURNING 1),
 told AS (
@@ -42,17 +43,19 @@ told AS (
 SELECT (SELECT count(*) FROM created) AS created, (SELECT count(*) FROM followed) AS followed
 
 -- name: performed_get
-SELECT attributes::text AS attributes, version FROM performed_step WHERE tenant = $1 AND uid = $2
+-- A step that has all of the labels $3.
+SELECT attributes::text AS attributes, version FROM performed_step WHERE tenant = $1 AND uid = $2 AND labels @> $3
 
 -- name: performed_change
--- Compare and set, with the status ($5, or '') of the scheduled steps that it belongs to; told as above ($9: the event).
+-- Compare and set, with the status ($5, or '') of the scheduled steps that it belongs to and that have its labels, whoever sets it; told
+-- as above ($9: the event).
 WITH changed AS (
     UPDATE performed_step SET attributes = $4::jsonb, version = version + 1, changed_at = now()
-    WHERE tenant = $1 AND uid = $2 AND version = $3 RETURNING 1),
+    WHERE tenant = $1 AND uid = $2 AND version = $3 RETURNING labels),
 followed AS (
     UPDATE scheduled_step s SET attributes = scheduled_in_state(attributes, $5), version = version + 1, changed_at = now()
     FROM changed, unnest($6::text[], $7::text[], $8::text[]) AS a(study_uid, step_id, accession)
-    WHERE $5::text <> '' AND s.tenant = $1 AND s.study_uid = a.study_uid AND (a.step_id = '' OR s.step_id = a.step_id)
+    WHERE $5::text <> '' AND s.tenant = $1 AND s.labels @> changed.labels AND s.study_uid = a.study_uid AND (a.step_id = '' OR s.step_id = a.step_id)
         AND (a.step_id <> '' OR a.accession = '' OR s.accession = a.accession)
     RETURNING 1),
 told AS (
