@@ -45,6 +45,7 @@ from api.routes import (
     wsi_annotations,
     wsi_dialects,
     wsi_frames,
+    wsi_iiif_frames,
     wsi_orthanc,
     wsi_segmentations,
 )
@@ -80,6 +81,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *wsi_orthanc.OPERATIONS,
     *imports.OPERATIONS,
     *wsi_frames.OPERATIONS,
+    *wsi_iiif_frames.OPERATIONS,
     *jobs.OPERATIONS,
     *orthanc.OPERATIONS,
     *downloads.OPERATIONS,

@@ -158,6 +158,7 @@ IDENTIFIERS = {
     "orthanc": "0d0f8b3c-6a1f9d7f-4a4e7a37-7c9c0f0a-8a0e7b55",
     "orthanc_instance": "66a662ce-7430e543-bad44d47-0dc5a943-ec7a538d",
     "frame": "0",
+    "token_type": "ohif-viewer-publication",
     "document": f"{SERIES_UID}.dzi",
     "files": f"{SERIES_UID}_files",
     "tile": "3_2.jpeg",

@@ -55,6 +55,7 @@ _TEXTS = {
     "orthanc": "Orthanc's identifier of the series",
     "orthanc_instance": "Orthanc's identifier of the instance",
     "frame": "number of a frame, from 0",
+    "token_type": "kind of a token, as Orthanc names it",
     "document": "Series Instance UID and `.dzi`",
     "files": "Series Instance UID and `_files`",
     "tile": "column and row of the tile, and its format",

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -12,13 +12,14 @@ import orjson
 
 from dicomweb.errors import ArchiveError, Unavailable
 from storage.batch import Batcher
-from storage.db import ConnectionLost, Database
+from storage.db import ConnectionLost, Database, Record
 from storage.intents import Intents
 from storage.objects import ObjectStore
 from storage.rows import FLAG_DEFLATED, Prepared, Shared, hex_id, metadata_cuts
 from storage.settings import Settings
 
 _SHARED_CACHE = 1_024
+_VISIBLE = frozenset(("stored", "astray", "replaced"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,17 @@ class Committer:
         except ConnectionLost:
             return await self._verdict(prepared)  # here, so that the groups behind do not wait for it
 
+    async def commit_together(self, items: Sequence[Prepared]) -> Sequence[Outcome]:
+        """Make new, durable objects visible, all of them or none: where one is not new, its outcome says what it is.
+
+        Raises as `commit`.
+        """
+        try:
+            return await self._flush_together(items)
+        except ConnectionLost:
+            # In one transaction, so that the verdict on one is that on all.
+            return [await self._verdict(items[0])] * len(items)
+
     async def restore(self, prepared: Prepared) -> bool:
         """Give an instance whose object was lost the same file again, which is durable under its new key.
 
@@ -77,7 +89,7 @@ class Committer:
             (outcome,) = await self._flush_commits([prepared], "restore")
         except ConnectionLost:
             outcome = await self._verdict(prepared)
-        return outcome.name in ("stored", "astray", "replaced")
+        return outcome.name in _VISIBLE
 
     async def exchange(
         self, prepared: Prepared, stored_key: str, received_dataset: bytes, dataset_sha256: bytes
@@ -145,12 +157,30 @@ class Committer:
 
     async def _flush_commits(self, items: Sequence[Prepared], policy: str = "") -> Sequence[Outcome]:
         shared, first = await self._shared_of(items)
-        studies = {p.scan.study_uid: p for p in reversed(items) if p.scan.series_uid in first}
         arguments = commit_arguments(items, shared)
-        rows = await self._db.fetch(
+        return await self._committed(items, shared, first, arguments, policy or self._policy, self._db.fetch)
+
+    async def _flush_together(self, items: Sequence[Prepared]) -> Sequence[Outcome]:
+        shared, first = await self._shared_of(items)
+        arguments = await asyncio.to_thread(commit_arguments, items, shared)  # of thousands
+        run = partial(self._db.fetch_if, _all_visible)
+        return await self._committed(items, shared, first, arguments, self._policy, run)
+
+    async def _committed(
+        self,
+        items: Sequence[Prepared],
+        shared: Mapping[str, Shared],
+        first: Mapping[str, Prepared],
+        arguments: Sequence[object],
+        policy: str,
+        run: Callable[..., Awaitable[Sequence[Record]]],
+    ) -> Sequence[Outcome]:
+        """What ingest_commit says of each instance. `shared`, `first`: of `_shared_of`; `run`: runs a named query."""
+        studies = {p.scan.study_uid: p for p in reversed(items) if p.scan.series_uid in first}
+        rows = await run(
             "ingest_commit",
             self._tenant,
-            policy or self._policy,
+            policy,
             self._grace,
             orjson.dumps([studies[uid].described.study_proposal() for uid in sorted(studies)]).decode(),
             orjson.dumps([first[uid].described.series_proposal(shared[uid]) for uid in sorted(first)]).decode(),
@@ -162,7 +192,7 @@ class Committer:
         if any(outcome.name == "identical" for outcome in outcomes.values()):
             self.intents.repeated()
         for item in items:
-            if outcomes[item.scan.sop_instance_uid].name in ("stored", "astray", "replaced"):
+            if outcomes[item.scan.sop_instance_uid].name in _VISIBLE:
                 self._remember(item.scan.series_uid, shared[item.scan.series_uid])
         return [outcomes[item.scan.sop_instance_uid] for item in items]
 
@@ -220,6 +250,10 @@ class Committer:
         self._shared.move_to_end(series_uid)
         while len(self._shared) > _SHARED_CACHE:
             self._shared.popitem(last=False)
+
+
+def _all_visible(rows: Sequence[Record]) -> bool:
+    return all(row["outcome"] in ("stored", "astray") for row in rows)
 
 
 def commit_arguments(items: Sequence[Prepared], shared: dict[str, Shared]) -> tuple[list[object], ...]:

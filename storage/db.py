@@ -184,6 +184,19 @@ class Database:
         sql = self._queries[name]
         await self._run(lambda c: c.execute(sql, *args))
 
+    async def fetch_if(self, keep: Callable[[Sequence[Record]], bool], name: str, *args: object) -> list[Record]:
+        """All rows of a named statement, whose effect is undone where `keep` does not take them."""
+        sql = self._queries[name]
+
+        async def run(connection: Any) -> list[Record]:
+            transaction = connection.transaction()
+            await transaction.start()
+            rows: list[Record] = await connection.fetch(sql, *args)  # where it fails, the connection is given up
+            await (transaction.commit() if keep(rows) else transaction.rollback())
+            return rows
+
+        return await self._run(run)
+
     async def fetch_together(self, steps: Sequence[tuple[str, Sequence[object]]]) -> list[Record]:
         """Run several statements (text, arguments) in one transaction; the rows of the last.
 

@@ -26,6 +26,8 @@ MAX_LABELS: Final = 100
 _RANK: Final = tuple(Level)
 # What is searched of computed attributes.
 _SEARCHED: Final = frozenset(("00080061", "00080062"))
+# PatientID, AccessionNumber, StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID.
+_IDENTIFIERS: Final = ("00100020", "00080050", "0020000D", "0020000E", "00080018")
 _TEMPORAL: Final = frozenset(("DA", "TM", "DT"))
 _NUMERIC: Final = frozenset({"DS", "IS", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV"})
 _MOMENT: Final = "to_char({} AT TIME ZONE 'UTC', 'YYYYMMDD\"T\"HH24MISS')"
@@ -102,8 +104,8 @@ class FindService:
         arguments = Arguments()
         terms = where(wanted, access.tenant, arguments)
         order = order_of(wanted)
-        page = (wanted.since, wanted.limit)
-        return self._resources.select(access, wanted.level, view, terms, arguments, order, page)
+        page, few = (wanted.since, wanted.limit), _names_few(wanted)
+        return self._resources.select(access, wanted.level, view, terms, arguments, order, page, few=few)
 
     async def count(self, access: Access, wanted: Wanted) -> int:
         """How many match."""
@@ -136,6 +138,12 @@ class FindService:
             if len(found) == len(resources):
                 break
         return list(found.values())
+
+
+def _names_few(wanted: Wanted) -> bool:
+    """Whether a search names a patient, a study or what is in it: then it finds few, as a rule."""
+    texts = (wanted.tags.get(tag, "") for tag in _IDENTIFIERS)
+    return bool(wanted.parents) or any(text and not set(text) & set("*?") for text in texts)
 
 
 def where(wanted: Wanted, tenant: int, arguments: Arguments) -> str:

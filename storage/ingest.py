@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -26,6 +26,7 @@ from storage.access import Access
 from storage.commit import Committer, Retry
 from storage.damage import Damage
 from storage.db import Database
+from storage.ingest_group import IngestGroup
 from storage.ingest_objects import IngestObjects
 from storage.intents import Intent
 from storage.leases import renewed
@@ -284,7 +285,7 @@ class IngestService:
         done = False
         try:
             lease = timedelta(seconds=self._settings.intent_lease_s)
-            async with renewed(lease, lambda: self._db.execute("intent_renew", prepared.key, lease)):
+            async with renewed(lease, lambda: self._db.execute("intent_renew", [prepared.key], lease)):
                 await verify(prepared)
                 start = prepared.scan.meta_size
                 digest = await self._files.digest(prepared.key, start, prepared.size - start)
@@ -331,6 +332,34 @@ class IngestService:
             if not done and prepared.key != stored.key:
                 await self._files.renounce(prepared)
         return done
+
+    async def store_together(
+        self, access: Access, files: AsyncIterable[Spooled], source: Provenance
+    ) -> Sequence[OrthancIds]:
+        """Store new instances that are one thing: in the end all of them are there, or none. Releases their spools.
+
+        They are at least one, of one patient. Objects first, then all rows in one transaction. Raises as `store`;
+        Conflict where one of them is stored already.
+        """
+        access.require("dicom.write")
+        committer, size = self._committer(access.tenant), 0
+        group = IngestGroup(self._settings, self._db, self._files, committer)
+        async with group.gathered():
+            async for spooled in files:
+                try:
+                    key, text = committer.intents.new_key(), source.text(access.principal)
+                    await group.add(self._prepared(await self.scan(spooled), spooled, key, text), spooled)
+                    size += spooled.size
+                finally:
+                    spooled.release()
+            await self._quota.admit(access.tenant, size, group.items[0].scan.patient_id)
+            await group.commit()
+        for prepared in group.items:
+            self.counters.count("stored", prepared.size)
+            await self._describe(access, prepared)
+        for study in {prepared.scan.study_uid for prepared in group.items} if access.labels else ():
+            await self._db.execute("study_label", access.tenant, study, access.labels)
+        return [prepared.ids for prepared in group.items]
 
     # -- commits ---------------------------------------------------------------------------------------------------
 

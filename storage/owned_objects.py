@@ -40,7 +40,7 @@ class OwnedObjects:
         key = key or intents.new_key()
         try:
             await intents.announce(Intent(key, "", b"", size))
-            async with renewed(self._lease, lambda: self._db.execute("intent_renew", key, self._lease)):
+            async with renewed(self._lease, lambda: self._db.execute("intent_renew", [key], self._lease)):
                 await self._put(key, content, size)
                 yield key
         finally:

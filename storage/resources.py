@@ -150,21 +150,27 @@ class ResourceService:
         arguments: Arguments,
         order: str,
         page: tuple[int, int],
+        *,
+        few: bool = False,
     ) -> AsyncGenerator[list[Any], None]:
         """Resources for which compiled conditions hold, in batches; `page`: how many to pass over, how many (0: all).
 
-        One statement. Many are read from a cursor, so that a batch of them is in memory.
+        One statement. Many are read from a cursor, so that a batch of them is in memory. A cursor takes a transaction,
+        which is four round trips: where `few` are expected, they are read without it, and only more of them with it.
         """
         access.require("dicom.search", "dicom.read")
         since, limit = page
         if since > _FURTHEST or limit > _FURTHEST:
             raise BadQuery(f"a page begins and ends within the first {_FURTHEST}", attribute="Since")
-        size = f"LIMIT {arguments(limit or None, 'bigint')} OFFSET {arguments(since, 'bigint')}"
-        sql = _list(level, conditions, order, size, view)
+        most, first = arguments(limit or None, "bigint"), arguments(since, "bigint")
+        sql = _list(level, conditions, order, f"LIMIT {most} OFFSET {first}", view)
         shared: dict[int, Mapping[str, Any]] = {}
-        if limit and limit <= _ROWS:
-            yield self.rendered(level, await self._db.fetch_sql(sql, *arguments.values), view)
-            return
+        if few or 0 < limit <= _ROWS:
+            tried = _ROWS + 1 if not 0 < limit <= _ROWS else limit
+            found = await self._db.fetch_sql(sql, *arguments.values[:-2], tried, since)
+            if len(found) <= _ROWS:
+                yield self.rendered(level, found, view)
+                return
         async with aclosing(self._db.pages(sql, arguments.values, _ROWS)) as pages:
             async for rows in pages:
                 if view is None:

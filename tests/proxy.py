@@ -283,6 +283,8 @@ class PostgresProxy(Proxy):
             elif kind == b"B":
                 sql = link.statements.get(body.split(b"\0", 2)[1], b"")
                 executes = executes or self._needle in sql
+            elif kind == b"Q":
+                executes = executes or self._needle in body
             at = end
         with self._armed:
             if not executes or self._times == 0:

@@ -18,9 +18,10 @@ from PIL import Image as Pillow
 
 from dicomweb.errors import BadPixels, CorruptObject, NotFound, ObjectMissing, TooLarge, Unavailable
 from dicomweb.pixels.image import MONOCHROME, ImagePixel, Pixels
+from dicomweb.rendered.encode import TIFF, encode_image, encode_tiff
 from dicomweb.rendered.grayscale import Grayscale
 from dicomweb.rendered.image import Source, picture
-from dicomweb.rendered.parameters import Profile, Rendering
+from dicomweb.rendered.parameters import DEFAULT_QUALITY, Profile, Rendering
 from dicomweb.rendered.profiles import profile_of, standard_profile
 from dicomweb.slides.channels import full_range
 from dicomweb.slides.jpeg import JPEG_SYNTAXES, real_size
@@ -33,6 +34,7 @@ from storage.pixels import Image
 from storage.retrieve import Located
 from storage.slides import StoredSlide
 from wsi.blending import window_between
+from wsi.dialects import Asked
 
 Shown = NDArray[np.uint8]
 
@@ -199,7 +201,7 @@ class Composer:
             canvas = blank((height, width), slide.background, gray=image.photometric in MONOCHROME)
             await self._paste(access, stored, canvas, placed, (left, top), factor, view)
             async with self._slots:
-                return await asyncio.to_thread(_scaled, canvas, box, (view.columns, view.rows))
+                return await asyncio.to_thread(scaled, canvas, box, (view.columns, view.rows))
 
     async def _paste(
         self,
@@ -275,7 +277,8 @@ def _shown(source: Source, wanted: Rendering) -> Shown:
     return picture(source, wanted)[0]
 
 
-def _scaled(canvas: Shown, box: tuple[float, ...], size: tuple[int, int]) -> Shown:
+def scaled(canvas: Shown, box: tuple[float, ...], size: tuple[int, int]) -> Shown:
+    """The part of a picture between left, top, right and bottom, as a picture of `size` (columns, rows)."""
     left, top, right, bottom = box
     same = right - left == size[0] and bottom - top == size[1]
     if same and left == int(left) and top == int(top):
@@ -283,6 +286,23 @@ def _scaled(canvas: Shown, box: tuple[float, ...], size: tuple[int, int]) -> Sho
     right, bottom = min(right, canvas.shape[1]), min(bottom, canvas.shape[0])
     image = Pillow.fromarray(canvas).resize(size, Pillow.Resampling.BICUBIC, box=(left, top, right, bottom))
     return np.asarray(image)
+
+
+def finished(shown: Shown, asked: Asked, profile: bytes | None, spacing: tuple[float, float] | None) -> bytes:
+    """Mirrored, turned, reduced to shades, and encoded: in this order (IIIF Image API 3.0, 4).
+
+    `spacing`: micrometres a pixel, which TIFF tells.
+    """
+    if asked.mirrored:
+        shown = np.fliplr(shown)
+    shown = np.rot90(shown, -asked.rotation // 90)
+    if asked.quality != "color" and shown.ndim == 3:
+        shown, profile = np.asarray(Pillow.fromarray(np.ascontiguousarray(shown)).convert("L")), None
+    if asked.quality == "bitonal":
+        shown = np.where(shown < 128, 0, 255).astype(np.uint8)
+    if asked.media_type == TIFF:
+        return encode_tiff(shown, profile, spacing)
+    return encode_image(shown, asked.media_type, DEFAULT_QUALITY, profile)
 
 
 def blank(shape: tuple[int, int], colour: tuple[int, int, int], *, gray: bool) -> Shown:

@@ -227,38 +227,51 @@ def iiif_information(
     }
 
 
-def iiif_manifest(place: str, image: str, label: str, width: int, height: int) -> dict[str, Any]:
-    """A manifest of the IIIF Presentation API 3.0 with one canvas, which the image fills.
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """What a picture of a manifest is on: as large as it. `image`: the absolute identifier of the picture."""
 
-    `place`: where the manifest is, `image`: the identifier of the image; both absolute.
-    """
-    canvas = f"{place}/canvas"
-    service = [{"id": image, "type": "ImageService3", "profile": "level2"}]
+    image: str
+    label: str
+    width: int
+    height: int
 
-    def picture(size: str, columns: int, rows: int) -> dict[str, Any]:
+    def painted(self, identifier: str) -> dict[str, Any]:
+        """The canvas with this URI, which the picture fills."""
+        annotation = {
+            "id": f"{identifier}/annotation", "type": "Annotation", "motivation": "painting", "target": identifier,
+            "body": self.picture("max", self.width, self.height),
+        }  # fmt: skip
         return {
-            "id": f"{image}/full/{size}/0/default.jpg", "type": "Image", "format": "image/jpeg", "width": columns,
-            "height": rows, "service": service,
+            "id": identifier, "type": "Canvas", "label": {"none": [self.label]}, "width": self.width,
+            "height": self.height,
+            "items": [{"id": f"{identifier}/page", "type": "AnnotationPage", "items": [annotation]}],
         }  # fmt: skip
 
-    scale = min(1.0, THUMBNAIL_SIDE / max(width, height))
-    small = max(1, round(width * scale)), max(1, round(height * scale))
-    annotation = {
-        "id": f"{canvas}/annotation", "type": "Annotation", "motivation": "painting", "target": canvas,
-        "body": picture("max", width, height),
-    }  # fmt: skip
-    page = {"id": f"{canvas}/page", "type": "AnnotationPage", "items": [annotation]}
+    def thumbnail(self) -> dict[str, Any]:
+        """The picture, small."""
+        scale = min(1.0, THUMBNAIL_SIDE / max(self.width, self.height))
+        small = max(1, round(self.width * scale)), max(1, round(self.height * scale))
+        return self.picture("{},{}".format(*small), *small)
+
+    def picture(self, size: str, columns: int, rows: int) -> dict[str, Any]:
+        """The picture at a size, as content of a canvas."""
+        return {
+            "id": f"{self.image}/full/{size}/0/default.jpg", "type": "Image", "format": "image/jpeg", "width": columns,
+            "height": rows, "service": [{"id": self.image, "type": "ImageService3", "profile": "level2"}],
+        }  # fmt: skip
+
+
+def iiif_manifest(place: str, label: str, canvases: Sequence[Canvas]) -> dict[str, Any]:
+    """A manifest of the IIIF Presentation API 3.0 at `place`, an absolute URI; it has one canvas at least."""
     return {
         "@context": "http://iiif.io/api/presentation/3/context.json",
         "id": place,
         "type": "Manifest",
         "label": {"none": [label]},
-        "thumbnail": [picture("{},{}".format(*small), *small)],
-        "items": [{
-            "id": canvas, "type": "Canvas", "label": {"none": [label]}, "width": width, "height": height,
-            "items": [page],
-        }],
-    }  # fmt: skip
+        "thumbnail": [canvases[0].thumbnail()],
+        "items": [canvas.painted(f"{place}/canvas/{number}") for number, canvas in enumerate(canvases, 1)],
+    }
 
 
 def parse_iiif(width: int, height: int, region: str, size: str, rotation: str, name: str) -> Asked:

@@ -10,19 +10,24 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from dicomweb.errors import NotFound
+from dicomweb.errors import NotFound, TooLarge
 from dicomweb.rendered.encode import encode_image
 from dicomweb.rendered.image import REVISION, Source, whole
 from dicomweb.rendered.parameters import DEFAULT_QUALITY, Rendering
 from dicomweb.slides.tilemap import Grid
+from dicomweb.uids import parse_orthanc_id
 from storage.access import Access
 from storage.archive import Archive
 from storage.cache import Cache
 from storage.once import Once
 from storage.pixels import Image
-from wsi.compose import Shown, padded, reduced
+from storage.resource import spelled
+from wsi.compose import Shown, finished, padded, reduced, scaled
+from wsi.dialects import Asked
 
 _TILE: Final = 512
+# Pictures of one manifest, which takes about a kilobyte for each.
+MAX_CANVASES: Final = 10_000
 # Number of Frames is an IS: no instance has more.
 _MAX_FRAMES: Final = (1 << 31) - 1
 # Orthanc makes both sides of the picture multiples of this, so that levels are halves of each other to the pixel.
@@ -50,9 +55,14 @@ class FramePyramid:
         return (0, 0, 0) if self.image.pixel.photometric == "MONOCHROME2" else (255, 255, 255)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows of the frame itself."""
+        return self.image.pixel.columns, self.image.pixel.rows
+
+    @property
     def levels(self) -> tuple[Grid, ...]:
         """From the frame itself, padded, to the one that is a single tile; each is half of the one before."""
-        width, height = (-(-side // _PADDING) * _PADDING for side in (self.image.pixel.columns, self.image.pixel.rows))
+        width, height = (-(-side // _PADDING) * _PADDING for side in self.size)
         found = [Grid(width, height, _TILE, _TILE)]
         while width > _TILE or height > _TILE:
             width, height = max(1, width // 2), max(1, height // 2)
@@ -84,6 +94,16 @@ class FramePyramid:
         if not (x < level.across and y < level.down):
             raise NotFound(f"the level has {level.across} x {level.down} tiles")
         return level
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFrame:
+    """A frame (from 0) of the instance with this Orthanc identifier, and its size in pixels."""
+
+    identifier: str
+    number: int
+    columns: int
+    rows: int
 
 
 class FramePyramids:
@@ -125,6 +145,37 @@ class FramePyramids:
                 return await asyncio.to_thread(encode_image, shown, media_type, DEFAULT_QUALITY, None)
 
         return await self._keep(f"{access.tenant} frame {pyramid.name} {place} {media_type}", make)
+
+    async def picture(self, access: Access, pyramid: FramePyramid, asked: Asked) -> bytes:
+        """A part of the frame itself, without padding, at any size. Raises BadPixels."""
+        access.require("dicom.read")
+
+        async def make() -> bytes:
+            picture = await self._picture(access, pyramid)
+            box = asked.left, asked.top, asked.left + asked.width, asked.top + asked.height
+            async with self._slots:
+                shown = await asyncio.to_thread(scaled, picture, box, (asked.columns, asked.rows))
+                return await asyncio.to_thread(finished, shown, asked, None, None)
+
+        return await self._keep(f"{access.tenant} frame {pyramid.name} {asked}", make)
+
+    async def of_series(self, access: Access, series: str) -> tuple[str, list[SeriesFrame]]:
+        """Description and frames of the images of a series, by its Orthanc identifier, in reading order.
+
+        Raises NotFound where there are none, TooLarge where there are very many.
+        """
+        access.require("dicom.read")
+        rows = await self._archive.db.fetch("series_frames", access.tenant, parse_orthanc_id(series), MAX_CANVASES + 1)
+        if not rows:
+            raise NotFound("no such series, or none with images")
+        if sum(row["frames"] for row in rows) > MAX_CANVASES:
+            raise TooLarge(f"the series has more than {MAX_CANVASES} frames")
+        found = [
+            SeriesFrame(spelled(row["orthanc_id"]), number, row["columns"], row["rows"])
+            for row in rows
+            for number in range(row["frames"])
+        ]
+        return rows[0]["description"], found
 
     async def _picture(self, access: Access, pyramid: FramePyramid) -> Shown:
         """The picture of the frame; who comes while it is made waits for it."""

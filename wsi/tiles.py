@@ -9,11 +9,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
 
-import numpy as np
-from PIL import Image
-
 from dicomweb.errors import BadQuery, NotFound
-from dicomweb.rendered.encode import JPEG, PNG, TIFF, encode_image, encode_tiff, with_icc_profile
+from dicomweb.rendered.encode import JPEG, PNG, TIFF, encode_image, with_icc_profile
 from dicomweb.rendered.geometry import aspect_of
 from dicomweb.rendered.parameters import DEFAULT_QUALITY, Profile, Rendering, Window
 from dicomweb.slides.background import Rgb
@@ -29,7 +26,7 @@ from storage.once import Once
 from storage.slides import StoredSlide
 from storage.thumbnails import ThumbnailStore
 from wsi.blending import Component, Light, window_between
-from wsi.compose import MAX_FRAMES, Composer, Shown, View, blank, level_for, map_of, padded, read_frame
+from wsi.compose import MAX_FRAMES, Composer, Shown, View, blank, finished, level_for, map_of, padded, read_frame
 from wsi.dialects import Asked, fitting
 from wsi.frames import FramePyramids
 from wsi.manifest import mpp_of
@@ -212,7 +209,7 @@ class TileService:
                 await asyncio.to_thread(light.add, seen, colour)
             shown = light.shown() if channel.blend else await self._composer.view(access, stored, view, limit)
             profile = await self._composer.profile(access, stored, level, channel.profile)
-            return await asyncio.to_thread(_finished, shown, asked, profile, spacing)
+            return await asyncio.to_thread(finished, shown, asked, profile, spacing)
 
         key = f"{access.tenant} {stored.series} {stored.name} {REVISION} {asked} {channel}"
         return await self.kept(key, make)
@@ -292,23 +289,6 @@ def _view_of_tile(slide: Slide, rung: Rung, x: int, y: int, view: View) -> View:
 
 def _named(window: Window | None) -> str:
     return "" if window is None else f".{window.center}.{window.width}.{window.function}"
-
-
-def _finished(shown: Shown, asked: Asked, profile: bytes | None, spacing: tuple[float, float] | None) -> bytes:
-    """Mirrored, turned, reduced to shades, and encoded: in this order (IIIF Image API 3.0, 4).
-
-    `spacing`: micrometres a pixel, which TIFF tells.
-    """
-    if asked.mirrored:
-        shown = np.fliplr(shown)
-    shown = np.rot90(shown, -asked.rotation // 90)
-    if asked.quality != "color" and shown.ndim == 3:
-        shown, profile = np.asarray(Image.fromarray(np.ascontiguousarray(shown)).convert("L")), None
-    if asked.quality == "bitonal":
-        shown = np.where(shown < 128, 0, 255).astype(np.uint8)
-    if asked.media_type == TIFF:
-        return encode_tiff(shown, profile, spacing)
-    return encode_image(shown, asked.media_type, DEFAULT_QUALITY, profile)
 
 
 @lru_cache(maxsize=256)

@@ -20,11 +20,11 @@ from wsi.dialects import (
 )
 
 _XML: Header = (b"content-type", b"application/xml")
-_INFORMATION: Header = (
+INFORMATION_TYPE: Header = (
     b"content-type",
     b'application/ld+json;profile="http://iiif.io/api/image/3/context.json"',
 )
-_COMPLIANCE: Header = (b"link", b'<http://iiif.io/api/image/3/level2.json>;rel="profile"')
+COMPLIANCE: Header = (b"link", b'<http://iiif.io/api/image/3/level2.json>;rel="profile"')
 # Frames that one tile of a viewer may be made of: eight to a side, which a base level alone gives three levels.
 _TILE_FRAMES = 64
 
@@ -91,7 +91,7 @@ async def send_information(http: Exchange, stored: StoredSlide, identifier: str)
     base = stored.slide.base
     sizes = [(rung.width, rung.height) for rung in stored.slide.rungs]
     found = iiif_information(identifier, base.width, base.height, _tile_size(stored), sizes)
-    await send_document(http, stored, [_INFORMATION, _COMPLIANCE], orjson.dumps(found))
+    await send_document(http, stored, [INFORMATION_TYPE, COMPLIANCE], orjson.dumps(found))
 
 
 async def iiif_image(http: Exchange) -> None:
@@ -104,7 +104,7 @@ async def send_image(http: Exchange, stored: StoredSlide) -> None:
     query = tile_query(http.scope["query_string"])
     base, path = stored.slide.base, http.path
     asked = parse_iiif(base.width, base.height, path["region"], path["size"], path["rotation"], path["picture"])
-    await send_picture(http, stored, asked, query, _COMPLIANCE)
+    await send_picture(http, stored, asked, query, COMPLIANCE)
 
 
 _EXAMPLE = "1.2.826.0.1.3680043.8.498.1"

@@ -15,14 +15,15 @@ from wsi.frames import FramePyramid
 from wsi.tiles import MediaType
 
 
-async def _pyramid(http: Exchange) -> FramePyramid:
+async def pyramid_of(http: Exchange) -> FramePyramid:
+    """The frame that the path names. Raises NotFound, BadPixels."""
     (frame,) = place_of(http, "frame")
     return await http.services.tiles.frames.pyramid(http.access, http.path["orthanc_instance"], frame)
 
 
 async def frame_pyramid(http: Exchange) -> None:
     """The levels of a frame."""
-    found = await _pyramid(http)
+    found = await pyramid_of(http)
     headers: list[Header] = [JSON, (b"etag", etag(found.name, found.identifier).encode()), CACHE_REVALIDATE]
     if not await client_has(http, headers):
         await send_bytes(http, 200, headers, orjson.dumps(found.described()))
@@ -31,7 +32,7 @@ async def frame_pyramid(http: Exchange) -> None:
 async def frame_tile(http: Exchange) -> None:
     """A tile of a frame: PNG, or what Accept asks for."""
     z, x, y = place_of(http, "z", "x", "y")
-    found = await _pyramid(http)
+    found = await pyramid_of(http)
     found.level(z, x, y)
     wanted = plan_rendered(parse_accept(http.header(b"accept"), None), (PNG, JPEG)).media_type
     headers: list[Header] = [

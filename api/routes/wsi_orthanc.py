@@ -1,28 +1,18 @@
 """The addresses at which Orthanc's WSI plug-in has IIIF and its viewer."""
 
-import orjson
-
 from api.exchange import Exchange
-from api.responses import CACHE_REVALIDATE, Header, send_bytes
+from api.responses import CACHE_REVALIDATE, send_bytes
 from api.routes.wsi import CHANNEL, ERRORS, PICTURE_ANSWERS, described, orthanc_slide
-from api.routes.wsi_dialects import IIIF_REQUEST, INFORMATION, send_document, send_image, send_information
+from api.routes.wsi_dialects import IIIF_REQUEST, INFORMATION, send_image, send_information
+from api.routes.wsi_iiif_frames import frame_image, iiif_root, send_manifest
 from api.routing import Answer, Content, Operation, Parameter
 from dicomweb.errors import BadQuery, NotFound, Unavailable
 from storage.slides import StoredSlide
-from wsi.dialects import iiif_manifest
-
-_MANIFEST: Header = (
-    b"content-type",
-    b'application/ld+json;profile="http://iiif.io/api/presentation/3/context.json"',
-)
-
-
-def _iiif(http: Exchange) -> str:
-    return f"{http.services.address.base(http.scope)}/wsi/iiif"
+from wsi.dialects import Canvas, iiif_manifest
 
 
 def _image(http: Exchange) -> str:
-    return f"{_iiif(http)}/tiles/{http.path['orthanc']}"
+    return f"{iiif_root(http)}/tiles/{http.path['orthanc']}"
 
 
 async def iiif_base(http: Exchange) -> None:
@@ -42,12 +32,20 @@ async def iiif_image(http: Exchange) -> None:
 
 
 async def iiif_manifest_document(http: Exchange) -> None:
-    """manifest.json."""
-    stored = await orthanc_slide(http)
-    base = stored.slide.base
-    place = f"{_iiif(http)}/series/{http.path['orthanc']}/manifest.json"
-    found = iiif_manifest(place, _image(http), _label(stored), base.width, base.height)
-    await send_document(http, stored, [_MANIFEST], orjson.dumps(found))
+    """manifest.json: of a slide, or of the frames of other images."""
+    place = f"{iiif_root(http)}/series/{http.path['orthanc']}/manifest.json"
+    try:
+        stored = await orthanc_slide(http)
+    except NotFound:
+        label, frames = await http.services.tiles.frames.of_series(http.access, http.path["orthanc"])
+        canvases = [
+            Canvas(frame_image(http, each.identifier, each.number), str(number), each.columns, each.rows)
+            for number, each in enumerate(frames, 1)
+        ]
+    else:
+        base, label = stored.slide.base, _label(stored)
+        canvases = [Canvas(_image(http), label, base.width, base.height)]
+    await send_manifest(http, place, label, canvases)
 
 
 def _label(stored: StoredSlide) -> str:
@@ -67,7 +65,9 @@ async def viewer(http: Exchange) -> None:
 _ORTHANC = "0d0f8b3c-6a1f9d7f-4a4e7a37-7c9c0f0a-8a0e7b55"
 _PLACE = "https://archive.example/wsi/iiif"
 _DOCUMENT = iiif_manifest(
-    f"{_PLACE}/series/{_ORTHANC}/manifest.json", f"{_PLACE}/tiles/{_ORTHANC}", "S24-1 A1", 6000, 5000
+    f"{_PLACE}/series/{_ORTHANC}/manifest.json",
+    "S24-1 A1",
+    [Canvas(f"{_PLACE}/tiles/{_ORTHANC}", "S24-1 A1", 6000, 5000)],
 )
 OPERATIONS = (
     described(
@@ -102,9 +102,9 @@ OPERATIONS = (
     ),
     described(
         "/wsi/iiif/series/{orthanc}/manifest.json",
-        "Retrieve the IIIF manifest of a slide",
+        "Retrieve the IIIF manifest of a series",
         "The series is named by its Orthanc identifier. A manifest of the IIIF Presentation API 3.0, whose one canvas "
-        "is the slide. A series that is no slide has none.",
+        "is the slide. Of other images each frame is a canvas, 10,000 at most.",
         iiif_manifest_document,
         Answer(200, "The manifest.", (Content("application/ld+json", _DOCUMENT),)),
         orthanc=True,

@@ -20,7 +20,12 @@ PUBLIC_PATHS = {
     "/ui/api/pre-login-configuration",
 }  # fmt: skip
 # What Orthanc's clients ask for, and is not here: they are told why.
-REFUSED = {"/plugins/housekeeper/status"}
+REFUSED = {
+    "/auth/audit-logs",
+    "/auth/settings/permissions",
+    "/auth/settings/roles",
+    "/plugins/housekeeper/status",
+}
 
 
 def _name(operation: Operation) -> str:

@@ -63,3 +63,25 @@ def test_there_is_no_housekeeper(web: httpx.Client) -> None:
     answer = web.get("/plugins/housekeeper/status")
     assert (answer.status_code, answer.json() | ERROR) == (403, answer.json())
     assert "reconstruct" in answer.json()["Details"]
+
+
+def test_everybody_may_do_everything(web: httpx.Client) -> None:
+    answer = web.get("/auth/user/profile")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.json() == {"name": "local", "permissions": ["all"], "authorized-labels": ["*"], "groups": []}
+
+
+@pytest.mark.parametrize(("method", "path", "why"), [
+    ("PUT", "/auth/tokens/ohif-viewer-publication", "would protect nothing"),
+    ("POST", "/auth/tokens/decode", "no tokens"),
+    ("GET", "/auth/settings/roles", "no roles"),
+    ("PUT", "/auth/settings/roles", "no roles"),
+    ("GET", "/auth/settings/permissions", "no permissions"),
+    ("GET", "/auth/audit-logs", "no users"),
+])  # fmt: skip
+def test_nobody_logs_in(web: httpx.Client, method: str, path: str, why: str) -> None:
+    """What would need accounts says so; Explorer 2 is not told of the plug-in that has them, and shows no button."""
+    answer = web.request(method, path, json={} if method != "GET" else None)
+    assert (answer.status_code, answer.json() | ERROR) == (403, answer.json())
+    assert why in answer.json()["Details"]
+    assert "authorization" not in web.get("/plugins").json()

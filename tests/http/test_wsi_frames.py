@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom import Dataset
 
 from dicomweb.uids import orthanc_ids
-from tests.files import dataset, encoded
+from tests.files import dataset, encoded, new_uid
 from tests.http.bodies import store
 from tests.wsi.variants import Matrix, matrix
 
@@ -138,3 +138,78 @@ def test_an_instance_that_is_no_image(web: httpx.Client) -> None:
         assert web.get(f"/wsi/{path}").status_code == 404
     broken = stored(web, image(matrix(64, 64, colour=False), PhotometricInterpretation="CMYK", SamplesPerPixel=4))
     assert web.get(f"/wsi/frames-pyramids/{broken}/0").status_code in {404, 422}
+
+
+# -- IIIF
+
+
+@pytest.mark.parametrize("place", ["frames", "frames-pyramids"])
+def test_iiif_of_a_frame(web: httpx.Client, place: str) -> None:
+    array = matrix(WIDTH, HEIGHT)
+    instance = stored(web, image(array, frames=2))
+    at = f"/wsi/iiif/{place}/{instance}/0"
+    moved = web.get(at)
+    assert (moved.status_code, moved.headers["location"]) == (303, f"{str(web.base_url).rstrip('/')}{at}/info.json")
+    described = web.get(f"{at}/info.json")
+    info = described.json()
+    assert described.headers["content-type"].startswith("application/ld+json")
+    assert (info["id"], info["width"], info["height"]) == (moved.headers["location"][:-10], WIDTH, HEIGHT)
+    assert info["sizes"] == [
+        {"width": 325, "height": 175},
+        {"width": 650, "height": 350},
+        {"width": WIDTH, "height": HEIGHT},
+    ]
+    assert web.get(described.url, headers={"If-None-Match": described.headers["etag"]}).status_code == 304
+
+    def asked(request: str, frame: int = 0) -> Matrix:
+        return opened(web.get(f"/wsi/iiif/{place}/{instance}/{frame}/{request}"))
+
+    assert np.array_equal(asked("full/max/0/default.png"), array)
+    assert np.array_equal(asked("full/max/0/default.png", 1), array[::-1])
+    assert np.array_equal(asked("20,10,64,50/max/!90/default.png"), np.rot90(np.fliplr(array[10:60, 20:84]), -1))
+    assert np.array_equal(asked("0,0,60,40/max/0/gray.png"), np.asarray(Image.fromarray(array[:40, :60]).convert("L")))
+    assert asked("full/max/0/default.jpg").shape == array.shape
+    half = asked("full/650,/0/default.png").astype(int)
+    means = array.reshape(350, 2, 650, 2, 3).astype(float).mean((1, 3))
+    assert half.shape == means.shape
+    assert np.abs(half - means).mean() < 8
+    picture = web.get(f"{at}/full/100,/0/default.jpg")
+    assert web.get(picture.url, headers={"If-None-Match": picture.headers["etag"]}).status_code == 304
+    for bad in ("full/max/45/default.jpg", "full/2000,/0/default.jpg", "9999,0,5,5/max/0/default.jpg"):
+        answer = web.get(f"{at}/{bad}")
+        assert (answer.status_code, answer.json()["OrthancStatus"]) == (400, 3), bad
+    for missing in (f"{instance}/2/info.json", f"{instance}/x/info.json", "nonsense/0/info.json",
+                    f"{instance}/2/full/max/0/default.jpg"):  # fmt: skip
+        assert web.get(f"/wsi/iiif/{place}/{missing}").status_code == 404
+
+
+def test_manifests_of_images_that_are_no_slides(web: httpx.Client) -> None:
+    """Every frame of a series is a canvas, and its picture is where the manifest says; what is no image is left out."""
+    study, series = new_uid(), new_uid()
+    array = matrix(60, 40, colour=False)
+    same: dict[str, Any] = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SeriesDescription": "Scout"}
+    instances = [stored(web, image(array, frames=n, InstanceNumber=n, **same)) for n in (1, 2)]
+    stored(web, dataset(Rows=None, InstanceNumber=3, **same))
+    parent = web.get(f"/instances/{instances[0]}").json()["ParentSeries"]
+    answer = web.get(f"/wsi/iiif/series/{parent}/manifest.json")
+    manifest = answer.json()
+    assert (manifest["type"], manifest["label"]) == ("Manifest", {"none": ["Scout"]})
+    assert manifest["id"] == str(answer.url)
+    places = [(instances[0], 0), (instances[1], 0), (instances[1], 1)]
+    assert len(manifest["items"]) == len(places)
+    for (instance, frame), canvas in zip(places, manifest["items"], strict=True):
+        body = canvas["items"][0]["items"][0]["body"]
+        assert body["service"][0]["id"].endswith(f"/wsi/iiif/frames/{instance}/{frame}")
+        assert (canvas["width"], canvas["height"]) == (60, 40)
+        assert opened(web.get(body["id"])).shape == array.shape
+        assert web.get(body["service"][0]["id"] + "/info.json").json()["width"] == 60
+    assert len({canvas["id"] for canvas in manifest["items"]}) == len(places)
+    assert web.get(answer.url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+
+    single = web.get(f"/wsi/iiif/frames-pyramids/{instances[1]}/1/manifest.json").json()
+    [canvas] = single["items"]
+    assert canvas["items"][0]["items"][0]["body"]["service"][0]["id"].endswith(f"/frames-pyramids/{instances[1]}/1")
+
+    report = stored(web, dataset(Rows=None))
+    without = web.get(f"/instances/{report}").json()["ParentSeries"]
+    assert web.get(f"/wsi/iiif/series/{without}/manifest.json").status_code == 404

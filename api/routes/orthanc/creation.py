@@ -8,33 +8,20 @@ from api.exchange import Exchange
 from api.routes.orthanc.dialect import checked_object, json_of, route, send_json
 from api.routes.orthanc.upload import UPLOADED, store_file
 from dicomweb.creation.request import Creation
-from dicomweb.tags import Level
-from dicomweb.uids import parse_orthanc_id
+from storage.ingest import Provenance
 
 
 async def create(http: Exchange) -> None:
     """Make instances and store them; where one cannot be made or stored, none is."""
     creation = await asyncio.to_thread(Creation.parse, checked_object(await json_of(http, "max_create_json")))
-    stored: list[dict[str, str]] = []
+    ingest, source = http.archive.ingest, Provenance("rest", http.peer)
     async with aclosing(http.archive.creation.files(http.access, creation)) as files:
-        try:
-            async for each in files:
-                stored.append(await store_file(http, each))  # noqa: PERF401 - those before a failure count
-        except BaseException:
-            # Those of a list have UIDs that were made for them: nothing that was there before is deleted.
-            if creation.several and stored:
-                await asyncio.shield(_take_back(http, [each["ID"] for each in stored]))
-            raise
-    if not creation.several:
-        await send_json(http, stored[0])
-        return
-    series = stored[0]["ParentSeries"]
-    await send_json(http, {"ID": series, "Path": f"/series/{series}", "Status": stored[0]["Status"]})
-
-
-async def _take_back(http: Exchange, instances: list[str]) -> None:
-    named = [(Level.INSTANCE, parse_orthanc_id(each)) for each in instances]
-    await http.archive.lifecycle.remove_all(http.access.with_scope("dicom.delete"), named)
+        if not creation.several:
+            await send_json(http, await store_file(http, await anext(files)))
+            return
+        stored = await ingest.store_together(http.access, files, source)
+    series = stored[0].series
+    await send_json(http, {"ID": series, "Path": f"/series/{series}", "Status": "Success"})
 
 
 _PICTURE: Final = (

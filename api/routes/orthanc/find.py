@@ -5,10 +5,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from api.exchange import Exchange
-from api.responses import JSON, send_stream
 from api.routes.orthanc.addressing import tag_of
 from api.routes.orthanc.dialect import EMPTY, field, format_in, object_of, route, send_json, send_text
-from api.routes.orthanc.resources import array, parts_of
+from api.routes.orthanc.resources import parts_of, send_array
 from api.routing import Content
 from api.uploads import whole_body
 from dicomweb.errors import BadQuery, BadRequest, NotFound
@@ -45,9 +44,7 @@ _PARENTS: Final = {"ParentPatient": Level.PATIENT, "ParentStudy": Level.STUDY, "
 async def find(http: Exchange) -> None:
     """Search; sent while it is read."""
     given = await object_of(http)
-    await send_stream(
-        http, 200, [JSON], None, array(http.archive.find.run(http.access, _wanted(http, given), _view(given)))
-    )
+    await send_array(http, http.archive.find.run(http.access, _wanted(http, given), _view(given)))
 
 
 async def count(http: Exchange) -> None:

@@ -1,12 +1,14 @@
 """What plug-ins of Orthanc tell of their background work, as far as it is true here, and what is refused."""
 
 import functools
-from typing import Final
+from typing import Any, Final, Literal
 
 from api.exchange import Exchange
+from api.routes.orthanc.addressing import NO_STORE
 from api.routes.orthanc.dialect import EMPTY, route, send_json
 from api.uploads import whole_body
 from dicomweb.errors import Forbidden
+from storage.access import SCOPES
 
 
 async def delayed_deletion(http: Exchange) -> None:
@@ -22,6 +24,16 @@ async def advanced_storage(http: Exchange) -> None:
     await send_json(http, answer)
 
 
+async def profile(http: Exchange) -> None:
+    """Who asks, and what they may: whoever reaches the server may do everything."""
+    access = http.access
+    answer = {
+        "name": access.principal, "permissions": ["all"] if access.scopes >= SCOPES else [],
+        "authorized-labels": list(access.labels) or ["*"], "groups": [],
+    }  # fmt: skip
+    await send_json(http, answer, NO_STORE)
+
+
 async def refused(http: Exchange, why: str) -> None:
     """Nothing of the kind is here."""
     await whole_body(http, http.settings.max_json, "max_json")
@@ -33,6 +45,16 @@ _FOLDERS: Final = (
     "files belong to the archive: `anor import` reads those of other folders and leaves them where they are"
 )
 _HOUSEKEEPER: Final = "nothing is made anew by itself: POST /tools/reconstruct is the job for that"
+_NOBODY: Final = "nobody logs in here yet, and whoever reaches the server may do everything: there are no"
+_AUTHORIZATION: Final[tuple[tuple[Literal["GET", "POST", "PUT"], str, str, str, Any], ...]] = (
+    ("PUT", "/auth/tokens/{token_type}", "Refuse to make a token", "tokens: a link with one would protect nothing",
+     {"Resources": [], "Type": "ohif-viewer-publication"}),
+    ("POST", "/auth/tokens/decode", "Refuse to decode a token", "tokens", {"TokenKey": "token", "TokenValue": "…"}),
+    ("GET", "/auth/settings/roles", "Refuse to tell of roles", "roles", ()),
+    ("PUT", "/auth/settings/roles", "Refuse to set roles", "roles", {"roles": {}}),
+    ("GET", "/auth/settings/permissions", "Refuse to tell of permissions", "permissions to choose from", ()),
+    ("GET", "/auth/audit-logs", "Refuse to tell of an audit log", "users whose doings could be told apart", ()),
+)  # fmt: skip
 _MOVE: Final = {"Resources": ["9ad2b0da-a406c43c-6e0df76d-1204b86f-78d12c15"], "TargetStorage": "object-storage"}
 _ADOPT: Final = {"Path": "/mnt/files/1.dcm", "TakeOwnership": False}
 _WHY: Final = "There is one store, and what is in it belongs to the archive."
@@ -56,4 +78,10 @@ OPERATIONS = (
           functools.partial(refused, why=_ONE_STORE), EMPTY, _MOVE),
     route("POST", "/move-storage", "system.admin", ("Refuse to move files", _WHY),
           functools.partial(refused, why=_ONE_STORE), EMPTY, _MOVE),
+    route("GET", "/auth/user/profile", "system.read",
+          ("Tell who asks", "As Orthanc's authorization plug-in does. Nobody logs in: it is the profile of everybody."),
+          profile, {"name": "local", "permissions": ["all"], "authorized-labels": ["*"], "groups": []}),
+    *(route(method, path, "system.read" if method == "GET" else "system.admin", (summary, "There is no login yet."),
+            functools.partial(refused, why=f"{_NOBODY} {what}"), EMPTY, body)
+      for method, path, summary, what, body in _AUTHORIZATION),
 )  # fmt: skip

@@ -63,3 +63,11 @@ LIMIT $4
 -- name: object_metadata
 -- The finished metadata of an instance; nothing when it was removed or replaced meanwhile.
 SELECT sop_uid, object_key, metadata, metadata_crc, metadata_length FROM instance WHERE tenant = $1 AND sop_uid = $2 AND object_key = $3
+
+-- name: series_frames
+-- The images of a series by its Orthanc identifier, in reading order, $3 at most: their frames and sizes; and what the series is called.
+SELECT i.orthanc_id, i.rows, i.columns, coalesce(octet_length(i.frame_table) / 12, i.number_of_frames, 1)::integer AS frames,
+       coalesce(s.attributes->'0008103E'->'Value'->>0, s.series_uid) AS description
+FROM series s JOIN instance i ON i.series = s.id
+WHERE s.orthanc_id = $2 AND s.tenant = $1 AND i.frame_table IS NOT NULL AND i.rows > 0 AND i.columns > 0
+ORDER BY i.instance_number, i.sop_uid LIMIT $3

@@ -42,8 +42,8 @@ LEFT JOIN study t ON t.id = s.study
 WHERE c.seq > $1 ORDER BY c.seq LIMIT $2
 
 -- name: intent_renew
--- The object is there, and being verified: nobody may sweep it yet.
-UPDATE intent SET lease_until = greatest(lease_until, now() + $2::interval) WHERE key = $1 AND claimed_at IS NULL
+-- The objects are there, and are waiting for their rows: nobody may sweep them yet.
+UPDATE intent SET lease_until = greatest(lease_until, now() + $2::interval) WHERE key = ANY ($1) AND claimed_at IS NULL
 
 -- name: exchange_object
 -- The same image in another transfer syntax, see functions/transcoding.sql.
