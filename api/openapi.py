@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from api.errors import row_of
+from api.errors import UPGRADE_REQUIRED, row_of
 from api.examples import IDENTIFIERS
 from api.routing import PUBLIC, Answer, Content, Operation, Parameter, split_path
 from dicomweb.errors import (
@@ -17,6 +17,7 @@ from dicomweb.errors import (
 )
 
 _PROBLEM = "application/problem+json"
+_PROBLEM_SCHEMA = {"$ref": "#/components/schemas/Problem"}
 _TEXTS = {
     "answer": "number of an answer, from 0",
     "job": "identifier of a job",
@@ -183,6 +184,9 @@ def _responses(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for answer in operation.answers:
         responses[str(answer.status)] = _answer(answer, operation.headers_of(answer))
+    if operation.websocket:
+        slug, row = UPGRADE_REQUIRED
+        responses[str(row.status)] = {"description": f"`{slug}`", "content": {_PROBLEM: {"schema": _PROBLEM_SCHEMA}}}
     errors: tuple[type[ArchiveError], ...] = (
         operation.errors if operation.scope is PUBLIC else (*operation.errors, Forbidden)
     )
@@ -193,7 +197,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
             continue
         problem: dict[str, Any] = {"description": f"`{error.slug}`"}
         kind = "application/json" if operation.orthanc else _PROBLEM
-        schema = {"type": "object"} if operation.orthanc else {"$ref": "#/components/schemas/Problem"}
+        schema = {"type": "object"} if operation.orthanc else _PROBLEM_SCHEMA
         problem["content"] = {kind: {"schema": schema}}
         if named := _headers(_ERROR_HEADERS.get(error, ())):
             problem["headers"] = named

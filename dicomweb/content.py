@@ -10,6 +10,7 @@ from pydicom.tag import BaseTag, Tag
 from dicomweb.errors import BadDicom, NotFound
 from dicomweb.media import EXPLICIT_BE, IMPLICIT_LE
 from dicomweb.orthanc_tags import Elements
+from dicomweb.reencode import UNREADABLE
 
 _PIXELS = 0x7FE00008
 
@@ -37,12 +38,12 @@ def content(dataset: Dataset, path: Sequence[str]) -> list[str] | bytes:
     Raises NotFound.
     """
     if not path:
-        return [listed(element.tag) for element in dataset if element.tag.element]
+        return [listed(tag) for tag in sorted(dataset.keys()) if tag.element]
     tag = Tag(int(path[0], 16))
     if tag not in dataset:
         raise NotFound("the data set has no such element")
     raw = dataset.get_item(tag)
-    if dataset[tag].VR != "SQ":
+    if not _is_sequence(dataset, tag):
         value = getattr(raw, "value", b"") or b""
         return value if isinstance(value, bytes) else str(value).encode()
     items = dataset[tag].value
@@ -52,6 +53,14 @@ def content(dataset: Dataset, path: Sequence[str]) -> list[str] | bytes:
     if number >= len(items):
         raise NotFound("the sequence has no such item")
     return content(items[number], path[2:])
+
+
+def _is_sequence(dataset: Dataset, tag: BaseTag) -> bool:
+    """Whether the element has items; one whose value cannot be read as its VR says is its bytes."""
+    try:
+        return dataset[tag].VR == "SQ"
+    except UNREADABLE:
+        return False
 
 
 def listed(tag: BaseTag) -> str:

@@ -10,15 +10,23 @@ import struct
 import zlib
 from array import array
 from io import BytesIO
+from typing import Final
 
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.filewriter import dcmwrite
+from pydicom.errors import BytesLengthException
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import dcmwrite, write_data_element
 from pydicom.uid import UID
 
 from dicomweb.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dicomweb.media import EXPLICIT_LE, IMPLICIT_LE
 
+# What pydicom raises for a value field that is no value of its VR, or no sequence of items.
+UNREADABLE: Final = (
+    ArithmeticError, AttributeError, BytesLengthException, EOFError, NotImplementedError, OSError, TypeError,
+    ValueError, struct.error,
+)  # fmt: skip
 _SWAP_TYPE = {2: "H", 4: "I", 8: "Q"}
 _WORDS = frozenset(("OW", "OF", "OL", "OD", "OV"))
 _PIXEL_HEAD = struct.Struct("<HH2sHL")
@@ -28,7 +36,10 @@ _IMPLICIT_HEAD = struct.Struct("<HHL")
 def header_as_native(head: bytes, target: str) -> bytes:
     """A Part 10 file that ends before its pixel data (or has none), rewritten as explicit or implicit little endian."""
     dataset = dcmread(BytesIO(head))
-    if not dataset.original_encoding[1]:
+    implicit, little = dataset.original_encoding
+    if (implicit, little) != (target == IMPLICIT_LE, True):
+        keep_unreadable(dataset)
+    if not little:
         swap_words(dataset)
     dataset.file_meta.TransferSyntaxUID = UID(target)
     name_writer(dataset.file_meta)
@@ -41,6 +52,37 @@ def name_writer(meta: FileMetaDataset) -> None:
     """Say in the file meta information that this software wrote the file (PS3.10 7.1)."""
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION
+
+
+def keep_unreadable(dataset: Dataset) -> None:
+    """Make what is no value of its VR an unknown one (UN, PS3.5 6.2.2), which is written with the bytes that it has.
+
+    pydicom parses every value that it writes in another encoding, and one that it cannot parse would keep the whole
+    instance back. Metadata show such values as UN too.
+    """
+    # As they were read: to know what one element is, pydicom parses others.
+    raws = [(tag, dataset.get_item(tag, keep_deferred=True)) for tag in list(dataset.keys())]
+    for tag, raw in raws:
+        try:
+            element = dataset[tag]
+            if element.VR != "SQ":
+                write_data_element(_scratch(), element)
+        except UNREADABLE:
+            value = raw.value or b""
+            if not isinstance(value, bytes):
+                raise
+            element = DataElement(tag, "OB", value)
+            element.VR = "UN"  # afterwards: it would be taken for the VR that the dictionary says
+            dataset[tag] = element
+        if element.VR == "SQ":
+            for item in element.value:
+                keep_unreadable(item)
+
+
+def _scratch() -> DicomBytesIO:
+    target = DicomBytesIO()
+    target.is_implicit_VR, target.is_little_endian = False, True
+    return target
 
 
 def swap_words(dataset: Dataset) -> None:

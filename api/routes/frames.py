@@ -246,8 +246,13 @@ _BODY = (
         for kind in sorted({m for m in FRAME_MEDIA_TYPE_OF.values() if "image" in m})
     ),
 )
+_PART = (Content("application/octet-stream", "(the bytes of the range)"),)
 ERRORS = (BadRequest, BadPixels, NotFound, NotAcceptable, RangeNotSatisfiable, TooLarge, Unavailable)
-ANSWERS = (Answer(200, "The values.", _BODY), Answer(206, "A range of one value."), Answer(304, "Not modified."))
+ANSWERS = (
+    Answer(200, "The values.", _BODY),
+    Answer(206, "A range of one value.", _PART),
+    Answer(304, "Not modified."),
+)
 _BULK_TEXT = (
     "A value that the metadata name by BulkDataURI, also inside sequences. Native values leave in little endian; "
     "encapsulated pixel data leave frame by frame, or decompressed as one value where only a single part is accepted."

@@ -88,7 +88,7 @@ _JOB = {
     "created": "2026-01-10T10:15:00+00:00", "started": "2026-01-10T10:15:01+00:00",
     "finished": "2026-01-10T10:15:09+00:00", "file": f"{_URL}/{_ID}/result",
 }  # fmt: skip
-_TIFF = (Content("image/tiff", "(a TIFF file)"),)
+_FILE = (Content("image/tiff", "(a TIFF file)"), Content("application/zip", "(a ZIP file)"))
 
 OPERATIONS = (
     Operation(
@@ -127,12 +127,13 @@ OPERATIONS = (
         "dicom.read",
         "Slides",
         "Retrieve the file that a job left",
-        "An exported slide. Range is taken, so that a download can go on where it broke off. The file is removed with "
-        "its job, and before it when `job_file_bytes` is exceeded; then it is 410.",
+        "An exported slide, or the archive that a job of Orthanc's API made. Range is taken, so that a download can go "
+        "on where it broke off. The file goes with its job, and before it when `job_file_bytes` is exceeded; then "
+        "it is 410.",
         result,
         (
-            Answer(200, "The file.", _TIFF, ("Content-Disposition",)),
-            Answer(206, "A part of it.", _TIFF, ("Content-Disposition",)),
+            Answer(200, "The file.", _FILE, ("Content-Disposition",)),
+            Answer(206, "A part of it.", _FILE, ("Content-Disposition",)),
             Answer(304, "Not modified."),
         ),
         (IF_NONE_MATCH, Parameter("Range", "header", "a part of the file", "bytes=0-65535")),

@@ -168,7 +168,7 @@ def _configuration(home: str, root: str) -> dict[str, Any]:
     }
 
 
-def _operation(path: str, summary: str, description: str, handler: Any, content: Content, *more: Any) -> Operation:
+def _operation(path: str, summary: str, description: str, handler: Any, content: Any, *more: Any) -> Operation:
     return Operation(
         "GET",
         path,
@@ -177,7 +177,7 @@ def _operation(path: str, summary: str, description: str, handler: Any, content:
         summary,
         description,
         handler,
-        (Answer(200, "The document.", (content,)), *more),
+        (Answer(200, "The document.", (content,) if isinstance(content, Content) else content), *more),
         errors=(NotFound,),
     )
 
@@ -201,7 +201,7 @@ OPERATIONS: Final = (
         "File of the OHIF viewer",
         "Out of a closed list; compressed for whoever takes gzip, and immutable under the installed build.",
         file,
-        Content("text/javascript", "/* ... */"),
+        tuple(Content(kind, "(a file)") for kind in sorted({each.split(";")[0] for each in MEDIA_TYPES.values()})),
         Answer(304, "Not modified."),
     ),
 )

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from api.deps import CurrentServices
 from api.routing import PUBLIC, Answer, Content, Operation
-from dicomweb.errors import NotFound
+from dicomweb.errors import ArchiveError, BadRequest, NotFound
 from dicomweb.uids import checked_uid
 from wsi.ohif import load
 
@@ -20,6 +20,7 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+_STATIC = ("text/css", "text/javascript", "image/svg+xml", "text/html")
 # Scripts and styles from files only: what a DICOM attribute contains can never run.
 _POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 _HEADERS = {
@@ -87,7 +88,15 @@ async def client_settings(services: CurrentServices) -> Response:
     return JSONResponse(known, headers={"cache-control": "private, no-cache"})
 
 
-def _page(path: str, summary: str, handler: object, scope: str = PUBLIC, kind: str = "text/html") -> Operation:
+def _page(
+    path: str,
+    summary: str,
+    handler: object,
+    scope: str = PUBLIC,
+    kind: str = "text/html",
+    answers: tuple[Answer, ...] = (),
+    errors: tuple[type[ArchiveError], ...] = (NotFound,),
+) -> Operation:
     example: object = "<!doctype html>" if kind == "text/html" else {"openapi": "3.1.0"}
     if kind.endswith(("css", "javascript")):
         example = "/* ... */"
@@ -101,17 +110,28 @@ def _page(path: str, summary: str, handler: object, scope: str = PUBLIC, kind: s
         summary,
         summary + ".",
         handler,  # type: ignore[arg-type]
-        (Answer(200, "The document.", (Content(kind, example),)),),
-        errors=(NotFound,) if "{" in path else (),
+        answers or (Answer(200, "The document.", (Content(kind, example),)),),
+        errors=errors if "{" in path else (),
         hot=False,
     )
 
 
 OPERATIONS = (
     _page("/", "List of studies, for people", landing),
-    _page("/slides/{series}", "Redirection to the slide viewer", slide),
+    _page(
+        "/slides/{series}",
+        "Redirection to the slide viewer",
+        slide,
+        answers=(Answer(308, "The place of the viewer.", headers=("Location",)),),
+        errors=(BadRequest,),
+    ),
     _page("/docs", "The API, readable", documentation),
-    _page("/static/{file}", "Script or style of a page", static, kind="text/javascript"),
+    _page(
+        "/static/{file}",
+        "Script or style of a page",
+        static,
+        answers=(Answer(200, "The file.", tuple(Content(kind, "(a file)") for kind in _STATIC)),),
+    ),
     _page("/settings.json", "What the pages need to know", client_settings, kind="application/json"),
     _page("/openapi.json", "The OpenAPI document", openapi, kind="application/json"),
 )

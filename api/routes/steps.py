@@ -157,7 +157,7 @@ OPERATIONS = (
         search,
         (Answer(200, "Matches; an empty array when there are none.", json_body([SCHEDULED_STEP]), ("Warning",)),),
         _SEARCH,
-        errors=(BadQuery, NotAcceptable, Unavailable),
+        errors=(BadQuery, BadRequest, NotAcceptable, Unavailable),
     ),
     Operation(
         "POST",
@@ -182,7 +182,7 @@ OPERATIONS = (
         retrieve,
         (Answer(200, "The item.", json_body(SCHEDULED_STEP)),),
         (DOCUMENT_ACCEPT,),
-        errors=(NotAcceptable, NotFound, Unavailable),
+        errors=(BadRequest, NotAcceptable, NotFound, Unavailable),
     ),
     Operation(
         "PUT",
@@ -244,6 +244,6 @@ OPERATIONS = (
         search_performed,
         (Answer(200, "Matches; an empty array when there are none.", json_body([PERFORMED_STEP]), ("Warning",)),),
         _SEARCH_PERFORMED,
-        errors=(BadQuery, NotAcceptable, Unavailable),
+        errors=(BadQuery, BadRequest, NotAcceptable, Unavailable),
     ),
 )

@@ -9,7 +9,7 @@ from api.exchange import Exchange, parse_query
 from api.responses import JSON, Header, cache_control, client_has, send_bytes
 from api.routes.wado import IF_NONE_MATCH
 from api.routing import Answer, Content, HotHandler, Operation, Parameter
-from dicomweb.errors import BadPixels, BadQuery, NotAcceptable, NotFound, TooLarge, Unavailable
+from dicomweb.errors import BadPixels, BadQuery, BadRequest, NotAcceptable, NotFound, TooLarge, Unavailable
 from dicomweb.negotiation import parse_accept, plan_rendered
 from dicomweb.rendered.encode import JPEG, PNG, TIFF
 from dicomweb.rendered.parameters import parse_profile, parse_window
@@ -291,7 +291,7 @@ def described(
     parameters = (VERSION, IF_NONE_MATCH)
     return Operation(
         "GET", path, "dicom.read", "Slides", summary, description, handler, answers, parameters,
-        errors=(NotFound, Unavailable), orthanc=orthanc,
+        errors=(BadRequest, NotFound, Unavailable), orthanc=orthanc,
     )  # fmt: skip
 
 

@@ -148,7 +148,7 @@ OPERATIONS: Final = (
         annotations,
         (Answer(200, "What was drawn.", (Content("application/json", _LISTED),)), Answer(304, "Not modified.")),
         (IF_NONE_MATCH,),
-        errors=(NotFound, Unavailable),
+        errors=(BadRequest, NotFound, Unavailable),
     ),
     Operation(
         "GET",

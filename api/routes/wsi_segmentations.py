@@ -9,7 +9,7 @@ from api.responses import CACHE_REVALIDATE, JSON, Header, cache_control, client_
 from api.routes.wado import IF_NONE_MATCH
 from api.routes.wsi import place_of, rung_at, slide_of
 from api.routing import Answer, Content, Operation, Parameter
-from dicomweb.errors import BadPixels, BadQuery, NotFound, TooLarge, Unavailable
+from dicomweb.errors import BadPixels, BadQuery, BadRequest, NotFound, TooLarge, Unavailable
 from dicomweb.rendered.encode import PNG
 from dicomweb.slides.segmentation import Segment
 from dicomweb.uids import checked_uid
@@ -93,7 +93,7 @@ OPERATIONS: Final = (
         segmentations,
         (Answer(200, "The segmentations.", (Content("application/json", _LISTED),)), Answer(304, "Not modified.")),
         (IF_NONE_MATCH,),
-        errors=(NotFound, Unavailable),
+        errors=(BadRequest, NotFound, Unavailable),
     ),
     Operation(
         "GET",

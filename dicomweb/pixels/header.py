@@ -20,7 +20,7 @@ from dicomweb.meta import read_file_meta
 from dicomweb.pixels.encode import DEFAULT_QUALITY, Quality
 from dicomweb.pixels.image import ImagePixel
 from dicomweb.pixels.syntaxes import SYNTAXES
-from dicomweb.reencode import name_writer, swap_words
+from dicomweb.reencode import keep_unreadable, name_writer, swap_words
 
 # Encapsulated pixel data begin with an item for the offset table, empty here: frames are sent as they are made.
 ENCAPSULATED_HEAD: Final = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + struct.pack(
@@ -55,6 +55,8 @@ def read_head(meta: bytes, dataset: bytes, transfer_syntax: str) -> Dataset:
     """The elements before the pixel data, from the file meta information and the (inflated) bytes behind it."""
     implicit, little = transfer_syntax == IMPLICIT_LE, transfer_syntax != EXPLICIT_BE
     found = read_dataset(BytesIO(dataset), is_implicit_VR=implicit, is_little_endian=little)
+    if implicit or not little:  # the head is written as explicit little endian
+        keep_unreadable(found)
     if not little:
         swap_words(found)
     found.file_meta = FileMetaDataset(dcmread(BytesIO(meta), force=True).file_meta)

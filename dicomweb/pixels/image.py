@@ -1,5 +1,6 @@
 """The Image Pixel module of an instance, and decoded frames (PS3.3 C.7.6.3, C.7.6.24, PS3.5 8.1)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -15,6 +16,8 @@ MONOCHROME: Final = frozenset(("MONOCHROME1", "MONOCHROME2"))
 # More is no image of any device, and what would be allocated for it is an attack.
 MAX_FRAME_BYTES: Final = 1 << 30
 _SAMPLE_BITS: Final = frozenset((1, 8, 16, 32, 64))
+# Whatever `int` takes of what a sender may write: neither two signs nor superscript digits nor thousands of them.
+_WHOLE: Final = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ def _integer(dataset: Mapping[str, Any], tag: str, name: str, default: int) -> i
     value = first(dataset, tag)
     if value is None:
         return default
-    if isinstance(value, str) and value.strip().lstrip("+-").isdigit():
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
         value = int(value)
     if not isinstance(value, int):
         raise BadPixels(f"{name} is no integer", attribute=name)

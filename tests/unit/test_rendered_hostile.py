@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dicomweb.errors import ArchiveError
+from dicomweb.errors import ArchiveError, BadPixels
 from dicomweb.pixels.image import ImagePixel, Pixels
 from dicomweb.rendered.attributes import references
 from dicomweb.rendered.encode import frame_time_of
@@ -85,3 +85,11 @@ def test_only_our_errors(seed: int) -> None:
         except ArchiveError:
             pass
     assert shown > 10
+
+
+@pytest.mark.parametrize("written", ["--5", "+-1", "²", "1" * 5000, "1.5", "x"])
+def test_a_count_of_frames_that_is_no_integer_is_named(written: str) -> None:
+    dataset = {"7FE00010": {"vr": "OW"}, "00280008": {"vr": "IS", "Value": [written]}}
+    with pytest.raises(BadPixels) as refused:
+        ImagePixel.of(dataset)
+    assert refused.value.attribute == "NumberOfFrames"

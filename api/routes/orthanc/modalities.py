@@ -18,7 +18,7 @@ from api.routes.orthanc.dialect import (
     texts,
 )
 from api.routing import Parameter
-from dicomweb.errors import BadRequest
+from dicomweb.errors import BadRequest, PeerFailed
 from storage.modalities import Modality
 from storage.permissions import PERMISSIONS
 
@@ -189,6 +189,10 @@ _IDENTITY: Final = "`UserIdentity` (`Username` and `Password`, or `Token`) says 
 _ONE: Final = "/modalities/{modality}"
 _EXPAND: Final = Parameter("expand", "query", "what is known of each", "true", kind="boolean")
 
+_ECHO_ANYONE: Final = route(
+    "POST", "/tools/dicom-echo", "dimse.admin", ("C-ECHO to anyone", "To one that is not declared."),
+    echo_anyone, NOTHING, _DECLARED,
+)  # fmt: skip
 OPERATIONS = (
     route("GET", "/modalities", "dimse.read", ("List modalities", "The declared application entities."), modalities,
           ["ct", "pacs"], parameters=(_EXPAND,)),
@@ -204,6 +208,5 @@ OPERATIONS = (
           configuration_of(_CT)),
     route("POST", f"{_ONE}/echo", "dimse.run", ("C-ECHO", "With `CheckFind` C-FIND is tried, too."), echo, NOTHING,
           {"Timeout": 5, "CheckFind": False}),
-    route("POST", "/tools/dicom-echo", "dimse.admin", ("C-ECHO to anyone", "To one that is not declared."),
-          echo_anyone, NOTHING, _DECLARED),
+    replace(_ECHO_ANYONE, errors=(*_ECHO_ANYONE.errors, PeerFailed)),
 )  # fmt: skip

@@ -4,7 +4,7 @@ import functools
 from typing import Any, Final
 
 from api.exchange import Exchange
-from api.routes.orthanc.dialect import EMPTY, field, finished, object_of, route, send_text
+from api.routes.orthanc.dialect import EMPTY, SUBMITTED, field, finished, object_of, route, send_text
 from api.routing import Operation
 from dicomweb.tags import Level
 from storage.reconstruction import RECONSTRUCT, place_of, whole
@@ -41,12 +41,12 @@ _LIMITED: Final = f" With `{_ONLY}`, only the rows of this level, which one inst
 def _of_level(level: Level) -> Operation:
     return route(
         "POST", f"/{PLURAL[level]}/{{id}}/reconstruct", "dicom.write", (f"Reconstruct a {level}", _ABOUT + _LIMITED),
-        functools.partial(reconstruct, level=level), EMPTY, _OPTIONS | {_ONLY: False},
+        functools.partial(reconstruct, level=level), (EMPTY, SUBMITTED), _OPTIONS | {_ONLY: False},
     )  # fmt: skip
 
 
 OPERATIONS = (
     *(_of_level(level) for level in Level),
     route("POST", "/tools/reconstruct", "system.admin", ("Reconstruct everything", _ABOUT),
-          functools.partial(reconstruct, level=None), EMPTY, _OPTIONS),
+          functools.partial(reconstruct, level=None), (EMPTY, SUBMITTED), _OPTIONS),
 )  # fmt: skip
