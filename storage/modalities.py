@@ -130,7 +130,8 @@ class ModalityService:
         self._db = db
         self._aet = settings.aet
         self._check_host = settings.dimse_check_host
-        self._open = frozenset(item.strip() for item in settings.dimse_open.split(",") if item.strip())
+        self._open = _permissions(settings.dimse_open)
+        self._open_local = _permissions(settings.dimse_open_local)
         self._sealer = sealer
         self._welcomes: dict[_Caller, tuple[float, asyncio.Task[Welcome | None]]] = {}
 
@@ -270,11 +271,21 @@ class ModalityService:
         if not found and any(each.certificates for each in declared):
             return Welcome(tenant, labels, None, frozenset())  # the title is another's, which can prove it
         if not found:
-            return Welcome(tenant, labels, None, self._open)
+            return Welcome(tenant, labels, None, self._open_local if _is_local(address) else self._open)
         return Welcome(tenant, labels, found[0], found[0].allow)
 
     async def _with_aet(self, tenant: int, aet: str) -> Sequence[Modality]:
         return [_modality(row) for row in await self._db.fetch("modality_by_aet", tenant, _text(aet))]
+
+
+def _permissions(setting: str) -> frozenset[str]:
+    return frozenset(item.strip() for item in setting.split(",") if item.strip())
+
+
+def _is_local(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 def _purpose(modality: Modality) -> str:

@@ -22,6 +22,15 @@ class DimseSettings(ServerSettings):
             check="permissions",
         ),
     )
+    dimse_open_local: str = field(
+        default="echo,store,find,get",
+        metadata=about(
+            "DIMSE",
+            "The same for those that call from this machine (a loopback address), who can reach more by HTTP. Where"
+            " something here passes on what comes from elsewhere, such as a TLS proxy: as `dimse_open`.",
+            check="permissions",
+        ),
+    )
     dimse_check_host: bool = field(
         default=True,
         metadata=about("DIMSE", "Whether a declared application entity has to call from its declared host."),

@@ -116,7 +116,6 @@ def anor(data: Path, *, fresh: bool) -> Iterator[Started]:
     ports = ["--host", LOOPBACK, "--http-port", str(web), "--dimse-port", str(dimse)]
     command = [*anor_command(), "serve", "--data", str(data), *ports]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ANOR_")}
-    environment["ANOR_DIMSE_OPEN"] = "echo,store,find,get"  # what the peers allow to everybody, too
     with log.open("ab") as out:
         process = subprocess.Popen(
             command,

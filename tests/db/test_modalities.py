@@ -94,9 +94,11 @@ async def test_destinations_have_an_address(archive: Archive) -> None:
 
 async def test_welcome(archive: Archive) -> None:
     service = archive.modalities
-    unknown = await service.welcome("ANOR", "CT1", "127.0.0.1")
-    assert unknown is not None
-    assert (unknown.modality, unknown.allow) == (None, {"echo", "store", "find"})
+    here, remote = {"echo", "store", "find", "get"}, {"echo", "store"}
+    for address, allow in (("127.0.0.1", here), ("::1", here), ("::ffff:127.1.2.3", here), ("192.0.2.1", remote)):
+        unknown = await service.welcome("ANOR", "CT1", address)
+        assert unknown is not None
+        assert (unknown.modality, unknown.allow) == (None, allow)
     assert await service.welcome("OTHER", "CT1", "127.0.0.1") is None
     await service.put(LOCAL, CT)  # what was known before does not count any more
     known = await service.welcome("ANOR ", " CT1", "::ffff:127.0.0.1")
@@ -138,7 +140,9 @@ async def test_nobody_takes_the_title_of_the_settings(archive: Archive) -> None:
 
 
 async def test_without_a_look_at_the_host(settings: Callable[..., Settings], database_url: str) -> None:
-    archive = await open_archive(settings(database_url=database_url, dimse_check_host=False, dimse_open=""))
+    archive = await open_archive(
+        settings(database_url=database_url, dimse_check_host=False, dimse_open="", dimse_open_local="")
+    )
     await archive.modalities.put(LOCAL, CT)
     await archive.modalities.put(LOCAL, replace(CT, name="elsewhere", host="192.0.2.1", port=1))
     for address, name in (("192.0.2.1", "elsewhere"), ("127.0.0.1", "ct"), ("192.0.2.9", "ct")):

@@ -98,7 +98,7 @@ async def dimse_settings(
         "data": tmp_path_factory.mktemp("dimse") / "data",
         "database_url": urlunsplit(urlsplit(postgres.dsn)._replace(path=f"/{name}")),
         "dimse_port": free_port(),
-        "dimse_open": "echo,store,find",
+        "dimse_open_local": "echo,store,find",
         "spool_memory": 1 << 20,
         "qido_max_limit": 50,
         "qido_default_limit": 50,

@@ -282,9 +282,9 @@ def test_findscu(filled, dcmtk, tmp_path):
 
 
 async def test_who_is_not_declared_does_not_find(dimse_settings, archive, dcmtk, tmp_path):
-    """By default: echo and store are open, the rest is for declared application entities."""
+    """What is open by default to those on other machines: the rest is for declared application entities."""
     default = load_settings({"data": tmp_path}, {}, None)[0].dimse_open
-    settings = dataclasses.replace(dimse_settings, dimse_port=free_port(), dimse_open=default)
+    settings = dataclasses.replace(dimse_settings, dimse_port=free_port(), dimse_open_local=default)
     where = ["-aet", "NEWCOMER", "-aec", "ANOR", "127.0.0.1", str(settings.dimse_port)]
     keys = ["-v", "-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "PatientID=4MR1", "-k", "StudyInstanceUID"]
 

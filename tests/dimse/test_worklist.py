@@ -57,7 +57,7 @@ def members(accession: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 async def open_bridge(dimse_settings: Settings, archive: Archive) -> Any:
     """A process where nobody has to be declared, over the items."""
-    settings = replace(dimse_settings, dimse_port=free_port(), dimse_open="echo,worklist,mpps")
+    settings = replace(dimse_settings, dimse_port=free_port(), dimse_open_local="echo,worklist,mpps")
     for accession in ITEMS:
         await archive.modality_worklist.create(LOCAL, members(accession))
     running = start_bridge(settings)
@@ -190,7 +190,7 @@ def test_what_wlmscpfs_does_not_match(
 
 
 def test_who_may(bridge: Bridge) -> None:
-    """Nobody asks for the worklist or reports who is neither declared nor allowed by `dimse_open`."""
+    """Nobody asks for the worklist or reports who is neither declared nor allowed by the settings."""
     with association(bridge.port, ModalityWorklistInformationFind, ModalityPerformedProcedureStep) as peer:
         asked = Dataset()
         asked.PatientName = ""
