@@ -7,6 +7,7 @@ message makes the server cut the connection, so that a client never takes a brok
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 from api.errors import Problem, orthanc_json, problem_json
 from api.exchange import Exchange
@@ -25,6 +26,9 @@ CACHE_IMMUTABLE: Header = (b"cache-control", b"private, max-age=31536000, immuta
 CACHE_REVALIDATE: Header = (b"cache-control", b"private, no-cache")
 # One message up to here; beyond it the pieces go out one after the other, so that nothing is held twice.
 _JOIN_LIMIT = 1 << 20
+# Of a body that is refused: what is more is refused by closing the connection.
+_DROPPED_BYTES = 64 << 20
+_DROPPED_SECONDS = 3.0
 # No content-type may be guessed by a browser: the archive serves bytes that strangers wrote.
 _NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 _ACCEPT_RANGES: Header = (b"accept-ranges", b"bytes")
@@ -100,6 +104,8 @@ async def send_bytes(http: Exchange, status: int, headers: Sequence[Header], bod
     if status not in (204, 304):
         fields.append((b"content-length", b"%d" % size))
     if http.ends_connection:
+        await _drop_body(http)
+    if http.ends_connection:
         fields.append(_CLOSE)
     http.status = status
     send = http.send
@@ -114,6 +120,24 @@ async def send_bytes(http: Exchange, status: int, headers: Sequence[Header], bod
         for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _drop_body(http: Exchange) -> None:
+    """Take the rest of a body that nobody wants, within limits, unless the client waits to be asked for it (Expect).
+
+    A client that is still sending when the connection is closed is reset, and never sees the answer (RFC 9112 9.6).
+    """
+    if http.header(b"expect") is not None:
+        return
+    left = _DROPPED_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DROPPED_SECONDS):
+            while left > 0 and not http.body_read:
+                message = await http.receive()
+                if message["type"] == "http.disconnect":
+                    return
+                left -= len(message["body"])
+                http.body_read = not message.get("more_body", False)
 
 
 async def send_not_modified(http: Exchange, headers: Sequence[Header]) -> None:

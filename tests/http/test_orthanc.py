@@ -1,9 +1,13 @@
 """POST /instances, GET /statistics and GET /system as Orthanc's clients use them."""
 
 import gzip
+import http.client
 import io
 import os
+import socket
+import time
 import zipfile
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -96,12 +100,32 @@ def test_limits(strict: httpx.Client) -> None:
 
 def test_an_answer_that_leaves_the_body_unread_ends_the_connection(web: httpx.Client) -> None:
     """Or a client sends its next request on a connection that the server is about to close."""
-    early = web.post("/instances", content=bytes(2 << 20), headers={"Content-Encoding": "br"})
+    early = web.post("/instances", content=_slowly(1 << 20, seconds=4), headers={"Content-Encoding": "br"})
     assert (early.status_code, early.headers["connection"]) == (415, "close")
+    asking = {"Content-Encoding": "br", "Expect": "100-continue"}
+    assert web.post("/instances", content=bytes(1000), headers=asking).headers["connection"] == "close"
     assert web.get("/healthz").status_code == 200
-    assert web.post("/healthz", content=bytes(1000)).headers["connection"] == "close"
     for whole in (web.post("/instances", content=ct()), web.get("/system"), web.post("/healthz")):
         assert "connection" not in whole.headers
+
+
+def _slowly(size: int, *, seconds: float) -> Iterator[bytes]:
+    yield bytes(size)
+    time.sleep(seconds)
+    yield b"end"
+
+
+@pytest.mark.parametrize("size", [1000, 200_000, 20 << 20])
+def test_a_client_that_sends_everything_first_sees_why_it_is_refused(web: httpx.Client, size: int) -> None:
+    """And may go on: the connection is whole."""
+    head = f"Host: x\r\nContent-Type: text/plain\r\nContent-Length: {size}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", web.base_url.port or 0), timeout=30) as client:
+        for path, status in (("/dicom-web/studies", 415), ("/nothing", 404), ("/healthz", 405)):
+            client.sendall(f"POST {path} HTTP/1.1\r\n{head}".encode() + bytes(size))
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            answer.read()
+            assert (answer.status, answer.headers["connection"]) == (status, None)
 
 
 def _zip(*members: tuple[str, bytes]) -> bytes:
