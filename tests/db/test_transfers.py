@@ -62,7 +62,7 @@ async def make(archive: Archive, server: Scripted, kind: str, resource: tuple[st
 
 async def run(archive: Archive, name: str) -> Job:
     handlers = {**transfer_jobs.handlers(archive), **transfer_jobs.commit_handlers(archive)}
-    await JobRunner(archive.settings, archive.db, archive.objects, handlers).step()
+    await JobRunner(archive, handlers).step()
     return await archive.jobs.get(LOCAL, name)
 
 

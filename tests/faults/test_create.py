@@ -4,6 +4,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ async def test_an_answer_lost_at_commit_is_found_out(behind, proxy, statement, a
     proxy.arm(statement, action)
     assert await create(behind, body("B", 20)) == 20
     assert proxy.hits == 1
+    with suppress(Unavailable):  # an answer may overtake the cut: the connection looks alive until it is used
+        await count(behind, "instance")
     assert (await count(behind, "instance"), await count(behind, "intent")) == (22, 0)
     assert len(await objects(behind)) == 22
     await assert_sound(behind)
