@@ -87,7 +87,8 @@ class DirectoryStore:
     async def make_names(self, keys: Sequence[str]) -> None:
         """See ObjectStore. Empty files, and one fsync for each directory instead of one for each object."""
         paths = [self._path(key) for key in keys]
-        await self._in(self._writers, lambda: self._make_empty(paths), "write")
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writers, guarded, lambda: self._make_empty(paths), "write")
 
     def _make_empty(self, paths: Sequence[str]) -> None:
         directories = {os.path.dirname(path) for path in paths}  # noqa: PTH120

@@ -1,19 +1,26 @@
 """Shared by the tests: free ports, and `anor serve` as a real process."""
 
+import asyncio
+import atexit
 import contextlib
+import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 import psutil
 
+from storage.embedded import attach
 from storage.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -87,9 +94,16 @@ class RunningServer:
         return int(self.process.returncode)
 
 
-def start_server(data: Path, *flags: str, timeout: float = 60, wait: bool = True, **settings: object) -> RunningServer:
-    """Start `anor serve` on free ports below `data`; settings become ANOR_ variables. Returns when it is ready."""
+def start_server(
+    data: Path, *flags: str, timeout: float = 60, wait: bool = True, fresh: bool = False, **settings: object
+) -> RunningServer:
+    """Start `anor serve` on free ports below `data`; settings become ANOR_ variables. Returns when it is ready.
+
+    `fresh`: a server that has no cluster makes it, as on a new machine; else it begins with a copy of one.
+    """
     data.mkdir(parents=True, exist_ok=True)
+    if not fresh and "database_url" not in settings and not (data / "postgres").exists():
+        begin_migrated(data)
     named = {f"ANOR_{name.upper()}": str(value) for name, value in settings.items()}
     defaults = {"ANOR_DATA": str(data), "ANOR_HTTP_PORT": "0", "ANOR_DIMSE_PORT": "0", "ANOR_WORKERS": "2"}
     environment = clean_environment(PYTHONPATH=str(ROOT), **(defaults | named))
@@ -109,6 +123,22 @@ def start_server(data: Path, *flags: str, timeout: float = 60, wait: bool = True
     if wait:
         await_ready(server, timeout)
     return server
+
+
+@functools.cache
+def migrated_data() -> Path:
+    """A data directory with a migrated cluster, made by `anor migrate` once in this process: what others begin as."""
+    base = Path(tempfile.mkdtemp(prefix="anor-migrated-"))
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    done = anor("migrate", data=str(base))
+    assert done.returncode == 0, done.stderr
+    return base
+
+
+def begin_migrated(data: Path) -> None:
+    """Spare whoever starts below `data` the making of a cluster. `cp` keeps the owner, as PostgreSQL asks."""
+    data.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-a", migrated_data() / "postgres", data], check=True)
 
 
 def await_ready(server: RunningServer, timeout: float = 60) -> None:
@@ -163,3 +193,26 @@ def kill_worker(supervisor: int) -> None:
         and not any(each.status == psutil.CONN_LISTEN for each in child.net_connections("tcp"))
     )
     worker.kill()
+
+
+_ENDED = """
+UPDATE job SET heartbeat_at = now() - interval '1 hour' WHERE state = 'running';
+UPDATE reader SET lease_until = now() - interval '1 second' WHERE lease_until > now();
+UPDATE derived SET lease_until = now() - interval '1 second' WHERE lease_until > now();
+"""
+
+
+def end_leases(server: RunningServer) -> None:
+    """After a kill of the background process: what it had claimed is free at once, as it is when its leases end.
+
+    One that lives loses what it has claimed to itself: what it does then is done twice, as after a pause.
+    """
+
+    async def end() -> None:
+        connection = await asyncpg.connect(attach(server.data / "postgres"))
+        try:
+            await connection.execute(_ENDED)
+        finally:
+            await connection.close()
+
+    asyncio.run(end())

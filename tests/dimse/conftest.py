@@ -91,7 +91,9 @@ async def dimse_settings(
     name = f"dimse_{secrets.token_hex(6)}"
     connection = await asyncpg.connect(postgres.admin_dsn)
     try:
-        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{migrated_template}" OWNER anor')
+        await connection.execute(
+            f'CREATE DATABASE "{name}" TEMPLATE "{migrated_template}" OWNER anor STRATEGY file_copy'
+        )
     finally:
         await connection.close()
     values = {

@@ -291,7 +291,7 @@ async def test_a_rejection_that_comes_at_once_is_told_as_one(requestor: Requesto
 
 async def test_no_more_than_so_many_at_once(requestor: Requestor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        modality = Modality("x", "X", "127.0.0.1", listener.getsockname()[1], timeout=1)
+        modality = Modality("x", "X", "127.0.0.1", listener.getsockname()[1], timeout=0.3)
         asked = [asyncio.create_task(requestor.echo(modality)) for _ in range(40)]
         done = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 60)
     kinds = [type(each) for each in done]

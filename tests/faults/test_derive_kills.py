@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.faults.killer import Victim
-from tests.faults.test_transcode_kills import KINDS, patiently
+from tests.faults.test_transcode_kills import kill, patiently
 from tests.http.bodies import store
 from tests.support import anor, free_port
 from tests.wsi.make_slide import make_slide
@@ -27,7 +27,7 @@ def test_kills_while_levels_are_made_leave_nothing_half(tmp_path: Path, kills: i
                 slides.append(made := make_slide(3000, 2000, levels=1))
                 patiently(partial(store, web, *made.files))
                 time.sleep(dice.uniform(1, 8))
-                victim.kill(KINDS[number % len(KINDS)])
+                kill(victim, number)
             end = time.monotonic() + 180
             for made in slides:
                 while True:

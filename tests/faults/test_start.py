@@ -24,11 +24,11 @@ def test_a_start_that_is_killed_anywhere_can_be_repeated(tmp_path: Path, kills: 
     dice = random.Random(seed)
     data = tmp_path / "data"
     for _ in range(kills):
-        server = start_server(data, wait=False, workers=1)
+        server = start_server(data, wait=False, workers=1, fresh=True)
         time.sleep(dice.uniform(0.2, 2.5))
         kill_all(psutil.Process(server.process.pid))
         server.process.wait(30)
-    with running_server(data, workers=1) as server, httpx.Client(base_url=server.url, timeout=60) as web:
+    with running_server(data, workers=1, fresh=True) as server, httpx.Client(base_url=server.url, timeout=60) as web:
         assert stow(web, [ct()]).status_code == 200
         assert web.get("/statistics").json()["CountInstances"] == 1
 

@@ -36,7 +36,7 @@ from storage.setting_checks import SettingError
 from tests.files import ct
 from tests.http.sites import Sent
 from tests.orthanc import Orthanc, running_orthanc
-from tests.support import ROOT, RunningServer, anor, clean_environment, free_port, running_server
+from tests.support import ROOT, RunningServer, anor, begin_migrated, clean_environment, free_port, running_server
 
 NAMES = {"user_metadata": "ward=1024", "user_attachments": "report=1024"}
 # What the archive itself notes of a file, or when: that is of the archive.
@@ -510,6 +510,7 @@ def test_command_lines_that_are_refused(tmp_path: Path) -> None:
         done = anor(*arguments, data=str(tmp_path))
         assert done.returncode == 2
         assert "--from-orthanc" in done.stderr
+    begin_migrated(tmp_path)
     done = anor("import", "--from-orthanc", f"http://127.0.0.1:{free_port()}", data=str(tmp_path))
     assert (done.returncode, "no connection to the remote server" in done.stderr) == (1, True)
     assert anor("import", "--from-orthanc", "http://h", data=str(tmp_path), orthanc_user="x").returncode == 2

@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 
 from dicomweb.uids import orthanc_ids
 from tests.files import dataset, encoded, new_uid
-from tests.support import kill_worker, running_server
+from tests.support import end_leases, kill_worker, running_server
 
 NOBODY = "-".join(["0" * 8] * 5)
 IDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -404,6 +404,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
         while not 10 < web.get("/statistics").json()["CountInstances"] - 150 < 140:
             assert time.monotonic() < end
         kill_worker(server.process.pid)
+        end_leases(server)
         found = _over(web, job["ID"], 90)
         assert (found["State"], found["Content"]["InstancesCount"]) == ("Success", 150)
         assert web.get("/statistics").json()["CountInstances"] == 150

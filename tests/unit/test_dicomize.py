@@ -22,6 +22,7 @@ from wsidicom import WsiDicom
 from dicomweb.errors import BadQuery
 from dicomweb.pixels.image import ImagePixel
 from storage.settings import load_settings
+from tests.wsi.converting import converted_here
 from tests.wsi.variants import Matrix, matrix
 from tests.wsi.vendor import SIZE, TILE, levels_of, ome_tiff, svs, tiled_tiff, ycbcr
 from wsi.convert.options import Options
@@ -34,9 +35,23 @@ ERROR = re.compile(r"^Error.*", re.MULTILINE)
 OF_A_PART = "Error - NumberOfFrames does not match expected value for tiled total pixel matrix"
 
 
+Dicomize = Callable[..., Converted]
+
+
 @pytest.fixture
-def dicomize(tmp_path: Path) -> Callable[..., Converted]:
+def dicomize(tmp_path: Path) -> Dicomize:
     """Convert a file into tmp_path/out; the options as a request has them."""
+
+    def run(path: Path, folder: str = "out", **options: object) -> Converted:
+        (tmp_path / folder).mkdir()
+        return converted_here(path, tmp_path / folder, options)
+
+    return run
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Dicomize:
+    """The same in a process of its own, as the program does it: for all that fails, and some that does not."""
     settings = load_settings({"data": tmp_path / "data"}, {}, None)[0]
 
     def run(path: Path, folder: str = "out", **options: object) -> Converted:
@@ -81,9 +96,9 @@ def frames_of(file: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("space", ["ycbcr", "rgb"])
-def test_an_svs_is_copied_without_loss(dicomize: Callable[..., Converted], tmp_path: Path, space: str) -> None:
+def test_an_svs_is_copied_without_loss(apart: Dicomize, tmp_path: Path, space: str) -> None:
     svs(tmp_path / "slide.svs", space=space)
-    done = dicomize(tmp_path / "slide.svs")
+    done = apart(tmp_path / "slide.svs")
     levels = sound(done)
     assert [file.name for file in done.files] == [
         "level-00.dcm", "level-01.dcm", "label.dcm", "overview.dcm", "thumbnail.dcm"
@@ -115,7 +130,7 @@ def ratio(ds: Dataset) -> float:
     return float(ds.Rows * ds.Columns * 3 * ds.NumberOfFrames / frames)
 
 
-def test_what_all_instances_share(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_what_all_instances_share(dicomize: Dicomize, tmp_path: Path) -> None:
     svs(tmp_path / "slide.svs")
     metadata = {
         "PatientName": "Doe^Jane", "PatientID": "P-7", "AccessionNumber": "A-9", "ContainerIdentifier": "S24-1;A;1",
@@ -138,7 +153,7 @@ def test_what_all_instances_share(dicomize: Callable[..., Converted], tmp_path: 
         assert float(spacing[0]) * ds.TotalPixelMatrixRows == pytest.approx(ds.ImagedVolumeHeight)
 
 
-def test_halved_levels_are_means(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_halved_levels_are_means(dicomize: Dicomize, tmp_path: Path) -> None:
     base = tiled_tiff(tmp_path / "slide.tiff")
     done = dicomize(tmp_path / "slide.tiff", format="jpeg2000-lossless", pyramid="full")
     sound(done)
@@ -154,7 +169,7 @@ def test_halved_levels_are_means(dicomize: Callable[..., Converted], tmp_path: P
 
 
 @pytest.mark.parametrize("space", ["ycbcr", "rgb"])
-def test_levels_made_of_jpeg_tiles(dicomize: Callable[..., Converted], tmp_path: Path, space: str) -> None:
+def test_levels_made_of_jpeg_tiles(dicomize: Dicomize, tmp_path: Path, space: str) -> None:
     svs(tmp_path / "slide.svs", space=space)
     dicomize(tmp_path / "slide.svs", format="jpeg2000-lossless", pyramid="rebuilt", levels="0,1")
     with openslide.OpenSlide(tmp_path / "slide.svs") as theirs:
@@ -173,7 +188,7 @@ def test_levels_made_of_jpeg_tiles(dicomize: Callable[..., Converted], tmp_path:
         ("none", "1.2.840.10008.1.2.1", 0),
     ],
 )  # fmt: skip
-def test_every_format(dicomize: Callable[..., Converted], tmp_path: Path, kind: str, syntax: str, error: int) -> None:
+def test_every_format(dicomize: Dicomize, tmp_path: Path, kind: str, syntax: str, error: int) -> None:
     base = tiled_tiff(tmp_path / "slide.tiff")
     done = dicomize(tmp_path / "slide.tiff", format=kind, pyramid="source", quality=95)
     (ds,) = sound(done) if kind[:6] != "jpegxl" and kind[:5] != "htj2k" else [dcmread(done.files[0])]
@@ -194,7 +209,7 @@ def first_tile(ds: Dataset) -> Matrix:
     return decode_frame(str(ds.file_meta.TransferSyntaxUID), frame, image).array
 
 
-def test_fluorescence_keeps_every_bit(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_fluorescence_keeps_every_bit(dicomize: Dicomize, tmp_path: Path) -> None:
     pixels = ome_tiff(tmp_path / "slide.ome.tiff")
     done = dicomize(tmp_path / "slide.ome.tiff")
     base, half = sound(done)
@@ -208,7 +223,7 @@ def test_fluorescence_keeps_every_bit(dicomize: Callable[..., Converted], tmp_pa
             assert np.array_equal(np.asarray(got), pixels[channel, plane]), (channel, plane)
 
 
-def test_jpeg_2000_tiles_are_copied(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_jpeg_2000_tiles_are_copied(dicomize: Dicomize, tmp_path: Path) -> None:
     base = tiled_tiff(tmp_path / "slide.tiff", compression="jpeg2000", compressionargs={"codecformat": "j2k"})
     done = dicomize(tmp_path / "slide.tiff", pyramid="source")
     (ds,) = sound(done)
@@ -219,11 +234,11 @@ def test_jpeg_2000_tiles_are_copied(dicomize: Callable[..., Converted], tmp_path
 @pytest.mark.parametrize(
     "suffix", ["png", pytest.param("jpg", marks=pytest.mark.full), pytest.param("tiff", marks=pytest.mark.full)]
 )
-def test_pictures(dicomize: Callable[..., Converted], tmp_path: Path, suffix: str) -> None:
+def test_pictures(dicomize: Dicomize, apart: Dicomize, tmp_path: Path, suffix: str) -> None:
     pixels = matrix(*SIZE)
     Image.fromarray(pixels).save(tmp_path / f"slide.{suffix}")
     with pytest.raises(ConversionFailed, match="mpp"):
-        dicomize(tmp_path / f"slide.{suffix}", "refused")
+        apart(tmp_path / f"slide.{suffix}", "refused")
     done = dicomize(tmp_path / f"slide.{suffix}", mpp=0.5, format="jpeg2000-lossless")
     sound(done)
     shown = np.asarray(Image.open(tmp_path / f"slide.{suffix}").convert("RGB"))
@@ -231,7 +246,7 @@ def test_pictures(dicomize: Callable[..., Converted], tmp_path: Path, suffix: st
     assert dcmread(done.files[0]).LossyImageCompression == ("01" if suffix == "jpg" else "00")
 
 
-def test_another_tile_size_and_fewer_levels(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_another_tile_size_and_fewer_levels(dicomize: Dicomize, tmp_path: Path) -> None:
     base = tiled_tiff(tmp_path / "slide.tiff")
     done = dicomize(tmp_path / "slide.tiff", tile=512, format="jpeg2000-lossless", pyramid="full", levels="0")
     (ds,) = sound(done)
@@ -240,7 +255,7 @@ def test_another_tile_size_and_fewer_levels(dicomize: Callable[..., Converted], 
 
 
 @pytest.mark.parametrize("table", ["basic", "extended", "empty"])
-def test_offset_tables(dicomize: Callable[..., Converted], tmp_path: Path, table: str) -> None:
+def test_offset_tables(dicomize: Dicomize, tmp_path: Path, table: str) -> None:
     svs(tmp_path / "slide.svs")
     done = dicomize(tmp_path / "slide.svs", offsets=table, pyramid="source")
     ds = dcmread(done.files[0])
@@ -258,7 +273,7 @@ def test_offset_tables(dicomize: Callable[..., Converted], tmp_path: Path, table
 @pytest.mark.parametrize(
     "table", ["basic", pytest.param("extended", marks=pytest.mark.full), pytest.param("empty", marks=pytest.mark.full)]
 )
-def test_concatenations(dicomize: Callable[..., Converted], tmp_path: Path, table: str) -> None:
+def test_concatenations(dicomize: Dicomize, tmp_path: Path, table: str) -> None:
     """A level in several instances is what it is in one, for every reader that puts them together."""
     svs(tmp_path / "slide.svs")
     limit = 140_000
@@ -287,20 +302,20 @@ def test_concatenations(dicomize: Callable[..., Converted], tmp_path: Path, tabl
     assert np.array_equal(image.get_frame(1), highdicom.imread(whole_one.files[0]).get_frame(counts[0] + 1))
 
 
-def test_a_frame_that_is_larger_than_an_instance_may_be(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_a_frame_that_is_larger_than_an_instance_may_be(apart: Dicomize, tmp_path: Path) -> None:
     tiled_tiff(tmp_path / "slide.tiff")
     with pytest.raises(ConversionFailed, match="single frame"):
-        dicomize(tmp_path / "slide.tiff", instance_bytes=1 << 17, format="none")
+        apart(tmp_path / "slide.tiff", instance_bytes=1 << 17, format="none")
 
 
-def test_equal_seeds_give_equal_files(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_files(dicomize: Dicomize, tmp_path: Path) -> None:
     svs(tmp_path / "slide.svs")
     said = {"seed": "job 7", "created": "2026-02-03T04:05:06+00:00"}
     first, second = (dicomize(tmp_path / "slide.svs", folder, **said) for folder in ("a", "b"))
     assert [file.read_bytes() for file in first.files] == [file.read_bytes() for file in second.files]
 
 
-def test_nothing_identifies_when_it_must_not(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_nothing_identifies_when_it_must_not(dicomize: Dicomize, tmp_path: Path) -> None:
     svs(tmp_path / "DOE^JANE.svs", space="rgb")
     done = dicomize(tmp_path / "DOE^JANE.svs", deidentify=True)
     sound(done)
@@ -310,7 +325,7 @@ def test_nothing_identifies_when_it_must_not(dicomize: Callable[..., Converted],
         assert word not in everything
 
 
-def test_a_part_of_the_overview_is_kept_without_names(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_a_part_of_the_overview_is_kept_without_names(dicomize: Dicomize, apart: Dicomize, tmp_path: Path) -> None:
     svs(tmp_path / "slide.svs", macro=macro())
     part = {"overview_part": "40,10,50,80"}
     for folder, hidden in (("open", False), ("hidden", True)):
@@ -328,7 +343,7 @@ def test_a_part_of_the_overview_is_kept_without_names(dicomize: Callable[..., Co
         assert float(origin.XOffsetInSlideCoordinateSystem) == pytest.approx(25 - 10 * step)
         assert float(origin.YOffsetInSlideCoordinateSystem) == pytest.approx(75 - 80 * step)
     with pytest.raises(ConversionFailed, match="nothing is left"):
-        dicomize(tmp_path / "slide.svs", "none", overview_part="0,0,0.1,50")
+        apart(tmp_path / "slide.svs", "none", overview_part="0,0,0.1,50")
 
 
 def macro() -> Matrix:
@@ -339,7 +354,7 @@ def macro() -> Matrix:
     return picture
 
 
-def test_another_label_and_profile(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_another_label_and_profile(dicomize: Dicomize, apart: Dicomize, tmp_path: Path) -> None:
     svs(tmp_path / "slide.svs")
     label = np.full((60, 90, 3), (10, 200, 90), np.uint8)
     Image.fromarray(label).save(tmp_path / "label.png")
@@ -357,12 +372,12 @@ def test_another_label_and_profile(dicomize: Callable[..., Converted], tmp_path:
     assert path.ICCProfile.rstrip(b"\0") == profile.rstrip(b"\0")
     assert "ColorSpace" not in path
     with pytest.raises(ConversionFailed, match=r"not\.icc is no ICC profile"):
-        dicomize(tmp_path / "slide.svs", "bad", icc_file=str(tmp_path / "not.icc"))
+        apart(tmp_path / "slide.svs", "bad", icc_file=str(tmp_path / "not.icc"))
     with pytest.raises(ConversionFailed, match=r"own\.icc is no picture"):
-        dicomize(tmp_path / "slide.svs", "worse", label_file=str(tmp_path / "own.icc"))
+        apart(tmp_path / "slide.svs", "worse", label_file=str(tmp_path / "own.icc"))
 
 
-def test_tiles_that_are_encoded_anew(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_tiles_that_are_encoded_anew(dicomize: Dicomize, tmp_path: Path) -> None:
     svs(tmp_path / "slide.svs")
     with openslide.OpenSlide(tmp_path / "slide.svs") as slide:
         shown = whole(slide).astype(int)
@@ -380,9 +395,7 @@ def test_tiles_that_are_encoded_anew(dicomize: Callable[..., Converted], tmp_pat
 
 
 @pytest.mark.parametrize(("how", "count"), [("paths", 3), ("planes", 2), ("both", 6)])
-def test_an_instance_for_each_path_and_plane(
-    dicomize: Callable[..., Converted], tmp_path: Path, how: str, count: int
-) -> None:
+def test_an_instance_for_each_path_and_plane(dicomize: Dicomize, tmp_path: Path, how: str, count: int) -> None:
     pixels = ome_tiff(tmp_path / "slide.ome.tiff")
     done = dicomize(tmp_path / "slide.ome.tiff", split=how, pyramid="source", instance_frames=10)
     instances = sound(done)
@@ -412,15 +425,15 @@ def test_what_would_be_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.05, 0.3, 0.6, 0.9, 0.999])
-def test_a_file_that_was_cut(dicomize: Callable[..., Converted], tmp_path: Path, keep: float) -> None:
+def test_a_file_that_was_cut(apart: Dicomize, tmp_path: Path, keep: float) -> None:
     svs(tmp_path / "whole.svs")
     data = (tmp_path / "whole.svs").read_bytes()
     (tmp_path / "cut.svs").write_bytes(data[: int(len(data) * keep)])
     with pytest.raises(ConversionFailed, match=r"cut|damaged|beyond|cannot|no slide|OpenSlide|pixel"):
-        dicomize(tmp_path / "cut.svs")
+        apart(tmp_path / "cut.svs")
 
 
-def test_tiles_that_are_not_what_the_directory_says(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_tiles_that_are_not_what_the_directory_says(apart: Dicomize, tmp_path: Path) -> None:
     svs(tmp_path / "slide.svs")
     data = bytearray((tmp_path / "slide.svs").read_bytes())
     with tifffile.TiffFile(tmp_path / "slide.svs") as tiff:
@@ -434,7 +447,7 @@ def test_tiles_that_are_not_what_the_directory_says(dicomize: Callable[..., Conv
         change(changed)
         (tmp_path / "bad.svs").write_bytes(changed)
         with pytest.raises(ConversionFailed, match=pattern):
-            dicomize(tmp_path / "bad.svs", f"out{len(list(tmp_path.iterdir()))}")
+            apart(tmp_path / "bad.svs", f"out{len(list(tmp_path.iterdir()))}")
 
     def put(at: int, value: int, width: int = size) -> Callable[[bytearray], None]:
         def change(target: bytearray) -> None:
@@ -457,13 +470,13 @@ def test_tiles_that_are_not_what_the_directory_says(dicomize: Callable[..., Conv
 @pytest.mark.parametrize(
     "content", [b"", b"II*\0", b"II*\0\x08\0\0\0\xff\xff", b"hello", b"\x89PNG\r\n\x1a\nxx", bytes(500)]
 )
-def test_no_slide_at_all(dicomize: Callable[..., Converted], tmp_path: Path, content: bytes) -> None:
+def test_no_slide_at_all(apart: Dicomize, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "slide.svs").write_bytes(content)
     with pytest.raises(ConversionFailed):
-        dicomize(tmp_path / "slide.svs")
+        apart(tmp_path / "slide.svs")
 
 
-def test_a_huge_claim_takes_no_memory(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_a_huge_claim_takes_no_memory(apart: Dicomize, tmp_path: Path) -> None:
     tiled_tiff(tmp_path / "slide.tiff")
     data = bytearray((tmp_path / "slide.tiff").read_bytes())
     with tifffile.TiffFile(tmp_path / "slide.tiff") as tiff:
@@ -473,7 +486,7 @@ def test_a_huge_claim_takes_no_memory(dicomize: Callable[..., Converted], tmp_pa
             data[at : at + 4] = (0xFFFFFF00 if tags[name].dtype == 4 else 0xFF00).to_bytes(4, "little")
     (tmp_path / "slide.tiff").write_bytes(data)
     with pytest.raises(ConversionFailed, match=r"offsets|pixels|tiles"):
-        dicomize(tmp_path / "slide.tiff", format="jpeg")
+        apart(tmp_path / "slide.tiff", format="jpeg")
 
 
 @pytest.mark.parametrize(
@@ -508,12 +521,10 @@ def test_options_that_are_none(given: dict[str, object], name: str) -> None:
         {"ImagedVolumeDepth": 3.0},
     ],
 )
-def test_metadata_that_cannot_be(
-    dicomize: Callable[..., Converted], tmp_path: Path, metadata: dict[str, object]
-) -> None:
+def test_metadata_that_cannot_be(apart: Dicomize, tmp_path: Path, metadata: dict[str, object]) -> None:
     svs(tmp_path / "slide.svs")
     with pytest.raises(ConversionFailed, match=f"metadata: {next(iter(metadata))}"):
-        dicomize(tmp_path / "slide.svs", metadata=metadata)
+        apart(tmp_path / "slide.svs", metadata=metadata)
 
 
 def test_shrunk_levels_of_the_fixture_are_alike() -> None:
@@ -538,7 +549,7 @@ def test_more_than_four_gigabytes_get_the_extended_offset_table(tmp_path: Path) 
         assert list(generate_frames(found.PixelData, number_of_frames=2)) == [b"abc\0", b"defgh\0"]
 
 
-def test_highdicom_reads_them(dicomize: Callable[..., Converted], tmp_path: Path) -> None:
+def test_highdicom_reads_them(dicomize: Dicomize, tmp_path: Path) -> None:
     base = tiled_tiff(tmp_path / "slide.tiff")
     done = dicomize(tmp_path / "slide.tiff", format="jpeg2000-lossless", pyramid="source")
     image = highdicom.imread(done.files[0])
@@ -547,9 +558,7 @@ def test_highdicom_reads_them(dicomize: Callable[..., Converted], tmp_path: Path
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_a_hundred_thousand_pixels_to_a_side_within_a_gibibyte(
-    dicomize: Callable[..., Converted], tmp_path: Path
-) -> None:
+def test_a_hundred_thousand_pixels_to_a_side_within_a_gibibyte(apart: Dicomize, tmp_path: Path) -> None:
     side, tile = 100_000, 512
     y, x = np.mgrid[0:tile, 0:tile]
     pixels = np.stack([x // 2, y // 2, (x + y) // 4], -1).astype(np.uint8)
@@ -560,7 +569,7 @@ def test_a_hundred_thousand_pixels_to_a_side_within_a_gibibyte(
         tile=(tile, tile), photometric="ycbcr", compression="jpeg", subsampling=(2, 1), metadata=None, bigtiff=True,
         resolution=(40_000, 40_000), resolutionunit=3,
     )  # fmt: skip
-    done = dicomize(tmp_path / "slide.tiff")
+    done = apart(tmp_path / "slide.tiff")
     assert done.peak < 1 << 30
     sizes = [dcmread(file, stop_before_pixels=True).TotalPixelMatrixColumns for file in done.files]
     assert sizes == [100_000, 50_000, 25_000, 12_500, 6_250, 3_125, 1_562, 781]

@@ -11,6 +11,7 @@ from pydicom import dcmread
 from wsidicom import WsiDicom
 
 from storage.settings import load_settings
+from tests.wsi.converting import converted_here
 from tests.wsi.scanners import MPP, SCANNERS
 from tests.wsi.variants import Matrix
 from wsi.convert.options import Options
@@ -19,7 +20,7 @@ from wsi.convert.run import ConversionFailed, Converted, convert
 OVERVIEWS = {"leica": (512, 1536), "hamamatsu": (300, 100), "hamamatsu-vms": (192, 64)}
 
 
-def converted(path: Path, folder: str = "out", **options: object) -> Converted:
+def converted_apart(path: Path, folder: str = "out", **options: object) -> Converted:
     settings = load_settings({"data": path.parent / "data"}, {}, None)[0]
     (path.parent / folder).mkdir()
     return asyncio.run(convert(settings, path, path.parent / folder, Options.parse(options)))
@@ -36,7 +37,8 @@ def by_wsidicom(folder: Path, level: int) -> Matrix:
 def test_pixels_lie_where_the_scanner_saw_them(tmp_path: Path, scanner: str) -> None:
     name, write = SCANNERS[scanner]
     seen = write(tmp_path / name)
-    done = converted(tmp_path / name, format="jpeg2000-lossless", pyramid="source")
+    (tmp_path / "out").mkdir()
+    done = converted_here(tmp_path / name, tmp_path / "out", {"format": "jpeg2000-lossless", "pyramid": "source"})
     base = dcmread(done.files[0])
     rows, columns = seen.shape[:2]
     assert (base.TotalPixelMatrixRows, base.TotalPixelMatrixColumns) == (rows, columns)
@@ -71,4 +73,4 @@ def test_a_file_that_was_cut(tmp_path: Path, scanner: str) -> None:
     for part in (0.3, 0.7):
         path.write_bytes(data[: int(len(data) * part)])
         with pytest.raises(ConversionFailed):
-            converted(tmp_path / name, f"cut-{part}", format="none", pyramid="source")
+            converted_apart(tmp_path / name, f"cut-{part}", format="none", pyramid="source")

@@ -1,5 +1,6 @@
 """Tiled instances of every kind, from arrays: what a tile shows is known to the last bit."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +27,12 @@ NATIVE = str(ExplicitVRLittleEndian)
 Matrix = NDArray[Any]
 
 
+@functools.lru_cache(32)
 def matrix(width: int, height: int, *, seed: int = 1, bits: int = 8, colour: bool = True) -> Matrix:
-    """(rows, columns, 3) or (rows, columns): slow gradients with a little noise; no two places are alike."""
+    """(rows, columns, 3) or (rows, columns): slow gradients with a little noise; no two places are alike.
+
+    Made once for all tests, so nobody writes into it.
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     top = (1 << bits) - 1
@@ -35,7 +40,9 @@ def matrix(width: int, height: int, *, seed: int = 1, bits: int = 8, colour: boo
     found = np.stack(
         [np.clip(plane * top * 0.9 + rng.normal(0, top / 60, x.shape), 0, top) for plane in planes], axis=-1
     )
-    return (found if colour else found[..., 0]).astype(np.uint8 if bits == 8 else np.uint16)
+    made = (found if colour else found[..., 0]).astype(np.uint8 if bits == 8 else np.uint16)
+    made.setflags(write=False)
+    return made
 
 
 @dataclass
