@@ -333,9 +333,14 @@ async def test_duplicates(archive: Archive, same: bool) -> None:
 async def test_jobs_go_on_with_what_is_not_done(archive: Archive) -> None:
     uids = await stored(archive, 5)
     received: list[str] = []
+    last = threading.Event()
 
     def refusing(request: Request) -> None:
-        if uids[3].encode() in request.body():
+        body = request.body()
+        if uids[4].encode() in body:
+            last.set()
+        if uids[3].encode() in body:
+            last.wait(30)  # which comes when one of the others is done
             request.answer("400 Bad Request")
         else:
             request.answer("200 OK", b'{"Status": "Success"}')

@@ -80,7 +80,7 @@ async def totals(archive: Archive) -> tuple[int, int]:
 
 
 async def stored_keys(archive: Archive) -> set[str]:
-    return {info.key async for info in archive.objects.list("")}
+    return {info.key async for info in archive.objects.list("") if info.size}
 
 
 def image(**attributes: object) -> bytes:

@@ -29,9 +29,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def beyond(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """The other server, of three processes, with room for little at a time."""
+    """The other server, of three processes, with room for little at a time; of a database of its own, with its name."""
+    home = tmp_path_factory.mktemp("beyond")
     with running_server(
-        tmp_path_factory.mktemp("beyond"), workers=3, transfer_bytes=64 * MIB, log_exports="true", **LOOPBACK
+        home, fresh=True, workers=3, transfer_bytes=64 * MIB, log_exports="true", **LOOPBACK
     ) as running:
         yield running
 
