@@ -80,7 +80,7 @@ def _convert(request: dict[str, Any]) -> dict[str, object]:
 
 
 def _peak() -> int:
-    """Bytes. Not ru_maxrss: it begins with what the process that started this one had, for Linux keeps it through exec."""
+    """Bytes. Not ru_maxrss: it begins with what the process that started this one had (Linux keeps it through exec)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
