@@ -13,6 +13,7 @@ from dicomweb.orthanc_kinds import ATTACHMENTS, FIRST_USER, Kinds, parse_kinds
 from storage.access import Access
 from storage.damage import Damage
 from storage.db import Database
+from storage.integrity import digested
 from storage.objects import ObjectStore
 from storage.owned_objects import OwnedObjects
 from storage.resource import Resource
@@ -114,10 +115,7 @@ class AttachmentService:
 
     async def digest(self, attachment: Attachment) -> bytes:
         """The MD5 of the stored bytes, read now. Raises ObjectMissing, Unavailable."""
-        md5 = hashlib.md5(usedforsecurity=False)
-        async for chunk in self.read(attachment, 0, attachment.size):
-            await asyncio.to_thread(md5.update, chunk)
-        return md5.digest()
+        return await digested(self.read(attachment, 0, attachment.size), hashlib.md5(usedforsecurity=False))
 
 
 def _md5(content: Spooled) -> bytes:

@@ -19,7 +19,9 @@ from storage.rows import FLAG_DEFLATED, Prepared, Shared, hex_id, metadata_cuts
 from storage.settings import Settings
 
 _SHARED_CACHE = 1_024
-_VISIBLE = frozenset(("stored", "astray", "replaced"))
+TRIES = 6  # of one commit
+NEW = frozenset(("stored", "astray"))  # outcomes of an instance that was not there
+_VISIBLE = NEW | {"replaced"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ class Committer:
 
 
 def _all_visible(rows: Sequence[Record]) -> bool:
-    return all(row["outcome"] in ("stored", "astray") for row in rows)
+    return all(row["outcome"] in NEW for row in rows)
 
 
 def commit_arguments(items: Sequence[Prepared], shared: dict[str, Shared]) -> tuple[list[object], ...]:

@@ -22,6 +22,7 @@ from storage.side_objects import SIDE
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+E = TypeVar("E", bound=ArchiveError)
 # Tenant, SOP Instance UID ("" for an attachment), key of the object, slug of the error.
 _Place = tuple[int, str, str, str]
 
@@ -73,6 +74,11 @@ class Damage:
             self._waiting[place] = self._waiting.get(place, 0) + 1
             if self._task is None or self._task.done():
                 self._task = asyncio.get_running_loop().create_task(self._write())
+
+    def noted(self, tenant: int, sop: str, key: str, error: E) -> E:
+        """The error to raise, noted."""
+        self.note(tenant, sop, key, error)
+        return error
 
     def _count(self, slug: str, times: int) -> None:
         self.counts[slug] = self.counts.get(slug, 0) + times

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 import orjson
@@ -23,13 +23,12 @@ from dicomweb.part10 import Scan, scan
 from dicomweb.structure import ScanLimits
 from dicomweb.uids import OrthancIds
 from storage.access import Access
-from storage.commit import Committer, Retry
+from storage.commit import TRIES, Committer, Retry
 from storage.damage import Damage
 from storage.db import Database
 from storage.ingest_group import IngestGroup
 from storage.ingest_objects import IngestObjects
 from storage.intents import Intent
-from storage.leases import renewed
 from storage.objects import ObjectStore
 from storage.quota import Quota
 from storage.retrieve import Instance
@@ -48,7 +47,6 @@ _Outcome = Status | Literal["astray"]
 # the loop.
 _QUICK_ELEMENTS = 2_000
 _QUICK_INFLATED = 1 << 20
-_COMMIT_TRIES = 6
 _VERSION_LENGTH = 16
 
 
@@ -284,8 +282,7 @@ class IngestService:
             spooled.release()
         done = False
         try:
-            lease = timedelta(seconds=self._settings.intent_lease_s)
-            async with renewed(lease, lambda: self._db.execute("intent_renew", [prepared.key], lease)):
+            async with self._files.kept([prepared]):
                 await verify(prepared)
                 start = prepared.scan.meta_size
                 digest = await self._files.digest(prepared.key, start, prepared.size - start)
@@ -313,8 +310,7 @@ class IngestService:
                 return False
             if row["file_sha256"] != spooled.sha256:
                 error = CorruptObject("the object is not what was stored")
-                self._damage.note(access.tenant, stored.sop, stored.key, error)
-                raise error
+                raise self._damage.noted(access.tenant, stored.sop, stored.key, error)
             # Metadata beside an object never change: others take a copy of the object.
             now = prepared.scan.metadata
             same = (row["metadata_crc"], row["metadata_length"]) == (now.crc32, now.length)
@@ -343,7 +339,7 @@ class IngestService:
         """
         access.require("dicom.write")
         committer, size = self._committer(access.tenant), 0
-        group = IngestGroup(self._settings, self._db, self._files, committer)
+        group = IngestGroup(self._files, committer)
         async with group.gathered():
             async for spooled in files:
                 try:
@@ -370,7 +366,7 @@ class IngestService:
 
     async def _commit(self, access: Access, prepared: Prepared, *, overwrite: bool) -> tuple[_Outcome, str | None]:
         committer = self._committer(access.tenant)
-        for attempt in range(_COMMIT_TRIES):
+        for attempt in range(TRIES):
             try:
                 outcome = await committer.commit(prepared, overwrite=overwrite)
             except Retry:

@@ -2,20 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from contextlib import asynccontextmanager
 from typing import Final
 
-from dicomweb.errors import ArchiveError, Conflict, IdentityMismatch, TooLarge, Unavailable
-from storage.commit import Committer, Retry
-from storage.db import Database
+from dicomweb.errors import Conflict, IdentityMismatch, TooLarge, Unavailable
+from storage.commit import NEW, TRIES, Committer, Retry
 from storage.ingest_objects import IngestObjects
-from storage.leases import renewed
 from storage.rows import Prepared
-from storage.settings import Settings
 from storage.spool import Spooled
 
-_TRIES: Final = 6
 # What the rows of a group hold waits in memory, and goes to the database in one message, which takes less than 1 GiB.
 _MAX_ROWS: Final = 256 << 20
 
@@ -23,12 +18,9 @@ _MAX_ROWS: Final = 256 << 20
 class IngestGroup:
     """`items`: the instances whose objects are durable, in their order."""
 
-    def __init__(self, settings: Settings, db: Database, files: IngestObjects, committer: Committer) -> None:
-        self._db = db
+    def __init__(self, files: IngestObjects, committer: Committer) -> None:
         self._files = files
         self._committer = committer
-        self._lease = timedelta(seconds=settings.intent_lease_s)
-        self._grace = timedelta(seconds=settings.tomb_grace_s)
         self._rows = 0
         self._done = False
         self._sops: set[str] = set()
@@ -38,16 +30,12 @@ class IngestGroup:
     async def gathered(self) -> AsyncIterator[None]:
         """Objects are kept from the sweeper within the block; what was not committed at its end is given up."""
         try:
-            async with renewed(self._lease, lambda: self._db.execute("intent_renew", self._keys(), self._lease)):
+            async with self._files.kept(self.items):
                 yield
         finally:
             # Where the outcome is not known, too: the intents tell whether there is anything to renounce.
             if not self._done:
-                with suppress(ArchiveError):
-                    await self._db.execute("ingest_renounce", self._keys(), self._grace)
-
-    def _keys(self) -> list[str]:
-        return [each.key for each in self.items]
+                await self._files.renounce(*self.items)
 
     async def add(self, prepared: Prepared, spooled: Spooled) -> None:
         """Make the object of one more instance durable. Raises Conflict, TooLarge, Unavailable."""
@@ -63,13 +51,13 @@ class IngestGroup:
 
     async def commit(self) -> None:
         """Make all of them visible. Raises what keeps one of them from it: Conflict, IdentityMismatch, Unavailable."""
-        for attempt in range(_TRIES):
+        for attempt in range(TRIES):
             try:
                 outcomes = {outcome.name for outcome in await self._committer.commit_together(self.items)}
             except Retry:
                 await asyncio.sleep(0.01 * attempt)
                 continue
-            if outcomes <= {"stored", "astray"}:
+            if outcomes <= NEW:
                 self._done = True
                 return
             if "elsewhere" in outcomes:

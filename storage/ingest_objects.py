@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import timedelta
 from typing import Final
 
@@ -10,7 +11,9 @@ from dicomweb.errors import ArchiveError, ObjectMissing, Unavailable
 from storage.access import Access
 from storage.damage import Damage
 from storage.db import Database
+from storage.integrity import digested
 from storage.intents import Intent, Intents
+from storage.leases import renewed
 from storage.objects import ObjectStore
 from storage.rows import Prepared
 from storage.settings import Settings
@@ -58,10 +61,15 @@ class IngestObjects:
         await intents.announce(Intent(prepared.key, prepared.scan.sop_instance_uid, b"", spooled.size))
         await self.put(prepared, spooled)
 
-    async def renounce(self, prepared: Prepared) -> None:
-        """Give an object up that was announced; the sweeper finds it where this fails."""
+    async def renounce(self, *prepared: Prepared) -> None:
+        """Give objects up that were announced; the sweeper finds them where this fails."""
         with suppress(ArchiveError):
-            await self._db.execute("ingest_renounce", [prepared.key], self._grace)
+            await self._db.execute("ingest_renounce", [each.key for each in prepared], self._grace)
+
+    def kept(self, prepared: Sequence[Prepared]) -> AbstractAsyncContextManager[None]:
+        """Within the block the sweeper leaves announced objects alone; more of them may be added to the list."""
+        lease = timedelta(seconds=self._lease)
+        return renewed(lease, lambda: self._db.execute("intent_renew", [each.key for each in prepared], lease))
 
     async def is_there(self, access: Access, prepared: Prepared, stored_key: str) -> bool:
         """Whether the object is as long as what was sent, or, being in another transfer syntax, as its row says.
@@ -85,7 +93,4 @@ class IngestObjects:
 
     async def digest(self, key: str, offset: int, length: int) -> bytes:
         """The SHA-256 of a part of an object."""
-        digest = hashlib.sha256()
-        async for chunk in self._objects.stream(key, offset, length):
-            await asyncio.to_thread(digest.update, chunk)
-        return digest.digest()
+        return await digested(self._objects.stream(key, offset, length), hashlib.sha256())

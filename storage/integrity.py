@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import zlib
+from collections.abc import AsyncIterator
 from typing import Any, Final, Literal
 
 from storage.db import Database
@@ -21,10 +22,11 @@ async def content_fault(objects: ObjectStore, db: Database, row: Any) -> Content
     `row`: of an instance as `fsck_page` gives it, or of an attachment, with `md5`. Raises ObjectMissing, CorruptObject,
     Unavailable.
     """
+    chunks = objects.stream(row["object_key"], row["object_offset"], row["object_size"])
     if row.get("md5") is not None:
-        found = await _digest(objects, row, hashlib.md5(usedforsecurity=False))
+        found = await digested(chunks, hashlib.md5(usedforsecurity=False))
         return None if found == row["md5"] else "wrong digest"
-    if await _digest(objects, row, hashlib.sha256()) != row["file_sha256"]:
+    if await digested(chunks, hashlib.sha256()) != row["file_sha256"]:
         return "wrong digest"
     metadata = await _metadata(objects, db, row)
     if metadata is not None and not await asyncio.to_thread(_is_whole, metadata, row):
@@ -32,8 +34,9 @@ async def content_fault(objects: ObjectStore, db: Database, row: Any) -> Content
     return None
 
 
-async def _digest(objects: ObjectStore, row: Any, digest: "hashlib._Hash") -> bytes:
-    async for chunk in objects.stream(row["object_key"], row["object_offset"], row["object_size"]):
+async def digested(chunks: AsyncIterator[bytes], digest: "hashlib._Hash") -> bytes:
+    """The digest of all chunks, computed off the loop."""
+    async for chunk in chunks:
         await asyncio.to_thread(digest.update, chunk)
     return digest.digest()
 

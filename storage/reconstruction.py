@@ -138,8 +138,7 @@ class _Study:
         try:
             if spooled.sha256 != row["file_sha256"]:
                 error = CorruptObject("the object is not what was stored")
-                self._archive.damage.note(self._access.tenant, row["sop_uid"], row["object_key"], error)
-                raise error
+                raise self._archive.damage.noted(self._access.tenant, row["sop_uid"], row["object_key"], error)
             return Described.of_scan(await self._archive.ingest.scan(spooled))
         finally:
             spooled.release()

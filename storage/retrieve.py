@@ -8,14 +8,14 @@ from typing import Any
 
 from dicomweb.bulk import BulkTable
 from dicomweb.deflate import DeflatedJson, GzipArray, gzip_array, plain_array
-from dicomweb.errors import CorruptObject, NotFound, ObjectMissing, TooLarge
+from dicomweb.errors import CorruptObject, NotFound, TooLarge
 from dicomweb.frames import RECORD_SIZE, bit_span, is_fragmented, locate, realign
 from dicomweb.media import EXPLICIT_BE
 from dicomweb.reencode import Inflater, pixel_word, swapped, word_size
 from storage.access import Access
 from storage.ahead import stored_ahead
 from storage.cache import AnswerCache
-from storage.damage import FAULTS, Damage
+from storage.damage import Damage
 from storage.db import Database
 from storage.objects import ObjectStore
 from storage.rows import FLAG_DEFLATED
@@ -297,15 +297,8 @@ class RetrieveService:
 
     async def _ranges(self, instance: Instance, extents: Sequence[Extent]) -> list[bytes]:
         """Extents of the stored file, each by itself."""
-        try:
-            ranges = [(instance.base + offset, length) for offset, length in extents]
-            return await self._objects.get_ranges(instance.key, ranges)
-        except FAULTS as error:
-            self._note(instance, error)
-            raise
-
-    def _note(self, instance: Instance, error: ObjectMissing | CorruptObject) -> None:
-        self._damage.note(instance.tenant, instance.sop, instance.key, error)
+        read = self._objects.get_ranges(instance.key, [(instance.base + offset, length) for offset, length in extents])
+        return await self._damage.reading(instance.tenant, instance.sop, instance.key, read)
 
     async def read_all(self, located: Located) -> list[bytes]:
         """The values of `located` in little endian, with one coalesced read."""
@@ -356,8 +349,7 @@ class RetrieveService:
                     break
         if len(data) < end:
             error = CorruptObject("the deflated dataset ends early")
-            self._note(instance, error)
-            raise error
+            raise self._damage.noted(instance.tenant, instance.sop, instance.key, error)
         return b"".join(bytes(data[offset : offset + length]) for offset, length in extents)
 
 

@@ -19,6 +19,7 @@ from dicomweb.tags import Level
 from dicomweb.transfers import MAX_INSTANCES, Compression, Member, Place, Plan
 from storage.access import Access
 from storage.db import Database
+from storage.integrity import digested
 from storage.objects import ObjectStore
 from storage.owned_objects import OwnedObjects
 from storage.parallel import side_by_side
@@ -126,10 +127,8 @@ class TransferService:
         found: dict[bytes, bytes] = {}
 
         async def digest(row: Any) -> None:
-            md5 = hashlib.md5(usedforsecurity=False)
-            async for chunk in self._objects.stream(row["object_key"], row["object_offset"], row["object_size"]):
-                await asyncio.to_thread(md5.update, chunk)
-            found[row["orthanc_id"]] = md5.digest()
+            chunks = self._objects.stream(row["object_key"], row["object_offset"], row["object_size"])
+            found[row["orthanc_id"]] = await digested(chunks, hashlib.md5(usedforsecurity=False))
 
         await side_by_side(digest, rows, _AT_ONCE)
         keys, offsets = [row["object_key"] for row in rows], [row["object_offset"] for row in rows]
