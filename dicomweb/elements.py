@@ -10,7 +10,7 @@ from dicomweb.charset import DEFAULT, Codecs
 from dicomweb.dictionary import PIXEL_REPRESENTATION, Need, State
 from dicomweb.errors import TooLarge
 from dicomweb.frames import Fragments
-from dicomweb.memo import AVAILABLE, MAX_RAW, VOLATILE, Context, Entry, Memo
+from dicomweb.memo import AVAILABLE, MAX_RAW, RECENT, VOLATILE, Context, Entry, Memo
 from dicomweb.metadata import MetadataBuilder
 from dicomweb.pixelinfo import PixelElement
 from dicomweb.structure import (
@@ -102,7 +102,7 @@ class ElementWalk:
         known_heads, head_size = heads.known, 4 if implicit else 6
         state, elements, parts = self.state, self.elements, self.builder.parts
         context = self.context
-        known, learnt = context.known, context.learnt
+        known, learnt, now = context.known, context.learnt, context.scans
         last, count = -1, 0
         streak: list[Entry] = []
         streak_start = pos
@@ -136,7 +136,7 @@ class ElementWalk:
                 else:
                     pos = self._learn(head, pos, start, length)
                     context = self.context
-                known, learnt = context.known, context.learnt
+                known, learnt, now = context.known, context.learnt, context.scans
                 last = tag
                 continue
             for run in entry.runs:
@@ -150,6 +150,9 @@ class ElementWalk:
                     pos, last, count = pos + run.size, run.last, count + run.count
                     break
             else:
+                if now - entry.met > RECENT:
+                    learnt[tag] = learnt.get(tag, 0) + 1
+                entry.met = now
                 if learnt.get(tag, 0) >= VOLATILE:
                     if streak:
                         context.offer(buffer[streak_start:pos], streak)

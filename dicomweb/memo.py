@@ -24,10 +24,11 @@ _PIECES_PER_RUN = 32
 # least that a sequence has. How many may share them.
 _PROBE = 20
 _ALIKE = 32
-# An element that was new so often in about the last so many scans (a quarter of them) has no place in a run, even when
-# its value happens to be known: slice 7 of another series has the same number, and a run with it in would never be seen
-# again.
+# An element that was new so often in about the last so many scans (a quarter of them) has no place in a run. One that
+# was not met for `RECENT` scans is as good as new: slice 7 of another series has the same number, and a run with it in
+# would never be seen again.
 VOLATILE: Final = 8
+RECENT: Final = 16
 _WINDOW = 32
 AVAILABLE: Final = 0x00083002
 _tag = attrgetter("tag")
@@ -37,9 +38,10 @@ class Entry:
     """One element: `raw` header and value, `text` the JSON member, `count` elements including nested ones.
 
     `needs` are facts about the data set that the text rests on, `sets` what the element tells about those after it.
+    `met`: the last scan that met it outside of runs.
     """
 
-    __slots__ = ("count", "key", "needs", "raw", "runs", "sets", "tag", "text")
+    __slots__ = ("count", "key", "met", "needs", "raw", "runs", "sets", "tag", "text")
 
     def __init__(
         self, raw: bytes, tag: int, key: str, text: bytes, count: int, needs: tuple[Need, ...], sets: State | None
@@ -51,6 +53,7 @@ class Entry:
         self.count = count
         self.needs = needs
         self.sets = sets
+        self.met = 0
         self.runs: Sequence[Run] = ()
 
 
@@ -106,17 +109,15 @@ class Run:
         known = self._pieces.get((lead, before, gap))
         if known is None:
             if len(self._pieces) >= _PIECES_PER_RUN:
-                before, gap = None, 0
-                known = self._pieces.get((lead, before, gap))
-            if known is None:
-                known = self._pieces[lead, before, gap] = Piece(lead + self.text, before, gap)
+                self._pieces = {}
+            known = self._pieces[lead, before, gap] = Piece(lead + self.text, before, gap)
         return known
 
 
 class Context:
     """The memo of one coding and character set."""
 
-    __slots__ = ("_limit", "_old", "_old_noted", "_scans", "_size", "known", "learnt", "noted", "unmeasured")
+    __slots__ = ("_limit", "_old", "_old_noted", "_size", "known", "learnt", "noted", "scans", "unmeasured")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -127,14 +128,14 @@ class Context:
         # How often each tag has been new lately.
         self.learnt: dict[int, int] = {}
         self.noted: set[int] = set()
-        self._scans = 0
+        self.scans = 0
         self._old: dict[bytes, Entry] = {}
         self._old_noted: set[int] = set()
 
     def begin(self) -> None:
         """Another scan uses this context: what was learnt long ago counts less and less."""
-        self._scans += 1
-        if not self._scans % _WINDOW:
+        self.scans += 1
+        if not self.scans % _WINDOW:
             self.learnt = {tag: count // 2 for tag, count in self.learnt.items() if count > 1}
 
     def recall(self, raw: bytes) -> Entry | None:
@@ -151,6 +152,7 @@ class Context:
             self._old_noted, self.noted = self.noted, set()
             self.unmeasured = {}
         self.known[raw] = entry
+        entry.met = self.scans
         self.learnt[entry.tag] = self.learnt.get(entry.tag, 0) + 1
         self._size += len(raw) + 400
 

@@ -225,6 +225,18 @@ def test_a_series_is_scanned_from_what_it_repeats_and_yields_the_same(kwargs):
     assert len(found.metadata.data) < 1.3 * len(alone.metadata.data)
 
 
+def test_numbers_that_were_met_in_an_earlier_series_do_not_keep_a_series_from_being_learnt():
+    memo = Memo()
+    for series in range(1, 5):
+        for number in range(1, 41):
+            data = slice_of(number, series)
+            found, alone = scan(data, memo=memo), scan(data)
+            assert found.metadata.inflate() == alone.metadata.inflate()
+            if number > 30:
+                assert found.metadata.data != alone.metadata.data
+                assert len(found.metadata.data) < 1.3 * len(alone.metadata.data)
+
+
 def test_what_is_remembered_depends_on_what_it_rests_on():
     memo = Memo()
     kw = {"syntax": IMPLICIT}
