@@ -4,7 +4,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,45 +183,71 @@ def store(context: typer.Context) -> None:
     content = chosen.manifest()
     with _servers(chosen, "empty", keep_peers=False) as servers:
         report = chosen.report(servers)
-        ingest.run(report, content, chosen.wants, chosen.repeats)
+        ingest.run(report, content, chosen.wants)
+    _verdict(report)
+
+
+Piece = Callable[[Options, Manifest, Report], None]
+
+
+def _read(chosen: Options, content: Manifest, report: Report) -> None:
+    if chosen.wants(floors.FIRST):
+        read.first_touch(report, content)
+    read.run(report, read.full_tests(content), chosen.wants, chosen.seconds)
+    if chosen.wants(floors.STATIC) and report.archives[0].name == "anor":
+        report.rows += static.run(report.archives[0], content, chosen.work, chosen.repeats, chosen.results).rows
+
+
+def _rest(chosen: Options, content: Manifest, report: Report) -> None:
+    rest.run(report, content, chosen.wants, chosen.work, chosen.seconds)
+
+
+def _dimse(chosen: Options, content: Manifest, report: Report) -> None:
+    dimse.run(report, content, chosen.wants)
+
+
+def _store(chosen: Options, content: Manifest, report: Report) -> None:
+    ingest.run_in_full(report, chosen.wants, chosen.work, 0.1 if chosen.quick else 1)
+
+
+def _in_full_archives(context: typer.Context, *pieces: Piece) -> None:
+    chosen: Options = context.obj
+    content = chosen.manifest()
+    with _filled(chosen, content) as servers:
+        report = chosen.report(servers)
+        for piece in pieces:
+            piece(chosen, content, report)
     _verdict(report)
 
 
 @app.command("read")
 def get(context: typer.Context) -> None:
     """Reading from full archives, and whole series against nginx."""
-    chosen: Options = context.obj
-    content = chosen.manifest()
-    with _filled(chosen, content) as servers:
-        report = chosen.report(servers)
-        if chosen.wants(floors.FIRST):
-            read.first_touch(report, content)
-        read.run(report, read.full_tests(content), chosen.wants, chosen.seconds)
-        if chosen.wants(floors.STATIC) and servers[0].name == "anor":
-            report.rows += static.run(servers[0], content, chosen.work, chosen.repeats, chosen.results).rows
-    _verdict(report)
-
-
-@app.command("dimse")
-def ask(context: typer.Context) -> None:
-    """C-FIND and C-GET from full archives."""
-    chosen: Options = context.obj
-    content = chosen.manifest()
-    with _filled(chosen, content) as servers:
-        report = chosen.report(servers)
-        dimse.run(report, content, chosen.wants)
-    _verdict(report)
+    _in_full_archives(context, _read)
 
 
 @app.command("rest")
 def ask_as_orthanc(context: typer.Context) -> None:
     """Orthanc's own REST API: descriptions, tags, search, archives from full archives; deletion."""
-    chosen: Options = context.obj
-    content = chosen.manifest()
-    with _filled(chosen, content) as servers:
-        report = chosen.report(servers)
-        rest.run(report, content, chosen.wants, chosen.work, chosen.seconds)
-    _verdict(report)
+    _in_full_archives(context, _rest)
+
+
+@app.command("dimse")
+def ask(context: typer.Context) -> None:
+    """C-FIND and C-GET from full archives."""
+    _in_full_archives(context, _dimse)
+
+
+@app.command("ingest-full")
+def store_more(context: typer.Context) -> None:
+    """Storing into full archives; what was stored is deleted afterwards."""
+    _in_full_archives(context, _store)
+
+
+@app.command("full")
+def all_in_full_archives(context: typer.Context) -> None:
+    """All that is measured in full archives, after one filling: read, rest, dimse, ingest-full."""
+    _in_full_archives(context, _read, _rest, _dimse, _store)
 
 
 @app.command("small")
@@ -296,7 +322,7 @@ def everything(context: typer.Context) -> None:
     chosen: Options = context.obj
     chosen.results.unlink(missing_ok=True)
     say(machine(chosen.work))
-    for piece in (store, nearly_empty, get, ask_as_orthanc, ask, convert, microscope, cost):
+    for piece in (store, nearly_empty, all_in_full_archives, convert, microscope, cost):
         say(f"\n== {piece.__name__}")
         piece(context)
     judge(context)

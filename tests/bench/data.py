@@ -30,7 +30,16 @@ from pydicom.uid import (
 
 from . import manifest
 
-_KIND = {"ct": 11, "small": 12, "multiframe": 13, "large": 14, "transcode": 15, "deleted": 16}
+_KIND = {
+    "ct": 11,
+    "small": 12,
+    "multiframe": 13,
+    "large": 14,
+    "transcode": 15,
+    "deleted": 16,
+    "new_ct": 17,
+    "new_small": 18,
+}
 _FAMILIES = ("ALMEIDA", "BERGSTROEM", "CHAUDHRY", "DIMITROV", "ESPOSITO", "FERNANDEZ", "GUNDERSEN", "HORVATH")
 _GIVEN = ("ADA", "BORIS", "CLARA", "DAVID", "ELENA", "FELIX", "GRETA", "HUGO", "IRIS", "JONAS")
 _FIRST_DAY = dt.date(2019, 3, 1)
@@ -77,6 +86,20 @@ def to_delete(root: Path, studies: int, instances: int) -> tuple[manifest.Study,
     shutil.rmtree(root, ignore_errors=True)
     _grid(root, "deleted", (studies, 2), np.zeros((instances // 2, 8, 8), dtype=np.uint16))
     return manifest.grouped(root, sorted(root.glob("**/*.dcm")))
+
+
+def to_store(root: Path, ct: int, small: int, sizes: Sizes = Sizes()) -> manifest.Manifest:
+    """Write studies that no archive has yet, `ct` and `small` instances at least; what was in `root` is removed."""
+    shutil.rmtree(root, ignore_errors=True)
+    rng = np.random.default_rng(21)
+    found = []
+    for kind, count, slices in (
+        ("new_ct", ct, _slices(sizes.ct_instances, 512, rng)),
+        ("new_small", small, rng.integers(0, 4096, (sizes.small_instances, 8, 8), dtype=np.uint16)),
+    ):
+        _grid(root, kind, (-(-count // (2 * len(slices))), 2), slices)
+        found.append(manifest.grouped(root, sorted((root / kind).glob("**/*.dcm"))))
+    return manifest.Manifest(root, *found, multiframe=())
 
 
 def large(path: Path, megabytes: int, number: int) -> str:

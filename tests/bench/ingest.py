@@ -1,15 +1,17 @@
 """Storing, durably on both sides: REST, STOW-RS and C-STORE, each mode with files the archive does not have yet."""
 
+import http.client
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import floors, post
+from . import data, floors, post
 from .archives import LOOPBACK, Archive
 from .load import by_rest, by_stow
-from .manifest import Manifest
+from .manifest import Manifest, Study
 from .report import SUBJECT, Figures, Report, metered
 
 _PER_REQUEST = 10
@@ -34,16 +36,44 @@ MODES = (
 )
 
 
-def run(report: Report, manifest: Manifest, only: Callable[[str], bool], repeats: int) -> None:
-    """Measure every mode, with 200 CT or 1,000 tiny files a run; the archives must not hold these data."""
-    for kind, label, most in (("ct", floors.CT, 200), ("small", floors.SMALL, 1000)):
+_RUN = {"ct": 200, "small": 1000}  # files
+
+
+def run(report: Report, manifest: Manifest, only: Callable[[str], bool], state: str = "") -> None:
+    """Measure every mode, with 200 CT or 1,000 tiny files a run; the archives must not hold these data.
+
+    `state`: what the archives hold, for the names of the tests.
+    """
+    for kind, label in (("ct", floors.CT), ("small", floors.SMALL)):
         files = manifest.files(kind)
-        size = min(most, len(files) // (repeats * len(MODES)))
+        size = min(_RUN[kind], len(files) // (report.repeats * len(MODES)))
         batches = {archive.name: _batches(files, size) for archive in report.archives}
         for mode in MODES:
-            test = floors.ingest(label, mode.name)
+            test = floors.ingest(label, mode.name) + state
             if only(test):
                 report.compare(test, mode.connections, _measurement(mode, batches))
+
+
+def run_in_full(report: Report, only: Callable[[str], bool], work: Path, share: float) -> None:
+    """The same in full archives, with new studies (`share` of a run's files), which are deleted afterwards."""
+    folder = work / "new"
+    ct, small = (int(share * count) * report.repeats * len(MODES) for count in _RUN.values())
+    manifest = data.to_store(folder, ct, small)
+    try:
+        run(report, manifest, only, floors.FULL)
+    finally:
+        shutil.rmtree(folder)
+    for archive in report.archives:
+        _delete(archive, (*manifest.ct, *manifest.small))
+
+
+def _delete(archive: Archive, studies: Sequence[Study]) -> None:
+    """Delete what of the studies was stored."""
+    connection = http.client.HTTPConnection(LOOPBACK, archive.http, timeout=600)
+    for study in studies:
+        connection.request("DELETE", f"/studies/{study.orthanc_id}")
+        connection.getresponse().read()
+    connection.close()
 
 
 def _batches(files: Sequence[Path], size: int) -> Iterator[list[Path]]:

@@ -1,5 +1,6 @@
 """What is in the benchmark's data folder: the studies, so that every test builds its URLs from data that exist."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +21,12 @@ _TAGS = [
     "NumberOfFrames",
     "InstanceNumber",
 ]
+
+
+def orthanc_id(*uids: str) -> str:
+    """Orthanc's identifier of a resource: PatientID, and the UIDs down to its level."""
+    digits = hashlib.sha1("|".join(uids).encode(), usedforsecurity=False).hexdigest()
+    return "-".join(digits[start : start + 8] for start in range(0, 40, 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,11 @@ class Study:
     patient_name: str
     date: str
     series: tuple[Series, ...]
+
+    @property
+    def orthanc_id(self) -> str:
+        """Its name in Orthanc's REST API."""
+        return orthanc_id(self.patient_id, self.uid)
 
     def instances(self) -> Iterator[Instance]:
         """All instances, series by series."""

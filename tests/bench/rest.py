@@ -1,6 +1,5 @@
 """Orthanc's own REST API: descriptions, tags, search, archives, deletion; the same requests to all archives."""
 
-import hashlib
 import http.client
 import json
 import random
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from . import data, floors, get, load, post
 from .archives import LOOPBACK, Archive
-from .manifest import Manifest, Study
+from .manifest import Manifest, Study, orthanc_id
 from .report import Figures, Report, metered
 
 _STUDIES = 500
@@ -21,16 +20,10 @@ _SEARCHES = 20
 _JSON = "application/json"
 
 
-def orthanc_id(*uids: str) -> str:
-    """Orthanc's identifier of a resource: PatientID, and the UIDs down to its level."""
-    digits = hashlib.sha1("|".join(uids).encode(), usedforsecurity=False).hexdigest()
-    return "-".join(digits[start : start + 8] for start in range(0, 40, 8))
-
-
 def run(report: Report, manifest: Manifest, only: Callable[[str], bool], work: Path, seconds: int) -> None:
     """Measure everything; the studies that are deleted are made and stored before."""
     some = random.Random(5).choices(manifest.small, k=400)
-    studies = tuple(f"/studies/{_study(study)}" for study in some)
+    studies = tuple(f"/studies/{study.orthanc_id}" for study in some)
     tags = tuple(
         f"/instances/{orthanc_id(study.patient_id, study.uid, series.uid, series.instances[0].uid)}/tags"
         for study in some
@@ -42,17 +35,13 @@ def run(report: Report, manifest: Manifest, only: Callable[[str], bool], work: P
                 report.compare(name, connections, _getting(paths, connections, seconds))
     if only(floors.REST_FIND):
         report.compare(floors.REST_FIND, 1, _finding)
-    archive = f"/tools/create-archive?resources={','.join(map(_study, _enough(manifest.ct)))}"
+    archive = f"/tools/create-archive?resources={','.join(study.orthanc_id for study in _enough(manifest.ct))}"
     if only(floors.REST_ZIP):
         report.compare(floors.REST_ZIP, 1, lambda server: _archive(server, archive))
     if only(floors.REST_ZIP_FIRST):
         report.compare(floors.REST_ZIP_FIRST, 1, lambda server: _first_byte(server, archive))
     if only(floors.REST_DELETE):
         _deleting(report, work)
-
-
-def _study(study: Study) -> str:
-    return orthanc_id(study.patient_id, study.uid)
 
 
 def _enough(studies: Sequence[Study]) -> list[Study]:
@@ -122,7 +111,7 @@ def _deleting(report: Report, work: Path) -> None:
     def measure(archive: Archive) -> Figures:
         connection = http.client.HTTPConnection(LOOPBACK, archive.http, timeout=300)
         with metered(archive) as cost:
-            connection.request("DELETE", f"/studies/{_study(left[archive.name].pop())}")
+            connection.request("DELETE", f"/studies/{left[archive.name].pop().orthanc_id}")
             answer = connection.getresponse()
             answer.read()
         connection.close()
