@@ -21,10 +21,10 @@ from storage.access import Access
 from storage.archive import Archive
 from storage.destinations import Unreached
 from storage.gzipped import packed, unpacked
-from storage.ingest import Provenance
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.outbound import Answer, Caller, again, refusal
 from storage.parallel import side_by_side
+from storage.provenance import Provenance
 from storage.remote_sending import access_of
 from storage.resource import Resource
 from storage.spool import Spool

@@ -12,9 +12,9 @@ from dicomweb.uids import orthanc_ids
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.archive_jobs import ARCHIVE, content, run
-from storage.ingest import Provenance
 from storage.job_runner import JobRunner
 from storage.jobs import STORAGE_FULL, Claimed, Done, Job, Progress
+from storage.provenance import Provenance
 from storage.settings import Settings
 from storage.zipped import Folder, Measured, Packing
 from tests.files import dataset, encoded

@@ -15,7 +15,7 @@ from dicomweb.errors import TooLarge
 from storage import creation as service
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.settings import Settings
 from tests.files import ct, new_uid
 

@@ -18,7 +18,8 @@ from pydicom.filewriter import dcmwrite
 from dicomweb.errors import BadDicom, Conflict, Forbidden, IdentityMismatch, ObjectMissing, TooLarge, Unavailable
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
+from storage.provenance import Provenance
 from storage.settings import Settings
 from storage.worker import analyze_young, number_changes, sweep
 from tests.files import ct, dataset, encoded, new_uid

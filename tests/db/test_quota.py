@@ -10,7 +10,7 @@ from dicomweb.errors import Unavailable
 from dicomweb.tags import Level
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.quota import recycle
 from storage.resource import Resource
 from storage.settings import Settings

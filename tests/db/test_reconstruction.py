@@ -19,9 +19,10 @@ from storage import reconstruction
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.fsck import Check
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
 from storage.job_runner import JobRunner
 from storage.jobs import Claimed, Job
+from storage.provenance import Provenance
 from storage.reconstruction import RECONSTRUCT, handlers, place_of, whole
 from storage.resource import Resource
 from storage.revisions import Condition

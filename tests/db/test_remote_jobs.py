@@ -20,9 +20,9 @@ from storage import remote_retrieval, remote_sending
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
 from storage.directory_store import DirectoryStore
-from storage.ingest import Provenance
 from storage.job_runner import JobRunner
 from storage.jobs import Job
+from storage.provenance import Provenance
 from storage.remote_retrieval import RETRIEVE
 from storage.remote_sending import PEER_STORE, STOW
 from storage.remotes import Declaration

@@ -12,7 +12,7 @@ from dicomweb.rendered.encode import JPEG
 from dicomweb.rendered.parameters import Rendering
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.settings import Settings
 from tests.files import ct, new_uid
 

@@ -12,7 +12,7 @@ from dicomweb.deflate import deflate
 from dicomweb.tags import Level
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.search import compile_query
 from storage.settings import Settings
 from tests.files import ct, new_uid

@@ -17,9 +17,9 @@ from dicomweb.uids import orthanc_ids
 from storage import transfer_jobs
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
 from storage.job_runner import JobRunner
 from storage.jobs import Job
+from storage.provenance import Provenance
 from storage.remotes import Declaration
 from storage.settings import Settings
 from storage.transfer_jobs import PULL, PUSH

@@ -17,8 +17,8 @@ from pynetdicom import AE, build_role, evt
 
 from storage.access import LOCAL
 from storage.archive import Archive
-from storage.ingest import Provenance
 from storage.modalities import Modality
+from storage.provenance import Provenance
 from tests.dimse.conftest import Bridge
 from tests.dimse.in_memory import stored
 from tests.dimse.peers import dataset_bytes

@@ -20,8 +20,8 @@ from dimse_bridge.scu import Requestor
 from dimse_bridge.sending import Outcome, groups, send
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
 from storage.modalities import Modality
+from storage.provenance import Provenance
 from storage.retrieve import Instance
 from storage.settings import Settings
 from tests import files

@@ -16,7 +16,7 @@ from dicomweb.creation.request import Creation
 from dicomweb.errors import Conflict, IdentityMismatch, Unavailable
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.settings import Settings
 from tests.faults.killer import Victim
 from tests.faults.stores import assert_sound, count, objects
