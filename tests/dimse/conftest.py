@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -15,6 +15,7 @@ import asyncpg
 import psutil
 import pytest
 
+from dimse_bridge.scu import Requestor
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.embedded import EmbeddedPostgres
@@ -122,6 +123,30 @@ async def archive(dimse_settings: Settings) -> AsyncIterator[Archive]:
     opened = await open_archive(dimse_settings)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def own_settings() -> dict[str, object]:
+    """What `own` is opened with; modules have settings of their own."""
+    return {"dimse_timeout": 5}
+
+
+@pytest.fixture
+async def own(
+    settings: Callable[..., Settings], database_url: str, own_settings: dict[str, object]
+) -> AsyncIterator[Archive]:
+    """An archive on a database of its own, which no process serves."""
+    opened = await open_archive(settings(database_url=database_url, **own_settings))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def requestor(own: Archive) -> AsyncIterator[Requestor]:
+    """Asks other application entities in the name of `own`."""
+    made = Requestor(own)
+    yield made
+    await made.close()
 
 
 @pytest.fixture

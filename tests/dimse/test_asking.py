@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,17 +35,8 @@ MODEL = STUDY_ROOT + FIND
 
 
 @pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url, dimse_timeout=3, dimse_requests=2))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def requestor(archive: Archive) -> AsyncIterator[Requestor]:
-    made = Requestor(archive)
-    yield made
-    await made.close()
+def own_settings() -> dict[str, object]:
+    return {"dimse_timeout": 3, "dimse_requests": 2}
 
 
 def make_certificate(folder: Path, name: str) -> Path:
@@ -134,7 +125,7 @@ def wlmscpfs(folder: Path, port: int) -> Iterator[None]:
         process.wait(10)
 
 
-async def test_worklist_of_wlmscpfs(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
+async def test_worklist_of_wlmscpfs(own: Archive, requestor: Requestor, tmp_path: Path) -> None:
     folder = tmp_path / "WL"
     folder.mkdir()
     (folder / "lockfile").touch()
