@@ -13,17 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
 import psutil
 
+from storage.archive import Archive
 from storage.embedded import attach
 from storage.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+# Opens an archive with settings; see tests/db/conftest.py.
+Opened = Callable[..., contextlib.AbstractAsyncContextManager[Archive]]
 
 
 def free_port() -> int:

@@ -22,13 +22,6 @@ from tests.files import dataset, encoded
 FILES = 5
 
 
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url))
-    yield opened
-    await opened.close()
-
-
 async def _stored(archive: Archive) -> list[Folder]:
     return await archive.archives.folders(LOCAL, [await _study(archive)], "study")
 

@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -29,17 +29,13 @@ from storage.remotes import Declaration
 from storage.retrieve import instance_of
 from storage.settings import Settings
 from tests import files
-from tests.remote import Request, Scripted, endless, scripted
+from tests.remote import CALLING, Request, Scripted, endless, scripted
 from tests.support import running_worker
 
 
 @pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(
-        settings(database_url=database_url, outgoing_networks="127.0.0.0/8", outgoing_timeout=5, jobs_at_once=2)
-    )
-    yield opened
-    await opened.close()
+def archive_settings() -> Mapping[str, object]:
+    return CALLING
 
 
 async def stored(archive: Archive, count: int) -> list[str]:
