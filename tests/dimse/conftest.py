@@ -1,6 +1,5 @@
 """A running DIMSE process for all tests of this folder, and the archive behind it."""
 
-import os
 import secrets
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from storage.embedded import EmbeddedPostgres
 from storage.modalities import Modality
 from storage.settings import Settings, load_settings
 from tests.dimse import wire
+from tests.dimse.programs import DCMTK
 from tests.dimse.wire import VERIFICATION, Wire
 from tests.files import new_uid
 from tests.support import ROOT, clean_environment, free_port
@@ -162,4 +162,4 @@ async def workstation(archive: Archive) -> AsyncIterator[Modality]:
 @pytest.fixture
 def dcmtk() -> dict[str, str]:
     """The environment for DCMTK's programs."""
-    return {"PATH": os.environ["PATH"], "TCP_NODELAY": "1"}
+    return DCMTK

@@ -27,7 +27,8 @@ from storage.modalities import Modality
 from storage.retrieve import Instance
 from storage.settings import Settings
 from tests import files
-from tests.dimse.test_sending import received, stored, storescp
+from tests.dimse.programs import DCMTK, storescp
+from tests.dimse.test_sending import received, stored
 from tests.support import free_port, running_worker
 
 
@@ -146,7 +147,7 @@ def dcmqrscp(folder: Path, instances: list[bytes], mover: int) -> Iterator[Modal
     )
     process = subprocess.Popen(
         ["dcmqrscp", "-c", folder / "cfg"],
-        env={"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"},
+        env=DCMTK,
         stdin=subprocess.DEVNULL,
     )
     try:

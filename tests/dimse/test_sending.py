@@ -6,7 +6,6 @@ import io
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,33 +23,10 @@ from storage.modalities import Modality
 from storage.provenance import Provenance
 from storage.retrieve import Instance
 from tests import files
+from tests.dimse.programs import storescp
 from tests.support import free_port
 
 NAMES = ("CT_small.dcm", "OBXXXX1A_rle.dcm", "MR_small_bigendian.dcm", "SC_rgb_jpeg_dcmtk.dcm", "image_dfl.dcm")
-
-
-@contextlib.contextmanager
-def storescp(folder: Path, *options: str, port: int | None = None, log: Path | None = None) -> Iterator[Modality]:
-    folder.mkdir(exist_ok=True)
-    port = port or free_port()
-    with contextlib.nullcontext() if log is None else log.open("wb") as output:
-        process = subprocess.Popen(
-            ["storescp", "-od", folder, "+B", *options, str(port)],
-            env={"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.02)
-        yield Modality("peer", "STORESCP", "127.0.0.1", port)
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 async def stored(archive: Archive, *data: bytes) -> list[Instance]:

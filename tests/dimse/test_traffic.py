@@ -23,9 +23,10 @@ from storage.counts import Counts, Key
 from storage.modalities import Modality
 from tests import files
 from tests.dimse.peers import instance
+from tests.dimse.programs import storescp
 from tests.dimse.serving import acceptor
 from tests.dimse.test_asking import MODEL, question
-from tests.dimse.test_sending import outcomes, stored, storescp
+from tests.dimse.test_sending import outcomes, stored
 from tests.dimse.wire import CT, IMPLICIT_LE, VERIFICATION
 from tests.support import free_port
 
