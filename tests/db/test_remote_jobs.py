@@ -30,7 +30,7 @@ from storage.retrieve import instance_of
 from storage.settings import Settings
 from tests import files
 from tests.remote import CALLING, Request, Scripted, endless, scripted
-from tests.support import running_worker
+from tests.support import parts_over, running_worker
 
 
 @pytest.fixture
@@ -55,17 +55,6 @@ async def make(archive: Archive, server: Scripted, kind: str, items: list[str], 
     made = await archive.jobs.create(LOCAL, kind, content, items=items)
     assert made is not None
     return made
-
-
-async def over(archive: Archive, name: str, at_least: int) -> None:
-    """Wait until so many parts are done."""
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        job = await archive.jobs.get(LOCAL, name)
-        if (await archive.jobs.items(LOCAL, [job]))[name].over >= at_least:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(await archive.jobs.get(LOCAL, name))
 
 
 async def run(archive: Archive, name: str) -> Job:
@@ -95,7 +84,7 @@ def taking(received: list[str]) -> Callable[[Request], None]:
 async def killed(archive: Archive, name: str, after: int) -> None:
     """Have a worker begin a job, and kill it when `after` parts are done; what is not heard of is given to the next."""
     with running_worker(archive.settings) as first:
-        await over(archive, name, after)
+        await parts_over(archive, name, after)
         first.send_signal(signal.SIGKILL)
         first.wait()
     await archive.db.fetch_sql("UPDATE job SET heartbeat_at = now() - interval '1 hour' WHERE state = 'running'")
