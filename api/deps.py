@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from starlette.types import Scope
 
 from api.exchange import Exchange, Services
+from dicomweb.lists import split_list
 from storage.access import LOCAL, Access
 from storage.archive import Archive
 from storage.settings import Settings
@@ -43,10 +44,9 @@ class PublicAddress:
     @classmethod
     def of(cls, settings: Settings) -> "PublicAddress":
         """The rules of these settings."""
-        networks = (item.strip() for item in settings.trusted_proxies.split(","))
         return cls(
             settings.public_url.rstrip("/") if settings.public_url else None,
-            tuple(ipaddress.ip_network(item, strict=False) for item in networks if item),
+            tuple(ipaddress.ip_network(item, strict=False) for item in split_list(settings.trusted_proxies)),
         )
 
     def base(self, scope: Scope) -> str:

@@ -105,8 +105,8 @@ async def send_bytes(http: Exchange, status: int, headers: Sequence[Header], bod
         fields.append((b"content-length", b"%d" % size))
     if http.ends_connection:
         await _drop_body(http)
-    if http.ends_connection:
-        fields.append(_CLOSE)
+        if http.ends_connection:
+            fields.append(_CLOSE)
     http.status = status
     send = http.send
     await send({"type": "http.response.start", "status": status, "headers": fields})

@@ -13,7 +13,8 @@ from dicomweb.multipart import Parser, PartBegin, PartData
 from dicomweb.part10 import Identifiers
 from dicomweb.store_answer import read_content_digest
 from dicomweb.stow import COERCED, ELEMENTS_DISCARDED, PROCESSING_FAILURE, Outcome, failed, part_is_dicom
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
+from storage.provenance import Provenance
 from storage.spool import Spooled
 
 # Parts of one request that are stored at the same time; the reader waits beyond that, so that a fast sender is slowed

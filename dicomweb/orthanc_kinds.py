@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from dicomweb.lists import split_list
+
 # From here on they are the clients' own; what is below belongs to the archive.
 FIRST_USER: Final = 1024
 LAST_USER: Final = 65535
@@ -62,7 +64,7 @@ class Kinds:
 def parse_kinds(text: str) -> dict[str, int]:
     """`Name=1024,Other=1025` as a mapping. Raises ValueError, which says what is wrong."""
     found: dict[str, int] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
+    for item in split_list(text):
         name, _, number = (part.strip() for part in item.partition("="))
         if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum() and not name.isdecimal()):
             raise ValueError("a name holds letters, digits, - and _")

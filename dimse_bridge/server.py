@@ -14,6 +14,7 @@ import pydicom.config
 import uvloop
 from pynetdicom import _config
 
+from dicomweb.lists import split_list
 from dimse_bridge.acceptor import Acceptor
 from dimse_bridge.admission import Application
 from dimse_bridge.contexts import STORAGE_CLASSES, Supported
@@ -59,10 +60,11 @@ class Credentials:
 def application(archive: Archive, verifiers: Mapping[int, Verifier], requestor: Requestor) -> Application:
     """What this archive offers."""
     settings, offered = archive.settings, services(requestor)
-    more = (uid.strip() for uid in settings.dimse_storage_classes.split(","))
     return Application(
         archive=archive,
-        supported=Supported(STORAGE_CLASSES | frozenset(more), frozenset(uid for _, uid in offered)),
+        supported=Supported(
+            STORAGE_CLASSES.union(split_list(settings.dimse_storage_classes)), frozenset(uid for _, uid in offered)
+        ),
         services=offered,
         begin_store=into_archive,
         welcome=archive.modalities.welcome,

@@ -11,7 +11,7 @@ from dicomweb.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VER
 from dicomweb.uids import is_uid
 from dimse_bridge.identity import HEAD_SIZE, check_identity
 from dimse_bridge.service import Association
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.spool import Spool, Spooled
 
 # Pieces below this are collected: each would hold the whole chunk that it was received in.

@@ -25,10 +25,11 @@ from dimse_bridge.sending import Sender
 from storage.access import SCOPES, Access
 from storage.ahead import with_next
 from storage.archive import Archive
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
 from storage.job_items import JobItems, job_items
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.modalities import Modality
+from storage.provenance import Provenance
 
 STORE: Final = "DicomModalityStore"
 MOVE: Final = "DicomMoveScu"

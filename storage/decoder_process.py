@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+from io import FileIO
 from typing import Any, BinaryIO, Final
 
 import imagecodecs
@@ -23,10 +24,12 @@ from dicomweb.errors import BadPixels
 from dicomweb.pixels.decode import decode_frame, reduced_jpeg
 from dicomweb.pixels.encode import recompressed
 from dicomweb.pixels.image import ImagePixel, Pixels
+from storage.process import open_status, peak_memory
 
-# Descriptors are 0, 1, 2, the memory file, and the duplicate that its map holds; no number is free for another.
+# Descriptors are 0, 1, 2, the memory file, the duplicate that its map holds, and what the kernel says of this process;
+# no number is free for another.
 _SHARED_FD: Final = 3
-_DESCRIPTORS: Final = 5
+_DESCRIPTORS: Final = 6
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
 # The codecs' modules are loaded on their first use, which would be too late.
@@ -105,7 +108,7 @@ def _pixels(pixels: Pixels, shared: mmap.mmap, out: int) -> dict[str, Any]:
     return {"bytes": array.nbytes, "photometric": pixels.photometric}
 
 
-def serve(shared: _Shared, seconds: int, requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(shared: _Shared, seconds: int, status: FileIO, requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer until the parent closes the pipe, or until this process has done its share."""
     for _ in range(_FRAMES):
         line = requests.readline()
@@ -122,7 +125,7 @@ def serve(shared: _Shared, seconds: int, requests: BinaryIO, answers: BinaryIO) 
             answer = {"error": "decoding takes more memory than a frame may", "attribute": "PixelData"}
         except (RuntimeError, ValueError, IndexError, KeyError) as error:
             answer = {"error": f"the stream cannot be decoded ({type(error).__name__})", "attribute": "PixelData"}
-        full = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 > _RESIDENT
+        full = peak_memory(status) > _RESIDENT
         answers.write(orjson.dumps(answer | {"last": full}) + b"\n")
         answers.flush()
         if full:
@@ -135,9 +138,9 @@ def main() -> None:
     if given != _SHARED_FD:
         os.dup2(given, _SHARED_FD)
         os.close(given)
-    shared = _Shared(_SHARED_FD)
+    shared, status = _Shared(_SHARED_FD), open_status()
     confine(memory)
-    serve(shared, seconds, sys.stdin.buffer, sys.stdout.buffer)
+    serve(shared, seconds, status, sys.stdin.buffer, sys.stdout.buffer)
 
 
 if __name__ == "__main__":

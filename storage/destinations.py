@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from dicomweb.errors import BadRequest, PeerFailed
+from dicomweb.lists import split_list
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -109,7 +110,7 @@ def parse_destinations(text: str) -> tuple[tuple[Network, ...], frozenset[str]]:
     """Networks, and names of hosts (with a leading dot: all below a domain) in a list. Raises ValueError."""
     networks: list[Network] = []
     names: set[str] = set()
-    for item in filter(None, (each.strip().lower() for each in text.split(","))):
+    for item in split_list(text.lower()):
         try:
             networks.append(ipaddress.ip_network(item, strict=False))
         except ValueError:

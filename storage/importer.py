@@ -18,7 +18,7 @@ from dicomweb.errors import ArchiveError, Unavailable
 from dicomweb.meta import is_dicom, is_dicomdir
 from storage.access import LOCAL
 from storage.archive import Archive
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.spool import Spool
 from storage.zip_members import MEMBER_ERRORS, SIGNATURES, Member, ZipLimits, ZipMembers
 

@@ -5,10 +5,7 @@ import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Literal
-
-import orjson
 
 from dicomweb.errors import (
     ArchiveError,
@@ -30,6 +27,7 @@ from storage.ingest_group import IngestGroup
 from storage.ingest_objects import IngestObjects
 from storage.intents import Intent
 from storage.objects import ObjectStore
+from storage.provenance import Provenance
 from storage.quota import Quota
 from storage.retrieve import Instance
 from storage.rows import Prepared
@@ -39,7 +37,6 @@ from storage.spool import Spooled
 
 log = logging.getLogger(__name__)
 
-Origin = Literal["stow", "rest", "dimse", "import"]
 Status = Literal["stored", "identical", "kept", "replaced"]
 _Outcome = Status | Literal["astray"]
 
@@ -48,36 +45,6 @@ _Outcome = Status | Literal["astray"]
 _QUICK_ELEMENTS = 2_000
 _QUICK_INFLATED = 1 << 20
 _VERSION_LENGTH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """How an instance came: protocol, the peer's address and AE title where there are any, and the title it called.
-
-    Of one that came from another archive, `source`, all this is about how it came there: `principal` is who stored it
-    there, `received` (with a time zone) when.
-    """
-
-    kind: Origin
-    remote: str = ""
-    aet: str = ""
-    called: str = ""
-    principal: str = ""
-    received: datetime | None = None
-    source: str = ""
-
-    def text(self, principal: str) -> str:
-        """As it is kept with the instance that `principal` stored."""
-        said = {
-            "kind": self.kind, "remote": self.remote, "aet": self.aet, "principal": self.principal or principal,
-        }  # fmt: skip
-        if self.called:
-            said["called"] = self.called
-        if self.source:
-            said["source"] = self.source
-        if self.received is not None:
-            said["received"] = self.received.isoformat()
-        return orjson.dumps(said).decode()
 
 
 @dataclass(frozen=True, slots=True)

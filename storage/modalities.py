@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Final
 
 from dicomweb.errors import BadRequest, NotFound, PeerFailed, TooLarge
+from dicomweb.lists import split_list
 from storage.access import DEFAULT_TENANT, Access
 from storage.db import Database
 from storage.labels import checked_label
@@ -130,8 +131,8 @@ class ModalityService:
         self._db = db
         self._aet = settings.aet
         self._check_host = settings.dimse_check_host
-        self._open = _permissions(settings.dimse_open)
-        self._open_local = _permissions(settings.dimse_open_local)
+        self._open = frozenset(split_list(settings.dimse_open))
+        self._open_local = frozenset(split_list(settings.dimse_open_local))
         self._sealer = sealer
         self._welcomes: dict[_Caller, tuple[float, asyncio.Task[Welcome | None]]] = {}
 
@@ -276,10 +277,6 @@ class ModalityService:
 
     async def _with_aet(self, tenant: int, aet: str) -> Sequence[Modality]:
         return [_modality(row) for row in await self._db.fetch("modality_by_aet", tenant, _text(aet))]
-
-
-def _permissions(setting: str) -> frozenset[str]:
-    return frozenset(item.strip() for item in setting.split(",") if item.strip())
 
 
 def _is_local(address: str) -> bool:

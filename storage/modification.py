@@ -12,9 +12,10 @@ from dicomweb.edit import Edit, Extent, Rules
 from dicomweb.meta import read_file_meta
 from dicomweb.structure import Buffer
 from storage.access import Access
-from storage.ingest import IngestService, Provenance, Stored
+from storage.ingest import IngestService, Stored
 from storage.modification_plan import Plan
 from storage.objects import ObjectStore
+from storage.provenance import Provenance
 from storage.retrieve import Instance, RetrieveService
 from storage.settings import Settings
 from storage.spool import Spool, Spooled

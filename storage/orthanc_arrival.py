@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from storage.ingest import Origin, Provenance
+from storage.provenance import Origin, Provenance
 from storage.resources import ORIGIN_NAMES
 
 # The names that matter; all others are of the file, or of the source's own storage.

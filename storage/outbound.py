@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import httpx
+import orjson
 
 from dicomweb.errors import BadRequest, PeerFailed
 from storage.destinations import Destinations, Resolve, Unreached
@@ -30,6 +31,7 @@ _TRIES: Final = 3
 _AGAIN_SECONDS: Final = 1.0
 # May be answered otherwise in a while.
 _LATER: Final = frozenset((408, 425, 429, 502, 503, 504))
+_OK: Final = 200
 _PORTS: Final = {"http": 80, "https": 443}
 _PLAIN: Final = frozenset(("", "identity"))
 
@@ -202,6 +204,19 @@ def refusal(status: int) -> PeerFailed:
     """The error for an answer that is none that was hoped for."""
     more = "; redirects are not followed" if 300 <= status < 400 else ""
     return PeerFailed(f"the remote server answered {status}{more}", status)
+
+
+def object_in(answer: Answer, like: str) -> dict[str, Any]:
+    """The JSON object that a peer has answered with status 200, as `like` does. Raises PeerFailed."""
+    if answer.status != _OK:
+        raise refusal(answer.status)
+    try:
+        said = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        said = None
+    if not isinstance(said, dict):
+        raise PeerFailed(f"the peer did not answer as {like} does")
+    return said
 
 
 async def again(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -1,4 +1,4 @@
-"""How child processes are started: they die with their parent, and PostgreSQL never runs as root.
+"""How child processes are started, and what they take: they die with their parent, PostgreSQL never runs as root.
 
 PostgreSQL refuses to run with effective uid 0. As root we therefore give it a user namespace of its own, in which the
 one mapped uid is not 0: no account is needed and files stay root's. Where the kernel or the container forbids that,
@@ -8,9 +8,12 @@ it runs as `nobody`, which may pass through directories that are closed to it (C
 import ctypes
 import os
 import pwd
+import re
+import resource
 import signal
 from collections.abc import Callable, Iterable
 from enum import Enum
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +26,8 @@ _PR_CAP_AMBIENT_RAISE: Final = 2
 _CLONE_NEWUSER: Final = 0x10000000
 _CAP_DAC_OVERRIDE: Final = 1
 _CAPABILITY_VERSION_3: Final = 0x20080522
+
+_STATUS_MAX: Final = 1 << 14  # bytes; what is looked for stands in the first thousand
 
 # What a program sees itself as inside its namespace: an account that every system knows, as initdb looks it up.
 _NOBODY: Final = pwd.getpwnam("nobody")
@@ -77,6 +82,21 @@ def die_with_parent(parent: int, how: signal.Signals) -> None:
     _prctl(_PR_SET_PDEATHSIG, int(how))
     if os.getppid() != parent:
         os._exit(1)
+
+
+def open_status() -> FileIO:
+    """What the kernel says of this process, for `peak_memory`: a process that confines itself opens it before."""
+    return FileIO("/proc/self/status")
+
+
+def peak_memory(status: FileIO) -> int:
+    """Bytes that this process has had in memory at most.
+
+    Not ru_maxrss, which begins with what the process that started this one had (Linux keeps it through exec); only
+    where the kernel does not say more.
+    """
+    found = re.search(rb"^VmHWM:\s*(\d+) kB$", os.pread(status.fileno(), _STATUS_MAX, 0), re.MULTILINE)
+    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) << 10
 
 
 def owner_of(identity: RunAs) -> tuple[int, int]:

@@ -17,11 +17,11 @@ from dicomweb.multipart import Limits, Parser, PartBegin, PartData, boundary_of
 from storage.access import Access
 from storage.archive import Archive
 from storage.data_set_digest import AS_STORED
-from storage.ingest import Provenance
 from storage.job_items import job_items
 from storage.jobs import Claimed, Done, Handler, Progress
 from storage.outbound import Caller, again, refusal
 from storage.parallel import side_by_side
+from storage.provenance import Provenance
 from storage.remote_listing import missing
 from storage.remote_sending import access_of
 from storage.spool import Spool, Spooled

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-import orjson
-
 from dicomweb.errors import ArchiveError, BadDicom, BadPixels, BadRequest, NotAcceptable, PeerFailed, Unavailable
 from dicomweb.multipart import Writer, content_length
 from dicomweb.store_answer import read_answer
@@ -24,7 +22,7 @@ from storage.data_set_digest import AS_STORED, DataSetDigest, digest_of_answer
 from storage.gzipped import packed
 from storage.job_items import JobItems, job_items
 from storage.jobs import Claimed, Done, Handler, Progress
-from storage.outbound import Answer, Caller, again, refusal
+from storage.outbound import Answer, Caller, again, object_in, refusal
 from storage.parallel import side_by_side
 from storage.retrieve import Instance
 from storage.spool import Spool, Spooled
@@ -217,15 +215,10 @@ def _check_upload(answer: Answer) -> None:
     """Raise unless a peer has taken an upload."""
     if answer.status in _CONTENT:
         raise _Refused(answer.status, f"the peer answered {answer.status}")
-    if answer.status != _OK:
-        raise refusal(answer.status)
-    try:
-        said = orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
-        said = None
-    if not isinstance(said, dict) or not isinstance(said.get("Status"), str):
+    status = object_in(answer, "an Orthanc").get("Status")
+    if not isinstance(status, str):
         raise PeerFailed("the peer did not answer as an Orthanc does")
-    if said["Status"] not in _TAKEN:
+    if status not in _TAKEN:
         raise _Refused(_PROCESSING_FAILURE, "the peer did not store it")
 
 

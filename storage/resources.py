@@ -18,7 +18,7 @@ from dicomweb.tags import Level
 from storage.access import LOCAL, Access
 from storage.attachments import file_uuid
 from storage.db import Database, Record
-from storage.ingest import Origin
+from storage.provenance import Origin
 from storage.query_sql import Arguments
 from storage.resource import Resource, spelled
 from storage.resource_sql import (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
+from dicomweb.lists import split_list
 from dicomweb.orthanc_kinds import parse_kinds
 from dicomweb.repertoire import is_writable
 from dicomweb.rules import parse_rules
@@ -65,7 +66,7 @@ def check_text(rule: str, text: str) -> str:
     """What a text setting should have been, or "" where it is right."""
     if rule in _LISTS:
         is_item, wanted = _LISTS[rule]
-        return "" if all(map(is_item, _items(text))) else wanted
+        return "" if all(map(is_item, split_list(text))) else wanted
     if rule in _TEXTS:
         is_right, wanted = _TEXTS[rule]
         return "" if is_right(text) else wanted
@@ -83,7 +84,7 @@ def _is_url(text: str) -> bool:
 
 
 def _are_origins(text: str) -> bool:
-    return text == "*" or all(re.fullmatch(r"https?://[^/\s]+", item) for item in _items(text))
+    return text == "*" or all(re.fullmatch(r"https?://[^/\s]+", item) for item in split_list(text))
 
 
 def _is_font(text: str) -> bool:
@@ -120,10 +121,6 @@ def _check_objects(text: str) -> str:
             else "s3://bucket/prefix with a bucket name of 3 to 63 characters"
         )
     return "a directory or s3://bucket/prefix" if "://" in text or not text.strip() else ""
-
-
-def _items(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _is_network(text: str) -> bool:

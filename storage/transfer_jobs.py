@@ -21,10 +21,10 @@ from storage.access import Access
 from storage.archive import Archive
 from storage.destinations import Unreached
 from storage.gzipped import packed, unpacked
-from storage.ingest import Provenance
 from storage.jobs import Claimed, Done, Handler, Progress
-from storage.outbound import Answer, Caller, again, refusal
+from storage.outbound import Answer, Caller, again, object_in, refusal
 from storage.parallel import side_by_side
+from storage.provenance import Provenance
 from storage.remote_sending import access_of
 from storage.resource import Resource
 from storage.spool import Spool
@@ -75,15 +75,7 @@ async def ask_json(
         size=len(text),
         limit=limit,
     )
-    if answer.status != _OK:
-        raise refusal(answer.status)
-    try:
-        said = orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
-        said = None
-    if not isinstance(said, dict):
-        raise PeerFailed("the peer did not answer as the transfers plug-in does")
-    return said
+    return object_in(answer, "the transfers plug-in")
 
 
 def resources_of(job: Claimed) -> list[Resource]:

@@ -5,10 +5,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 Reply = Callable[["Request"], None]
+
+# Settings of an archive that may call this machine, and does not wait for long.
+CALLING: Mapping[str, object] = {"outgoing_networks": "127.0.0.0/8", "outgoing_timeout": 5, "jobs_at_once": 2}
 
 
 @dataclass

@@ -13,17 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
 import psutil
 
+from storage.access import LOCAL
+from storage.archive import Archive
 from storage.embedded import attach
 from storage.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+# Opens an archive with settings; see tests/db/conftest.py.
+Opened = Callable[..., contextlib.AbstractAsyncContextManager[Archive]]
 
 
 def free_port() -> int:
@@ -200,6 +204,17 @@ UPDATE job SET heartbeat_at = now() - interval '1 hour' WHERE state = 'running';
 UPDATE reader SET lease_until = now() - interval '1 second' WHERE lease_until > now();
 UPDATE derived SET lease_until = now() - interval '1 second' WHERE lease_until > now();
 """
+
+
+async def parts_over(archive: Archive, name: str, at_least: int) -> None:
+    """Wait until so many parts of a job are done."""
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        job = await archive.jobs.get(LOCAL, name)
+        if (await archive.jobs.items(LOCAL, [job]))[name].over >= at_least:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(await archive.jobs.get(LOCAL, name))
 
 
 def end_leases(server: RunningServer) -> None:

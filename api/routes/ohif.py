@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from api.exchange import Exchange
 from api.responses import Header, accepts_gzip, client_has, send_bytes, send_stream
-from api.routing import PUBLIC, Answer, Content, Operation
+from api.routing import PUBLIC, Answer, Content, HotHandler, Operation
 from dicomweb.errors import NotFound
 from wsi.ohif import MEDIA_TYPES, Viewer, load
 
@@ -168,7 +168,9 @@ def _configuration(home: str, root: str) -> dict[str, Any]:
     }
 
 
-def _operation(path: str, summary: str, description: str, handler: Any, content: Any, *more: Any) -> Operation:
+def _operation(
+    path: str, summary: str, description: str, handler: HotHandler, contents: tuple[Content, ...], *more: Answer
+) -> Operation:
     return Operation(
         "GET",
         path,
@@ -177,13 +179,13 @@ def _operation(path: str, summary: str, description: str, handler: Any, content:
         summary,
         description,
         handler,
-        (Answer(200, "The document.", (content,) if isinstance(content, Content) else content), *more),
+        (Answer(200, "The document.", contents), *more),
         errors=(NotFound,),
     )
 
 
-_PAGE: Final = Content("text/html", "<!doctype html>")
-_SCRIPT: Final = Content("text/javascript", "window.config = { ... }")
+_PAGE: Final = (Content("text/html", "<!doctype html>"),)
+_SCRIPT: Final = (Content("text/javascript", "window.config = { ... }"),)
 OPERATIONS: Final = (
     _operation(BASE, "OHIF viewer", "The viewer's own list of studies; 404 when it is not installed.", page, _PAGE),
     _operation(

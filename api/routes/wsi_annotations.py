@@ -14,7 +14,8 @@ from api.uploads import Upload, whole_body
 from dicomweb.errors import BadDicom, BadQuery, BadRequest, NotFound, TooLarge, Unavailable, UnsupportedMediaType
 from dicomweb.uids import checked_uid
 from dicomweb.wado import etag
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
+from storage.provenance import Provenance
 from wsi.annotations import MAX_SIDE
 from wsi.drawn import parse_drawn
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from dicomweb.errors import BadQuery
+from dicomweb.lists import split_list
 
 Function = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 Profile = Literal["no", "yes", "srgb", "adobergb", "rommrgb"]
@@ -168,7 +169,7 @@ def parse_quality(text: str, name: str) -> int:
 
 def parse_annotation(text: str) -> tuple[str, ...]:
     """`patient`, `technique` or both, in this order. BadQuery for another keyword."""
-    members = {member.strip().lower() for member in text.split(",") if member.strip()}
+    members = set(split_list(text.lower()))
     if not members <= set(_ANNOTATIONS):
         raise BadQuery("an annotation is patient, technique or both", attribute="annotation")
     return tuple(sorted(members))

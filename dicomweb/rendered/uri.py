@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dicomweb.errors import BadQuery
+from dicomweb.lists import split_list
 from dicomweb.media import DICOM
 from dicomweb.rendered.parameters import (
     DEFAULT_QUALITY,
@@ -71,7 +72,7 @@ def parse_uri_request(query: Iterable[tuple[str, str]]) -> UriRequest:
             raise BadQuery(reason, attribute=name)
     if given.get("anonymize", "no").lower() != "no":
         raise BadQuery("objects are not anonymized on their way out", attribute="anonymize")
-    types = [part.strip() for part in given.get("contentType", "").split(",") if part.strip()]
+    types = split_list(given.get("contentType", ""))
     stored = bool(types) and types[0].partition(";")[0].strip().lower() == DICOM
     return UriRequest(
         study=checked_uid(given["studyUID"], "study"),

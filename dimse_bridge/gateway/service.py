@@ -11,6 +11,7 @@ from typing import Final
 from pynetdicom.dimse_primitives import DIMSEPrimitive
 
 from dicomweb.errors import Unavailable
+from dicomweb.lists import split_list
 from dimse_bridge.acceptor import Acceptor
 from dimse_bridge.admission import Application
 from dimse_bridge.contexts import STORAGE_CLASSES, Supported
@@ -49,11 +50,11 @@ class Callers:
     @classmethod
     def of(cls, settings: Settings) -> "Callers":
         """From `aet`, `dimse_open` and `gateway_peers`."""
-        allow = {name.strip() for name in settings.dimse_open.split(",") if name.strip()}
+        allow = set(split_list(settings.dimse_open))
         if "find" in allow:  # what a modality asks for at the edge
             allow.add("worklist")
         known = []
-        for entry in filter(None, (entry.strip() for entry in settings.gateway_peers.split(","))):
+        for entry in split_list(settings.gateway_peers):
             title, _, network = entry.partition("@")
             known.append((title, ipaddress.ip_network(network, strict=False) if network else None))
         return cls(settings.aet, frozenset(allow), tuple(known))
@@ -121,10 +122,11 @@ class Gateway:
         services: dict[tuple[type[DIMSEPrimitive], str], Entry] = {
             key: entry for table in tables for key, entry in table.items()
         }
-        more = frozenset(uid.strip() for uid in settings.dimse_storage_classes.split(",") if uid.strip())
         return Application(
             archive=None,
-            supported=Supported(STORAGE_CLASSES | more, frozenset(uid for _, uid in services)),
+            supported=Supported(
+                STORAGE_CLASSES.union(split_list(settings.dimse_storage_classes)), frozenset(uid for _, uid in services)
+            ),
             services=services,
             begin_store=self._begin_store,
             welcome=Callers.of(settings).welcome,

@@ -12,21 +12,14 @@ from dicomweb.uids import orthanc_ids
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.archive_jobs import ARCHIVE, content, run
-from storage.ingest import Provenance
 from storage.job_runner import JobRunner
 from storage.jobs import STORAGE_FULL, Claimed, Done, Job, Progress
+from storage.provenance import Provenance
 from storage.settings import Settings
 from storage.zipped import Folder, Measured, Packing
 from tests.files import dataset, encoded
 
 FILES = 5
-
-
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url))
-    yield opened
-    await opened.close()
 
 
 async def _stored(archive: Archive) -> list[Folder]:

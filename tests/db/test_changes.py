@@ -15,7 +15,7 @@ from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.changes import Change, forget, settle
 from storage.fsck import Check, Finding
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.resource import Resource
 from storage.revisions import Condition
 from storage.settings import Settings

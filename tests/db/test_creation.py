@@ -1,8 +1,6 @@
 """New instances that a client asks for: what many of them take, and whose child they become."""
 
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,25 +12,10 @@ from dicomweb.creation.request import Creation
 from dicomweb.errors import TooLarge
 from storage import creation as service
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
-from storage.settings import Settings
+from storage.archive import Archive
+from storage.provenance import Provenance
 from tests.files import ct, new_uid
-
-Opened = Callable[..., Any]
-
-
-@pytest.fixture
-def opened(settings: Callable[..., Settings], database_url: str) -> Opened:
-    @asynccontextmanager
-    async def open_with(**more: object) -> AsyncIterator[Archive]:
-        archive = await open_archive(settings(database_url=database_url, **more))
-        try:
-            yield archive
-        finally:
-            await archive.close()
-
-    return open_with
+from tests.support import Opened
 
 
 def documents(count: int, size: int, **more: Any) -> Creation:

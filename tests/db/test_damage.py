@@ -14,7 +14,8 @@ from dicomweb.tags import Level
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.fsck import Check, Finding
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
+from storage.provenance import Provenance
 from storage.resource import Resource
 from storage.resources import View
 from storage.retrieve import Instance

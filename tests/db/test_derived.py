@@ -20,8 +20,8 @@ from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
 from storage.derived import DerivedLevels
 from storage.fsck import Check, Finding
-from storage.ingest import Provenance
 from storage.jobs import Claimed
+from storage.provenance import Provenance
 from storage.settings import Settings
 from storage.slides import StoredSlide
 from storage.worker import sweep

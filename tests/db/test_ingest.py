@@ -5,7 +5,7 @@ nothing.
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from io import BytesIO
 from typing import Any
@@ -18,19 +18,13 @@ from pydicom.filewriter import dcmwrite
 from dicomweb.errors import BadDicom, Conflict, Forbidden, IdentityMismatch, ObjectMissing, TooLarge, Unavailable
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
+from storage.provenance import Provenance
 from storage.settings import Settings
 from storage.worker import analyze_young, number_changes, sweep
 from tests.files import ct, dataset, encoded, new_uid
 
 REST = Provenance("rest")
-
-
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url))
-    yield opened
-    await opened.close()
 
 
 async def store(archive: Archive, data: bytes, *, expect_study: str | None = None, access: Access = LOCAL) -> Stored:

@@ -1,7 +1,7 @@
 """Declared application entities: what is taken, who is known, and what negotiation is told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,13 +13,6 @@ from storage.modalities import LocalTitle, Modality
 from storage.settings import Settings
 
 CT = Modality("ct", "CT1", "127.0.0.1", 11112, allow=frozenset({"echo", "store"}))
-
-
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url))
-    yield opened
-    await opened.close()
 
 
 async def test_declare_change_forget(archive: Archive) -> None:

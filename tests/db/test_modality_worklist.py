@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -21,13 +21,6 @@ from tests.modality_worklist import dataset, finished, item, performed
 
 OTHER = Access(7, "other", LOCAL.scopes)
 STATUS = ("00400100", "00400020")
-
-
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url))
-    yield opened
-    await opened.close()
 
 
 async def add(archive: Archive, **replaced: Any) -> str:

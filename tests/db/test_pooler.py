@@ -20,8 +20,8 @@ from dicomweb import qido
 from dicomweb.tags import Level
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
 from storage.process import choose_identity, prepare_child
+from storage.provenance import Provenance
 from storage.settings import Settings
 from storage.worker import number_changes, sweep
 from tests.files import ct, new_uid

@@ -1,33 +1,18 @@
 """Limits: the oldest patients make room, protected ones stay; or nothing more is taken."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
 from dicomweb.errors import Unavailable
 from dicomweb.tags import Level
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.archive import Archive
+from storage.provenance import Provenance
 from storage.quota import recycle
 from storage.resource import Resource
-from storage.settings import Settings
 from tests.files import ct
-
-Opened = Callable[..., AsyncIterator[Archive]]
-
-
-@pytest.fixture
-def opened(settings: Callable[..., Settings], database_url: str):
-    @asynccontextmanager
-    async def open_with(**limits: object) -> AsyncIterator[Archive]:
-        archive = await open_archive(settings(database_url=database_url, **limits))
-        yield archive
-        await archive.close()
-
-    return open_with
+from tests.support import Opened
 
 
 async def store(archive: Archive, patient: str) -> Resource:

@@ -2,9 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,21 @@ from pydicom.data import get_testdata_file
 from dicomweb.tags import Level
 from storage import reconstruction
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
+from storage.archive import Archive
 from storage.fsck import Check
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
 from storage.job_runner import JobRunner
 from storage.jobs import Claimed, Job
+from storage.provenance import Provenance
 from storage.reconstruction import RECONSTRUCT, handlers, place_of, whole
 from storage.resource import Resource
 from storage.revisions import Condition
-from storage.settings import Settings
 from storage.stored_syntax import StoredSyntax
 from storage.tag_sets import Look
 from storage.worker import number_changes, sweep
 from tests.files import ct, dataset, encoded, new_uid
+from tests.support import Opened
 
-Opened = Callable[..., Any]
 NATIVE, JPEG_LS = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80"
 _TABLES = {
     "patient": "id", "study": "id", "series": "id", "instance": "sop_uid", "label": "1", "user_metadata": "1",
@@ -62,17 +62,9 @@ _DAMAGE = (
 
 
 @pytest.fixture
-def opened(settings: Callable[..., Settings], database_url: str) -> Opened:
-    @asynccontextmanager
-    async def open_with(**more: object) -> AsyncIterator[Archive]:
-        values = {"tomb_grace_s": 0, "sweep_quarantine_s": 0} | more
-        archive = await open_archive(settings(database_url=database_url, **values))
-        try:
-            yield archive
-        finally:
-            await archive.close()
-
-    return open_with
+def opened(opened: Opened) -> Opened:
+    """Without graces."""
+    return partial(opened, tomb_grace_s=0, sweep_quarantine_s=0)
 
 
 async def store(archive: Archive, data: bytes) -> Stored:

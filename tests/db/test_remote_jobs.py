@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -20,26 +20,22 @@ from storage import remote_retrieval, remote_sending
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
 from storage.directory_store import DirectoryStore
-from storage.ingest import Provenance
 from storage.job_runner import JobRunner
 from storage.jobs import Job
+from storage.provenance import Provenance
 from storage.remote_retrieval import RETRIEVE
 from storage.remote_sending import PEER_STORE, STOW
 from storage.remotes import Declaration
 from storage.retrieve import instance_of
 from storage.settings import Settings
 from tests import files
-from tests.remote import Request, Scripted, endless, scripted
-from tests.support import running_worker
+from tests.remote import CALLING, Request, Scripted, endless, scripted
+from tests.support import parts_over, running_worker
 
 
 @pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(
-        settings(database_url=database_url, outgoing_networks="127.0.0.0/8", outgoing_timeout=5, jobs_at_once=2)
-    )
-    yield opened
-    await opened.close()
+def archive_settings() -> Mapping[str, object]:
+    return CALLING
 
 
 async def stored(archive: Archive, count: int) -> list[str]:
@@ -59,17 +55,6 @@ async def make(archive: Archive, server: Scripted, kind: str, items: list[str], 
     made = await archive.jobs.create(LOCAL, kind, content, items=items)
     assert made is not None
     return made
-
-
-async def over(archive: Archive, name: str, at_least: int) -> None:
-    """Wait until so many parts are done."""
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        job = await archive.jobs.get(LOCAL, name)
-        if (await archive.jobs.items(LOCAL, [job]))[name].over >= at_least:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(await archive.jobs.get(LOCAL, name))
 
 
 async def run(archive: Archive, name: str) -> Job:
@@ -99,7 +84,7 @@ def taking(received: list[str]) -> Callable[[Request], None]:
 async def killed(archive: Archive, name: str, after: int) -> None:
     """Have a worker begin a job, and kill it when `after` parts are done; what is not heard of is given to the next."""
     with running_worker(archive.settings) as first:
-        await over(archive, name, after)
+        await parts_over(archive, name, after)
         first.send_signal(signal.SIGKILL)
         first.wait()
     await archive.db.fetch_sql("UPDATE job SET heartbeat_at = now() - interval '1 hour' WHERE state = 'running'")

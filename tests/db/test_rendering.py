@@ -1,6 +1,6 @@
 """Who may see what of rendered and transcoded pixels, and how many statements they take."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 
@@ -12,7 +12,7 @@ from dicomweb.rendered.encode import JPEG
 from dicomweb.rendered.parameters import Rendering
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.settings import Settings
 from tests.files import ct, new_uid
 
@@ -20,13 +20,6 @@ READER = Access(LOCAL.tenant, "reader", frozenset({"dicom.read"}))
 JPEG_LS = "1.2.840.10008.1.2.4.80"
 NO_READER = replace(READER, scopes=frozenset({"dicom.search", "dicom.metadata"}))
 STRANGER = replace(LOCAL, tenant=2)
-
-
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url))
-    yield opened
-    await opened.close()
 
 
 async def stored(archive: Archive, data: bytes) -> tuple[str, str, str]:

@@ -11,10 +11,10 @@ from dicomweb.tags import Level
 from storage import modification_jobs
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
 from storage.job_runner import JobRunner
 from storage.jobs import Claimed, Done
 from storage.modification_requests import ModificationRequests
+from storage.provenance import Provenance
 from storage.remotes import Declaration
 from storage.sealing import Sealer
 from storage.setting_checks import SettingError

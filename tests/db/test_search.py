@@ -1,6 +1,5 @@
 """Search on a real PostgreSQL: every kind of match at every level, one statement each, plans that use the indexes."""
 
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -11,23 +10,15 @@ from dicomweb import qido
 from dicomweb.deflate import deflate
 from dicomweb.tags import Level
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.archive import Archive
+from storage.provenance import Provenance
 from storage.search import compile_query
-from storage.settings import Settings
 from tests.files import ct, new_uid
 
 BASE = "http://archive.test/dicom-web"
 STUDIES = [new_uid() for _ in range(3)]
 SERIES = [new_uid() for _ in range(4)]
 INSTANCE = new_uid()  # of the second study
-
-
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url))
-    yield opened
-    await opened.close()
 
 
 async def store(archive: Archive, **attributes: Any) -> None:

@@ -13,7 +13,7 @@ from pydicom import Dataset
 from dicomweb.errors import BadPixels, Forbidden, NotFound, Unavailable
 from storage.access import LOCAL, Access
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 from storage.settings import Settings
 from storage.slides import StoredSlide
 from tests.files import ct

@@ -18,7 +18,8 @@ from dicomweb.rules import Rule, parse_rules, wanted
 from storage import stored_syntax, transcoding
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
+from storage.provenance import Provenance
 from storage.settings import Settings
 from storage.stored_syntax import StoredSyntax
 from storage.worker import number_changes, sweep

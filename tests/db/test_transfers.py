@@ -5,7 +5,7 @@ import hashlib
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 
 import orjson
@@ -16,16 +16,15 @@ from dicomweb.transfers import Member, planned
 from dicomweb.uids import orthanc_ids
 from storage import transfer_jobs
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.archive import Archive
 from storage.job_runner import JobRunner
 from storage.jobs import Job
+from storage.provenance import Provenance
 from storage.remotes import Declaration
-from storage.settings import Settings
 from storage.transfer_jobs import PULL, PUSH
 from tests import files
 from tests.faults.stores import assert_sound
-from tests.remote import Request, Scripted, scripted
+from tests.remote import CALLING, Request, Scripted, scripted
 from tests.support import running_worker
 
 COUNT = 20
@@ -34,12 +33,8 @@ PUSHED = str(uuid.uuid4())
 
 
 @pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(
-        settings(database_url=database_url, outgoing_networks="127.0.0.0/8", outgoing_timeout=5, jobs_at_once=2)
-    )
-    yield opened
-    await opened.close()
+def archive_settings() -> Mapping[str, object]:
+    return CALLING
 
 
 def one(series: str, number: int) -> bytes:

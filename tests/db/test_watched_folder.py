@@ -2,23 +2,12 @@
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import pytest
-
-from storage.archive import Archive, open_archive
-from storage.settings import Settings
+from storage.archive import Archive
 from tests.wsi.scanners import mrxs, vms
 from tests.wsi.vendor import tiled_tiff
 from wsi.tasks import WatchedFolder
-
-
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url))
-    yield opened
-    await opened.close()
 
 
 def age(folder: Path, seconds: float, pattern: str = "*") -> None:

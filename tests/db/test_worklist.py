@@ -1,7 +1,7 @@
 """The worklist on a real PostgreSQL: claims that race, searches, subscriptions, retention."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -20,13 +20,6 @@ from tests.proxy import PostgresProxy
 from tests.worklist import code, discontinued, performed, progress, to_state, workitem
 
 OTHER = Access(7, "other", LOCAL.scopes)
-
-
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url))
-    yield opened
-    await opened.close()
 
 
 async def find(archive: Archive, *parameters: tuple[str, str], access: Access = LOCAL) -> list[Any]:

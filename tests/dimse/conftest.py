@@ -1,12 +1,11 @@
 """A running DIMSE process for all tests of this folder, and the archive behind it."""
 
-import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -15,12 +14,14 @@ import asyncpg
 import psutil
 import pytest
 
+from dimse_bridge.scu import Requestor
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
 from storage.embedded import EmbeddedPostgres
 from storage.modalities import Modality
 from storage.settings import Settings, load_settings
 from tests.dimse import wire
+from tests.dimse.programs import DCMTK
 from tests.dimse.wire import VERIFICATION, Wire
 from tests.files import new_uid
 from tests.support import ROOT, clean_environment, free_port
@@ -125,6 +126,30 @@ async def archive(dimse_settings: Settings) -> AsyncIterator[Archive]:
 
 
 @pytest.fixture
+def own_settings() -> dict[str, object]:
+    """What `own` is opened with; modules have settings of their own."""
+    return {"dimse_timeout": 5}
+
+
+@pytest.fixture
+async def own(
+    settings: Callable[..., Settings], database_url: str, own_settings: dict[str, object]
+) -> AsyncIterator[Archive]:
+    """An archive on a database of its own, which no process serves."""
+    opened = await open_archive(settings(database_url=database_url, **own_settings))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def requestor(own: Archive) -> AsyncIterator[Requestor]:
+    """Asks other application entities in the name of `own`."""
+    made = Requestor(own)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
 async def workstation(archive: Archive) -> AsyncIterator[Modality]:
     """A declared application entity that may find, get and move, and receives on a port of its own."""
     aet = f"WS{new_uid()[-10:]}"
@@ -137,4 +162,4 @@ async def workstation(archive: Archive) -> AsyncIterator[Modality]:
 @pytest.fixture
 def dcmtk() -> dict[str, str]:
     """The environment for DCMTK's programs."""
-    return {"PATH": os.environ["PATH"], "TCP_NODELAY": "1"}
+    return DCMTK

@@ -1,7 +1,6 @@
 """`anor gateway` as a process, and a bad line between it and its archive."""
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -15,10 +14,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tests.dimse.programs import DCMTK
 from tests.proxy import Link, Proxy
 from tests.support import ROOT, clean_environment, free_port
-
-DCMTK = {"PATH": os.environ["PATH"], "TCP_NODELAY": "1"}
 
 
 @dataclass

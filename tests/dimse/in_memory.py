@@ -13,8 +13,8 @@ from pynetdicom.dsutils import decode
 from dimse_bridge.service import Context, DataSet
 from storage.access import LOCAL, Access
 from storage.archive import Archive
-from storage.ingest import Provenance
 from storage.modalities import Modality
+from storage.provenance import Provenance
 from tests.dimse.wire import EXPLICIT_LE
 
 Peer = Callable[[Context, DIMSEPrimitive, bytes], Awaitable[DIMSEPrimitive]]

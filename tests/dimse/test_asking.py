@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,16 @@ from storage.modalities import Modality
 from storage.selection import UniqueKeys
 from storage.settings import Settings
 from tests import files
-from tests.dimse.test_sending import outcomes, stored, storescp
+from tests.dimse.programs import listening, storescp
+from tests.dimse.test_sending import outcomes, stored
 from tests.support import free_port
 
 MODEL = STUDY_ROOT + FIND
 
 
 @pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url, dimse_timeout=3, dimse_requests=2))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def requestor(archive: Archive) -> AsyncIterator[Requestor]:
-    made = Requestor(archive)
-    yield made
-    await made.close()
+def own_settings() -> dict[str, object]:
+    return {"dimse_timeout": 3, "dimse_requests": 2}
 
 
 def make_certificate(folder: Path, name: str) -> Path:
@@ -119,22 +111,7 @@ async def test_tls(settings: Callable[..., Settings], database_url: str, tmp_pat
     await stranger.close()
 
 
-@contextlib.contextmanager
-def wlmscpfs(folder: Path, port: int) -> Iterator[None]:
-    process = subprocess.Popen(["wlmscpfs", "-csk", "-dfp", folder, "-dfr", str(port)], stdin=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.02)
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-async def test_worklist_of_wlmscpfs(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
+async def test_worklist_of_wlmscpfs(own: Archive, requestor: Requestor, tmp_path: Path) -> None:
     folder = tmp_path / "WL"
     folder.mkdir()
     (folder / "lockfile").touch()
@@ -150,7 +127,7 @@ async def test_worklist_of_wlmscpfs(archive: Archive, requestor: Requestor, tmp_
     item.ScheduledProcedureStepSequence = [step]
     item.save_as(folder / "one.wl", implicit_vr=False, little_endian=True)
     port = free_port()
-    with wlmscpfs(tmp_path, port):
+    with listening(["wlmscpfs", "-csk", "-dfp", tmp_path, "-dfr", str(port)], port):
         modality = Modality("wl", "WL", "127.0.0.1", port)
         wanted = data_set(
             {"PatientName": "", "PatientID": "", "ScheduledProcedureStepSequence": [{"Modality": "CT"}]}, utf8=True

@@ -20,8 +20,9 @@ from storage.modalities import Modality
 from tests import orthanc as peer
 from tests.dimse.conftest import Bridge
 from tests.dimse.in_memory import stored
+from tests.dimse.programs import DCMTK, storescp
 from tests.dimse.test_commitment import Receiver, asking
-from tests.dimse.test_retrieve import files_in, run, storescp, study_of
+from tests.dimse.test_retrieve import files_in, run, study_of
 from tests.dimse.wire import CT, STUDY_ROOT_FIND
 from tests.files import ct, dataset, encoded, new_uid
 from tests.support import free_port
@@ -141,7 +142,7 @@ AETable END
     (folder / "db").mkdir()
     process = subprocess.Popen(
         ["dcmqrscp", "-c", folder / "dcmqrscp.cfg"],
-        env={"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"},
+        env=DCMTK,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -149,7 +150,7 @@ AETable END
     try:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            done = run({"PATH": "/usr/bin:/bin"}, "echoscu", "-aec", "DCMTK", "127.0.0.1", port)
+            done = run(DCMTK, "echoscu", "-aec", "DCMTK", "127.0.0.1", port)
             if done.returncode == 0:
                 break
             time.sleep(0.05)
@@ -203,9 +204,7 @@ async def compared(
             path.write_bytes(file)
             studies.add(pydicom.dcmread(path).StudyInstanceUID)
             await stored(archive, file)
-            done = run(
-                {"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"}, "storescu", "-aec", "DCMTK", "127.0.0.1", port, path
-            )
+            done = run(DCMTK, "storescu", "-aec", "DCMTK", "127.0.0.1", port, path)
             assert done.returncode == 0, done.stderr
         yield bridge.port, port, studies
 

@@ -16,8 +16,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from tests.dimse.gateways import DCMTK, BadLine, RunningGateway, running_gateway
+from tests.dimse.gateways import BadLine, RunningGateway, running_gateway
 from tests.dimse.peers import dataset_bytes, find
+from tests.dimse.programs import DCMTK
 from tests.dimse.wire import PATIENT_ROOT_FIND
 from tests.files import ct, new_uid
 from tests.http.bodies import store

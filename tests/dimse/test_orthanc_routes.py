@@ -20,7 +20,7 @@ from dimse_bridge.contexts import COMMITMENT
 from dimse_bridge.scu import COMMITMENT_INSTANCE
 from tests import files
 from tests import orthanc as peer
-from tests.dimse.test_sending import storescp
+from tests.dimse.programs import storescp
 from tests.orthanc import Orthanc
 from tests.support import RunningServer, free_port, running_server
 

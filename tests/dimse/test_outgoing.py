@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pydicom
@@ -16,9 +16,8 @@ from dimse_bridge.outgoing import Preparation
 from dimse_bridge.scu import Requestor
 from dimse_bridge.sending import Outcome
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
+from storage.archive import Archive
 from storage.modalities import Modality
-from storage.settings import Settings
 from tests import files
 from tests.dimse.conftest import Bridge
 from tests.dimse.in_memory import stored as stored_in
@@ -26,20 +25,6 @@ from tests.dimse.test_retrieve import move
 from tests.dimse.test_sending import contents, outcomes, stored
 from tests.dimse.wire import CT
 from tests.support import free_port
-
-
-@pytest.fixture
-async def own(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url, dimse_timeout=5))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def requestor(own: Archive) -> AsyncIterator[Requestor]:
-    made = Requestor(own)
-    yield made
-    await made.close()
 
 
 @contextlib.contextmanager

@@ -1,16 +1,15 @@
 """pynetdicom's own programs as peers: echoscu, storescu, findscu, getscu, movescu, and storescp as the destination."""
 
 import contextlib
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from storage.modalities import Modality
 from tests.dimse.conftest import Bridge
 from tests.dimse.peers import dataset_bytes
+from tests.dimse.programs import listening
 from tests.dimse.test_retrieve import files_in
 from tests.files import dataset, encoded, new_uid
 
@@ -30,17 +29,8 @@ def says(bridge: Bridge, name: str, *arguments: object) -> str:
 def storescp(folder: Path, aet: str, port: int) -> Iterator[None]:
     folder.mkdir()
     command = program("storescp", port, "-ba", "127.0.0.1", "-aet", aet, "-od", folder)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.05)
+    with listening(command, port, output=subprocess.DEVNULL):
         yield
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 async def test_store_find_get_and_move(bridge: Bridge, workstation: Modality, tmp_path: Path) -> None:

@@ -1,13 +1,10 @@
 """C-GET and C-MOVE over TCP, with DCMTK and pynetdicom as peers."""
 
 import asyncio
-import contextlib
 import io
-import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
@@ -17,42 +14,20 @@ from pynetdicom import AE, build_role, evt
 
 from storage.access import LOCAL
 from storage.archive import Archive
-from storage.ingest import Provenance
 from storage.modalities import Modality
+from storage.provenance import Provenance
 from tests.dimse.conftest import Bridge
 from tests.dimse.in_memory import stored
 from tests.dimse.peers import dataset_bytes
+from tests.dimse.programs import storescp
 from tests.dimse.test_large import Peak
 from tests.dimse.test_sending import only
 from tests.dimse.wire import CT, EXPLICIT_LE, Wire, command, us
 from tests.files import ct, dataset, encoded, new_uid
-from tests.support import free_port
 
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 SR = "1.2.840.10008.5.1.4.1.1.88.11"
-
-
-@contextlib.contextmanager
-def storescp(folder: Path, *options: str, port: int | None = None) -> Iterator[int]:
-    """DCMTK's receiver; it keeps what comes byte for byte."""
-    folder.mkdir(exist_ok=True)
-    port = port or free_port()
-    process = subprocess.Popen(
-        ["storescp", "-od", folder, "+B", *options, str(port)],
-        env={"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"},
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.02)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def run(dcmtk: dict[str, str], *command: object) -> subprocess.CompletedProcess[str]:

@@ -27,8 +27,9 @@ from storage.modalities import Modality
 from storage.retrieve import Instance
 from storage.settings import Settings
 from tests import files
-from tests.dimse.test_sending import received, stored, storescp
-from tests.support import free_port, running_worker
+from tests.dimse.programs import DCMTK, storescp
+from tests.dimse.test_sending import received, stored
+from tests.support import free_port, parts_over, running_worker
 
 
 @pytest.fixture
@@ -43,17 +44,6 @@ async def make(archive: Archive, modality: Modality, instances: list[Instance], 
     made = await archive.jobs.create(LOCAL, STORE, content, items=[each.sop for each in instances])
     assert made is not None
     return made
-
-
-async def over(archive: Archive, name: str, at_least: int) -> None:
-    """Wait until so many parts are done."""
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        job = await archive.jobs.get(LOCAL, name)
-        if (await archive.jobs.items(LOCAL, [job]))[name].over >= at_least:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(await archive.jobs.get(LOCAL, name))
 
 
 async def run(archive: Archive, name: str) -> Job:
@@ -71,7 +61,7 @@ async def test_a_worker_that_is_killed_while_it_sends(archive: Archive, tmp_path
     with storescp(tmp_path / "peer", "-v", "--sleep-after", "0", log=log) as modality:
         name = await make(archive, modality, instances)
         with running_worker(archive.settings) as first:
-            await over(archive, name, 5)
+            await parts_over(archive, name, 5)
             first.send_signal(signal.SIGKILL)
             first.wait()
         before = len(received(tmp_path / "peer"))
@@ -146,7 +136,7 @@ def dcmqrscp(folder: Path, instances: list[bytes], mover: int) -> Iterator[Modal
     )
     process = subprocess.Popen(
         ["dcmqrscp", "-c", folder / "cfg"],
-        env={"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"},
+        env=DCMTK,
         stdin=subprocess.DEVNULL,
     )
     try:

@@ -6,7 +6,6 @@ import io
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,53 +18,15 @@ from dicomweb.errors import PeerFailed
 from dimse_bridge.scu import Requestor
 from dimse_bridge.sending import Outcome, groups, send
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
+from storage.archive import Archive
 from storage.modalities import Modality
+from storage.provenance import Provenance
 from storage.retrieve import Instance
-from storage.settings import Settings
 from tests import files
+from tests.dimse.programs import storescp
 from tests.support import free_port
 
 NAMES = ("CT_small.dcm", "OBXXXX1A_rle.dcm", "MR_small_bigendian.dcm", "SC_rgb_jpeg_dcmtk.dcm", "image_dfl.dcm")
-
-
-@pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url, dimse_timeout=5))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def requestor(archive: Archive) -> AsyncIterator[Requestor]:
-    made = Requestor(archive)
-    yield made
-    await made.close()
-
-
-@contextlib.contextmanager
-def storescp(folder: Path, *options: str, port: int | None = None, log: Path | None = None) -> Iterator[Modality]:
-    folder.mkdir(exist_ok=True)
-    port = port or free_port()
-    with contextlib.nullcontext() if log is None else log.open("wb") as output:
-        process = subprocess.Popen(
-            ["storescp", "-od", folder, "+B", *options, str(port)],
-            env={"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.02)
-        yield Modality("peer", "STORESCP", "127.0.0.1", port)
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 async def stored(archive: Archive, *data: bytes) -> list[Instance]:
@@ -96,15 +57,15 @@ def received(folder: Path) -> dict[str, pydicom.Dataset]:
     return {ds.SOPInstanceUID: ds for ds in map(pydicom.dcmread, folder.iterdir())}
 
 
-async def test_as_stored(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
-    instances = await examples(archive)
+async def test_as_stored(own: Archive, requestor: Requestor, tmp_path: Path) -> None:
+    instances = await examples(own)
     with storescp(tmp_path / "peer", "+xa") as modality:
         found = await outcomes(requestor, modality, instances)
     assert [each.status for each in found] == [0] * len(NAMES)
     assert {each.instance.sop for each in found} == {each.sop for each in instances}
     came = received(tmp_path / "peer")
     for instance in instances:
-        original = b"".join([chunk async for chunk in archive.retrieve.file(instance)])
+        original = b"".join([chunk async for chunk in own.retrieve.file(instance)])
         dataset = came[instance.sop]
         assert dataset.file_meta.TransferSyntaxUID == instance.transfer_syntax
         sent = original[instance.meta_size :]
@@ -112,15 +73,15 @@ async def test_as_stored(archive: Archive, requestor: Requestor, tmp_path: Path)
 
 
 @pytest.mark.parametrize("option", ["+xe", "+xi"])
-async def test_as_the_peer_takes_it(archive: Archive, requestor: Requestor, tmp_path: Path, option: str) -> None:
-    instances = await examples(archive)
+async def test_as_the_peer_takes_it(own: Archive, requestor: Requestor, tmp_path: Path, option: str) -> None:
+    instances = await examples(own)
     with storescp(tmp_path / "peer", option) as modality:
         found = await outcomes(requestor, modality, instances)
     assert [(each.status, each.comment) for each in found] == [(0, "")] * len(NAMES)
     came = received(tmp_path / "peer")
     wanted = {"+xi": {"1.2.840.10008.1.2"}}.get(option)
     for instance in instances:
-        original = pydicom.dcmread(io.BytesIO(b"".join([chunk async for chunk in archive.retrieve.file(instance)])))
+        original = pydicom.dcmread(io.BytesIO(b"".join([chunk async for chunk in own.retrieve.file(instance)])))
         dataset = came[instance.sop]
         assert not dataset.file_meta.TransferSyntaxUID.is_compressed
         assert wanted is None or str(dataset.file_meta.TransferSyntaxUID) in wanted
@@ -155,9 +116,9 @@ def only(folder: Path, syntax: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("syntax", ONLY)
 async def test_a_peer_that_takes_one_compressed_form(
-    archive: Archive, requestor: Requestor, tmp_path: Path, syntax: str
+    own: Archive, requestor: Requestor, tmp_path: Path, syntax: str
 ) -> None:
-    instances = await examples(archive)
+    instances = await examples(own)
     with storescp(tmp_path / "peer", *only(tmp_path, ONLY[syntax])) as modality:
         found = await outcomes(requestor, modality, instances)
     came = received(tmp_path / "peer")
@@ -166,7 +127,7 @@ async def test_a_peer_that_takes_one_compressed_form(
     assert {each.instance.sop for each in found if each.sent} == {each.sop for each in fit} == set(came)
     assert {each.status for each in found if not each.sent} <= {0x0122}
     for instance in fit:
-        original = pydicom.dcmread(io.BytesIO(b"".join([chunk async for chunk in archive.retrieve.file(instance)])))
+        original = pydicom.dcmread(io.BytesIO(b"".join([chunk async for chunk in own.retrieve.file(instance)])))
         dataset = came[instance.sop]
         assert dataset.file_meta.TransferSyntaxUID == ONLY[syntax]
         assert np.array_equal(pixels(dataset), pixels(original))
@@ -197,15 +158,15 @@ async def test_contexts_that_are_left_propose_lossless_forms() -> None:
     assert len(alone) == 1
 
 
-async def test_without_transcoding(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
-    instances = await examples(archive)
+async def test_without_transcoding(own: Archive, requestor: Requestor, tmp_path: Path) -> None:
+    instances = await examples(own)
     with storescp(tmp_path / "peer", "+xi") as modality:
         found = await outcomes(requestor, replace(modality, transcoding=False), instances)
     assert {each.status for each in found} == {0x0122}
     assert all(each.comment for each in found)
 
 
-async def test_many_classes_take_several_associations(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
+async def test_many_classes_take_several_associations(own: Archive, requestor: Requestor, tmp_path: Path) -> None:
     from dimse_bridge.contexts import STORAGE_CLASSES
 
     classes = sorted(STORAGE_CLASSES)[:150]
@@ -214,15 +175,15 @@ async def test_many_classes_take_several_associations(archive: Archive, requesto
     assert sum(map(len, made)) == 300
     assert len(made) == 4
     assert all(len({p for proposed in group.values() for p in proposed}) <= 128 for group in made)
-    instances = await stored(archive, *(files.ct(SOPClassUID=each) for each in classes))
+    instances = await stored(own, *(files.ct(SOPClassUID=each) for each in classes))
     with storescp(tmp_path / "peer", "+xa", "-pm") as modality:
         found = await outcomes(requestor, modality, instances)
     assert {each.status for each in found} == {0}
     assert len(received(tmp_path / "peer")) == 150
 
 
-async def test_an_association_that_breaks_is_made_again(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
-    instances = await stored(archive, *(files.ct() for _ in range(6)))
+async def test_an_association_that_breaks_is_made_again(own: Archive, requestor: Requestor, tmp_path: Path) -> None:
+    instances = await stored(own, *(files.ct() for _ in range(6)))
     port = free_port()
     with contextlib.ExitStack() as first:
         modality = first.enter_context(storescp(tmp_path / "one", port=port))
@@ -236,14 +197,14 @@ async def test_an_association_that_breaks_is_made_again(archive: Archive, reques
     assert len(received(tmp_path / "two")) == 4
 
 
-async def test_nobody_there(archive: Archive, requestor: Requestor, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_there(own: Archive, requestor: Requestor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dimse_bridge.sending._AGAIN_SECONDS", 0.01)
-    [instance] = await stored(archive, files.ct())
+    [instance] = await stored(own, files.ct())
     with pytest.raises(PeerFailed, match="cannot be reached"):
         await outcomes(requestor, Modality("x", "X", "127.0.0.1", free_port()), [instance])
 
 
-async def test_a_peer_that_says_nothing(archive: Archive, requestor: Requestor) -> None:
+async def test_a_peer_that_says_nothing(own: Archive, requestor: Requestor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         modality = Modality("x", "X", "127.0.0.1", listener.getsockname()[1], timeout=0.3)
         began = time.monotonic()
@@ -252,14 +213,14 @@ async def test_a_peer_that_says_nothing(archive: Archive, requestor: Requestor) 
         assert time.monotonic() - began < 5
 
 
-async def test_the_originator_of_a_move(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
-    [instance] = await stored(archive, files.ct())
+async def test_the_originator_of_a_move(own: Archive, requestor: Requestor, tmp_path: Path) -> None:
+    [instance] = await stored(own, files.ct())
     with storescp(tmp_path / "peer") as modality:
         found = await outcomes(requestor, modality, [instance], originator=("WORKSTATION", 7))
     assert found[0].sent
 
 
-async def test_who_stops_waiting_leaves_nothing_behind(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
+async def test_who_stops_waiting_leaves_nothing_behind(own: Archive, requestor: Requestor, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         modality = Modality("x", "X", "127.0.0.1", listener.getsockname()[1], timeout=2)
         asked = [asyncio.create_task(requestor.echo(modality)) for _ in range(20)]

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,15 @@ from dimse_bridge.contexts import MODALITY_WORKLIST
 from dimse_bridge.scu import Requestor
 from dimse_bridge.tasks import incoming
 from dimse_bridge.traffic import Traffic
-from storage.archive import Archive, open_archive
+from storage.archive import Archive
 from storage.counts import Counts, Key
 from storage.modalities import Modality
-from storage.settings import Settings
 from tests import files
 from tests.dimse.peers import instance
+from tests.dimse.programs import storescp
 from tests.dimse.serving import acceptor
 from tests.dimse.test_asking import MODEL, question
-from tests.dimse.test_sending import outcomes, stored, storescp
+from tests.dimse.test_sending import outcomes, stored
 from tests.dimse.wire import CT, IMPLICIT_LE, VERIFICATION
 from tests.support import free_port
 
@@ -78,17 +78,8 @@ async def test_levels_end_with_their_process(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
-    opened = await open_archive(settings(database_url=database_url, dimse_timeout=2))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def requestor(archive: Archive) -> AsyncIterator[Requestor]:
-    made = Requestor(archive)
-    yield made
-    await made.close()
+def own_settings() -> dict[str, object]:
+    return {"dimse_timeout": 2}
 
 
 @contextlib.contextmanager
@@ -110,9 +101,9 @@ def counted(requestor: Requestor, name: str) -> dict[tuple[str, ...], float]:
     return {key[2::2]: count for key, count in requestor.counters().items() if key[0] == name}
 
 
-async def test_what_we_send_is_counted(archive: Archive, requestor: Requestor, tmp_path: Path) -> None:
+async def test_what_we_send_is_counted(own: Archive, requestor: Requestor, tmp_path: Path) -> None:
     data = [files.ct(), files.ct()]
-    instances = await stored(archive, *data)
+    instances = await stored(own, *data)
     with storescp(tmp_path / "peer") as modality:
         await requestor.echo(modality)
         assert all(each.sent for each in await outcomes(requestor, modality, instances))

@@ -3,7 +3,8 @@
 from storage.access import LOCAL
 from storage.archive import Archive
 from storage.fsck import Check, Finding, Report
-from storage.ingest import Provenance, Stored
+from storage.ingest import Stored
+from storage.provenance import Provenance
 
 REST = Provenance("rest")
 

@@ -5,7 +5,6 @@ A proxy of ours stands between archive and server and knows when ingest_commit p
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import httpx
@@ -13,29 +12,13 @@ import pytest
 
 from dicomweb.errors import Conflict, Unavailable
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
-from storage.settings import Settings
+from storage.archive import open_archive
 from storage.worker import sweep
 from tests.faults.stores import assert_sound, count, objects, store
 from tests.files import ct, dataset, encoded, new_uid
-from tests.proxy import PostgresProxy
 from tests.support import running_server
 
 COMMIT = "ingest_commit("
-
-
-@pytest.fixture
-def proxy(database_url: str):
-    with PostgresProxy(database_url) as between:
-        yield between
-
-
-@pytest.fixture
-async def behind(settings: Callable[..., Settings], proxy: PostgresProxy) -> AsyncIterator[Archive]:
-    """An archive that reaches its database through the proxy."""
-    opened = await open_archive(settings(database_url=proxy.url, tomb_grace_s=0, sweep_quarantine_s=0))
-    yield opened
-    await opened.close()
 
 
 @pytest.mark.parametrize("action", ["cut-before", "cut-after", "cut-answered"])

@@ -3,7 +3,6 @@
 import threading
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,11 @@ import pytest
 from dicomweb.creation.request import Creation
 from dicomweb.errors import Conflict, IdentityMismatch, Unavailable
 from storage.access import LOCAL
-from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
-from storage.settings import Settings
+from storage.archive import Archive
+from storage.provenance import Provenance
 from tests.faults.killer import Victim
 from tests.faults.stores import assert_sound, count, objects
 from tests.faults.test_transcode_kills import patiently
-from tests.proxy import PostgresProxy
 from tests.support import anor, free_port
 
 MANY = 150
@@ -31,20 +28,6 @@ REST = Provenance("rest")
 
 def body(patient: str, number: int) -> dict[str, Any]:
     return {"Tags": {"PatientID": patient}, "Content": [PDF] * number}
-
-
-@pytest.fixture
-def proxy(database_url: str):
-    with PostgresProxy(database_url) as between:
-        yield between
-
-
-@pytest.fixture
-async def behind(settings: Callable[..., Settings], proxy: PostgresProxy) -> AsyncIterator[Archive]:
-    """An archive that reaches its database through the proxy."""
-    opened = await open_archive(settings(database_url=proxy.url, tomb_grace_s=0, sweep_quarantine_s=0))
-    yield opened
-    await opened.close()
 
 
 async def create(archive: Archive, request: dict[str, Any]) -> int:

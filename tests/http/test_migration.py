@@ -26,12 +26,12 @@ from dicomweb.orthanc_kinds import ORIGINS
 from dicomweb.tags import Level
 from storage.access import LOCAL
 from storage.archive import Archive, open_archive
-from storage.ingest import Provenance
 from storage.orthanc_arrival import ARRIVAL, provenance
 from storage.orthanc_connection import SourceError
 from storage.orthanc_import import run_orthanc_import
 from storage.orthanc_listing import listed
 from storage.orthanc_source import Found, OrthancSource
+from storage.provenance import Provenance
 from storage.setting_checks import SettingError
 from tests.files import ct
 from tests.http.sites import Sent

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from storage.process import die_with_parent
+from storage.process import die_with_parent, open_status, peak_memory
 from wsi.convert.opening import open_source
 from wsi.convert.options import Options
 from wsi.convert.slide import Conversion, describe
@@ -76,13 +76,9 @@ def _convert(request: dict[str, Any]) -> dict[str, object]:
     finally:
         source.close()
     files = [str(file) for file in written.files]
-    return {"study": written.study, "series": written.series, "files": files, "peak": _peak()}
-
-
-def _peak() -> int:
-    """Bytes. Not ru_maxrss: it begins with what the process that started this one had (Linux keeps it through exec)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    with open_status() as status:
+        peak = peak_memory(status)
+    return {"study": written.study, "series": written.series, "files": files, "peak": peak}
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from typing import Final
 
 from storage.access import Access
 from storage.archive import Archive
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 
 _CHUNK: Final = 1 << 20
 

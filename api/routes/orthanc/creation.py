@@ -8,7 +8,7 @@ from api.exchange import Exchange
 from api.routes.orthanc.dialect import checked_object, json_of, route, send_json
 from api.routes.orthanc.upload import UPLOADED, store_file
 from dicomweb.creation.request import Creation
-from storage.ingest import Provenance
+from storage.provenance import Provenance
 
 
 async def create(http: Exchange) -> None:

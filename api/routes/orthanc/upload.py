@@ -25,8 +25,8 @@ from dicomweb.media import parse_media_type
 from dicomweb.meta import is_dicom, is_dicomdir
 from dicomweb.multipart import Parser, PartBegin, PartData, boundary_of
 from dicomweb.uids import OrthancIds, orthanc_ids
-from storage.ingest import Provenance
 from storage.parallel import side_by_side
+from storage.provenance import Provenance
 from storage.spool import Spooled
 from storage.zip_members import MEMBER_ERRORS, SIGNATURES, Member, ZipLimits, ZipMembers
 
