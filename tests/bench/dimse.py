@@ -20,7 +20,7 @@ _TIMEOUT = 300
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query that one association repeats."""
+    """A query that one association repeats, so often that the start of the program does not count."""
 
     name: str
     level: str
@@ -36,9 +36,9 @@ def queries(manifest: Manifest) -> list[Query]:
     dates = f"{study.date[:6]}01-{study.date[:6]}{monthrange(year, month)[1]}"
     images = (f"StudyInstanceUID={ct_study.uid}", f"SeriesInstanceUID={ct_series.uid}", "SOPInstanceUID")
     return [
-        Query(floors.FIND_PATIENT, "STUDY", (f"PatientID={study.patient_id}", *_unless("PatientID")), 200, (1, 4)),
-        Query(floors.FIND_DATE, "STUDY", (f"StudyDate={dates}", *_unless("StudyDate")), 40, (1, 4)),
-        Query(floors.FIND_IMAGES, "IMAGE", (*images, "InstanceNumber"), 20),
+        Query(floors.FIND_PATIENT, "STUDY", (f"PatientID={study.patient_id}", *_unless("PatientID")), 1000, (1, 4)),
+        Query(floors.FIND_DATE, "STUDY", (f"StudyDate={dates}", *_unless("StudyDate")), 400, (1, 4)),
+        Query(floors.FIND_IMAGES, "IMAGE", (*images, "InstanceNumber"), 100),
     ]
 
 
