@@ -24,6 +24,7 @@ from . import (
     peer,
     read,
     rest,
+    sink,
     slides,
     static,
     transcode,
@@ -184,6 +185,7 @@ def store(context: typer.Context) -> None:
     with _servers(chosen, "empty", keep_peers=False) as servers:
         report = chosen.report(servers)
         ingest.run(report, content, chosen.wants)
+        sink.run(report, content, chosen.wants, chosen.work)
     _verdict(report)
 
 

@@ -1,6 +1,5 @@
 """C-FIND and C-GET by DCMTK's programs, which ask all archives for the same and count what comes."""
 
-import os
 import re
 import subprocess
 import tempfile
@@ -9,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import floors
+from . import floors, ingest
 from .archives import LOOPBACK, Archive
 from .manifest import Manifest, Series, Study
 from .report import Figures, Report, metered
@@ -102,8 +101,8 @@ def _getting(study: Study, series: Series) -> Callable[[Archive], Figures]:
 
 
 def _all(command: Sequence[str], count: int) -> list[str]:
-    """What `count` runs of a program say, side by side; with TCP_NODELAY, without which its own delays are measured."""
-    environment = {**os.environ, "TCP_NODELAY": "1"}
+    """What `count` runs of a program say, side by side."""
+    environment = ingest.no_delay()
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder, str(number)) for number in range(count)]
         running = []

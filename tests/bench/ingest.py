@@ -36,7 +36,8 @@ MODES = (
 )
 
 
-_RUN = {"ct": 200, "small": 1000}  # files
+LABELS = {"ct": floors.CT, "small": floors.SMALL}
+RUN = {"ct": 200, "small": 1000}  # files of one run
 
 
 def run(report: Report, manifest: Manifest, only: Callable[[str], bool], state: str = "") -> None:
@@ -44,9 +45,9 @@ def run(report: Report, manifest: Manifest, only: Callable[[str], bool], state: 
 
     `state`: what the archives hold, for the names of the tests.
     """
-    for kind, label in (("ct", floors.CT), ("small", floors.SMALL)):
+    for kind, label in LABELS.items():
         files = manifest.files(kind)
-        size = min(_RUN[kind], len(files) // (report.repeats * len(MODES)))
+        size = min(RUN[kind], len(files) // (report.repeats * len(MODES)))
         batches = {archive.name: _batches(files, size) for archive in report.archives}
         for mode in MODES:
             test = floors.ingest(label, mode.name) + state
@@ -56,15 +57,17 @@ def run(report: Report, manifest: Manifest, only: Callable[[str], bool], state: 
 
 def run_in_full(report: Report, only: Callable[[str], bool], work: Path, share: float) -> None:
     """The same in full archives, with new studies (`share` of a run's files), which are deleted afterwards."""
+    if not any(only(floors.ingest(label, mode.name) + floors.FULL) for label in LABELS.values() for mode in MODES):
+        return
     folder = work / "new"
-    ct, small = (int(share * count) * report.repeats * len(MODES) for count in _RUN.values())
+    ct, small = (int(share * count) * report.repeats * len(MODES) for count in RUN.values())
     manifest = data.to_store(folder, ct, small)
     try:
         run(report, manifest, only, floors.FULL)
     finally:
         shutil.rmtree(folder)
-    for archive in report.archives:
-        _delete(archive, (*manifest.ct, *manifest.small))
+        for archive in report.archives:
+            _delete(archive, (*manifest.ct, *manifest.small))
 
 
 def _delete(archive: Archive, studies: Sequence[Study]) -> None:
@@ -117,7 +120,7 @@ def _send(archive: Archive, mode: Mode, files: Sequence[Path]) -> list[float]:
     from its count of stored instances, and so from its rate.
     """
     if mode.name == floors.STORE:
-        _send_dimse(archive, mode.connections, files)
+        send_dimse(archive, mode.connections, files)
         return []
     if mode.name == floors.STOW:
         jobs = [by_stow(files[start : start + _PER_REQUEST]) for start in range(0, len(files), _PER_REQUEST)]
@@ -129,9 +132,14 @@ def _send(archive: Archive, mode: Mode, files: Sequence[Path]) -> list[float]:
     return posted.seconds
 
 
-def _send_dimse(archive: Archive, associations: int, files: Sequence[Path]) -> None:
-    """DCMTK's storescu with TCP_NODELAY: without it the client's own delays are measured."""
-    environment = {**os.environ, "TCP_NODELAY": "1"}
+def no_delay() -> dict[str, str]:
+    """The environment for DCMTK's programs with TCP_NODELAY: without it their own delays are measured."""
+    return {**os.environ, "TCP_NODELAY": "1"}
+
+
+def send_dimse(archive: Archive, associations: int, files: Sequence[Path]) -> None:
+    """Store files by DCMTK's storescu."""
+    environment = no_delay()
     where = ["-aec", archive.aet, LOOPBACK, str(archive.dimse)]
     rounds = range(0, len(files), _ASSOCIATION * associations)
     for start in rounds:
