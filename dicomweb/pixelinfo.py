@@ -59,11 +59,6 @@ _INTEGERS: Final = (
 _PHOTOMETRIC: Final = "00280004"
 
 
-@lru_cache(maxsize=1024)
-def _facts(*texts: bytes | None) -> tuple[int, ...]:
-    return tuple(first_integer(text) or 0 for text in texts)
-
-
 def describe_pixels(
     buffer: Buffer,
     element: PixelElement,
@@ -76,7 +71,9 @@ def describe_pixels(
 
     `elements` are the JSON members of the instance by tag, `offset_tables` the Extended Offset Table and its lengths.
     """
-    rows, columns, samples, allocated, bits_stored, signed, planar, frames = _facts(*map(elements.get, _INTEGERS))
+    rows, columns, samples, allocated, bits_stored, signed, planar, frames = (
+        first_integer(elements.get(key)) or 0 for key in _INTEGERS
+    )
     info = PixelInfo(
         tag=f"{element.tag:08X}",
         vr=element.vr,

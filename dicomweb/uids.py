@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NewType
 
 from dicomweb.errors import BadRequest, NotFound
@@ -59,9 +60,9 @@ def parse_orthanc_id(text: str) -> bytes:
 
 def orthanc_ids(patient_id: str, study: str, series: str, instance: str) -> OrthancIds:
     """The four identifiers; a missing PatientID is the empty string."""
-    return OrthancIds(
-        _orthanc_id(patient_id),
-        _orthanc_id(patient_id, study),
-        _orthanc_id(patient_id, study, series),
-        _orthanc_id(patient_id, study, series, instance),
-    )
+    return OrthancIds(*_parents(patient_id, study, series), _orthanc_id(patient_id, study, series, instance))
+
+
+@lru_cache(maxsize=256)
+def _parents(patient_id: str, study: str, series: str) -> tuple[str, str, str]:
+    return _orthanc_id(patient_id), _orthanc_id(patient_id, study), _orthanc_id(patient_id, study, series)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import isfinite, isnan
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -254,20 +254,28 @@ def bulk_reference(vr: str, uri: str) -> bytes:
     return b'{"vr":"%s","BulkDataURI":%s}' % (vr.encode(), _dumps(uri))
 
 
-@lru_cache(maxsize=8192)
-def _first_value(member: bytes) -> object:
+def first_value(member: bytes) -> Any:
+    """The first value of a JSON member (`"00100020":{...}`), None when there is none. Not to be changed."""
+    return _remembered(member) if len(member) <= _SHORT else _first(member)
+
+
+def _first(member: bytes) -> Any:
     (attribute,) = orjson.loads(b"{" + member + b"}").values()
     values = attribute.get("Value")
     return values[0] if values else None
 
 
+_SHORT: Final = 256  # bytes of a member that is worth its place
+_remembered = lru_cache(maxsize=8192)(_first)
+
+
 def first_text(member: bytes | None) -> str:
     """The first value of a JSON member (`"00100020":{...}`) that holds text, "" when there is none."""
-    value = _first_value(member) if member else None
+    value = first_value(member) if member else None
     return value if isinstance(value, str) else ""
 
 
 def first_integer(member: bytes | None) -> int | None:
     """The first value of a JSON member that holds numbers, None when there is none."""
-    value = _first_value(member) if member else None
+    value = first_value(member) if member else None
     return int(value) if isinstance(value, (int, float)) else None

@@ -4,7 +4,6 @@ import math
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -12,6 +11,7 @@ from dicomweb.fold import fold, fold_name, trigrams
 from dicomweb.part10 import Scan
 from dicomweb.tags import PATIENT_TAGS, SERIES_TAGS, STUDY_TAGS
 from dicomweb.uids import OrthancIds, orthanc_ids
+from dicomweb.values import first_value
 
 _UPPER_TAGS = PATIENT_TAGS | STUDY_TAGS | SERIES_TAGS
 # Kept in a column of its own, different in each instance.
@@ -144,20 +144,9 @@ def metadata_cuts(elements: Mapping[str, bytes]) -> str | None:
     return "{" + ",".join(cuts) + "}"
 
 
-def values(elements: Mapping[str, bytes], tag: str) -> list[Any]:
-    """The values of an attribute, empty when it is absent, empty, or has no plain values."""
-    fragment = elements.get(tag)
-    if fragment is None:
-        return []
-    element = orjson.loads(b"{" + fragment + b"}")[tag]
-    found: list[Any] = element.get("Value", [])
-    return found
-
-
 def text_value(elements: Mapping[str, bytes], tag: str) -> str:
     """The first value as text without NUL, "" when there is none; of a person name the alphabetic group."""
-    found = values(elements, tag)
-    value = found[0] if found else ""
+    value = first_value(elements[tag]) if tag in elements else None
     if isinstance(value, dict):
         value = "=".join(value.get(k, "") for k in ("Alphabetic", "Ideographic", "Phonetic")).rstrip("=")
     return "" if value is None else str(value).replace("\0", "")
@@ -167,9 +156,9 @@ def integer_value(elements: Mapping[str, bytes], tag: str, limit: int = 2**31 - 
     """The first value as an integer within +-limit, else None."""
     if tag not in elements:
         return None
-    found = values(elements, tag)
+    value = first_value(elements[tag])
     try:
-        number = int(found[0]) if found and found[0] is not None else None
+        number = int(value) if value is not None else None
     except (TypeError, ValueError, OverflowError):
         return None
     return number if number is not None and -limit <= number <= limit else None
