@@ -8,11 +8,12 @@ inflates to the same text).
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import count
 from operator import attrgetter
 from typing import Final
 
 from dicomweb.charset import Codecs
-from dicomweb.deflate import WINDOW, deflate_after
+from dicomweb.deflate import deflate_after
 from dicomweb.dictionary import Need, State
 
 # Elements larger than this are not kept: what is that large is hardly ever the same twice.
@@ -32,6 +33,7 @@ RECENT: Final = 16
 _WINDOW = 32
 AVAILABLE: Final = 0x00083002
 _tag = attrgetter("tag")
+_numbers = count(1)
 
 
 class Entry:
@@ -58,29 +60,19 @@ class Entry:
 
 
 class Piece:
-    """A run's text, `lead` in front, as deflate that may refer back to the pieces before it in the same instance.
+    """A run's text, `lead` in front, as deflate that may refer back to what comes before it in the same instance.
 
     Back references are distances, so a piece is right wherever the same pieces came before it with gaps of the same
-    lengths between them, whatever the gaps contain: `before` and `gap` (bytes of text) say which.
+    lengths between them, whatever the gaps contain. `number` stands for the piece and all of that; what came before is
+    not kept, so that pieces hold nothing but themselves.
     """
 
-    __slots__ = ("before", "data", "gap", "text")
+    __slots__ = ("data", "number", "text")
 
-    def __init__(self, text: bytes, before: "Piece | None", gap: int) -> None:
+    def __init__(self, text: bytes, history: bytes) -> None:
         self.text = text
-        self.before = before
-        self.gap = gap
-        self.data = deflate_after(self._history(), text, _RUN_LEVEL)
-
-    def _history(self) -> bytes:
-        """What comes before; gaps as NUL, which JSON text never contains, so that nothing can refer to them."""
-        parts: list[bytes] = []
-        piece, gap, size = self.before, self.gap, 0
-        while piece is not None and size < WINDOW:
-            parts += [bytes(gap), piece.text]
-            size += gap + len(piece.text)
-            gap, piece = piece.gap, piece.before
-        return b"".join(reversed(parts))
+        self.number = next(_numbers)
+        self.data = deflate_after(history, text, _RUN_LEVEL)
 
 
 class Run:
@@ -102,15 +94,20 @@ class Run:
             if entry.sets:
                 self.sets.update(entry.sets)
         self.needs: tuple[Need, ...] = tuple(needs.items())
-        self._pieces: dict[tuple[bytes, Piece | None, int], Piece] = {}
+        self._pieces: dict[tuple[bytes, int, int], Piece] = {}
 
-    def piece(self, lead: bytes, before: Piece | None, gap: int) -> Piece:
-        """The run after `before` and `gap` bytes of other text; `lead` is "{" or ",". Few variants are kept."""
-        known = self._pieces.get((lead, before, gap))
+    def piece(self, lead: bytes, before: Piece | None, gap: int, history: Sequence[bytes]) -> Piece:
+        """The run after `before` and `gap` bytes of other text; `lead` is "{" or ",". Few variants are kept.
+
+        `history`: the texts of the pieces so far with their gaps, these as NUL, which JSON text never contains, so that
+        nothing can refer to them.
+        """
+        key = (lead, before.number if before else 0, gap)
+        known = self._pieces.get(key)
         if known is None:
             if len(self._pieces) >= _PIECES_PER_RUN:
                 self._pieces = {}
-            known = self._pieces[lead, before, gap] = Piece(lead + self.text, before, gap)
+            known = self._pieces[key] = Piece(lead + self.text, b"".join(history))
         return known
 
 

@@ -69,6 +69,7 @@ class MetadataBuilder:
         """Runs as they were compressed before, what differs between them as stored blocks."""
         data: list[bytes] = []
         literal: list[bytes] = []
+        history: list[bytes] = []
         crc = length = gap = 0
         before: Piece | None = None
         lead = b"{"
@@ -79,8 +80,11 @@ class MetadataBuilder:
                     literal.clear()
                     crc, gap = crc32(text, crc), len(text)
                     data.append(stored(text))
-                before = part.piece(lead, before, gap if before else 0)
+                    if before:
+                        history.append(bytes(gap))
+                before = part.piece(lead, before, gap if before else 0, history)
                 text = before.text
+                history.append(text)
                 crc, length, gap = crc32(text, crc), length + gap + len(text), 0
                 data.append(before.data)
             else:

@@ -1,5 +1,6 @@
 """The scanner: what it yields, what it learns from a series, slides."""
 
+import gc
 import io
 import json
 import random
@@ -12,6 +13,7 @@ from pydicom import dcmread
 
 from dicomweb import functional_groups
 from dicomweb.errors import BadDicom, TooLarge
+from dicomweb.memo import Piece
 from dicomweb.part10 import Memo, ScanLimits, scan
 from tests.unit.annex_f import annex_f, plain, pydicom_json
 from tests.unit.encoded import (
@@ -294,6 +296,28 @@ def test_a_memo_is_bounded():
     for number in range(200):
         scan(dicom_file({0x00080005: text(0x00080005, "CS", f"X{number}")}), memo=small)
     assert len(small._contexts) <= 16
+
+
+def test_what_a_run_was_compressed_to_is_bounded():
+    """Also where instances end earlier and earlier: what comes first is compressed anew, what followed it is not."""
+
+    def pieces() -> int:
+        gc.collect()
+        return sum(isinstance(one, Piece) for one in gc.get_objects())
+
+    before, memo = pieces(), Memo()
+    filler = random.Random(1).randbytes(600).hex()
+    for last in range(10, 1, -1):
+        for number in range(100, 145):
+            parts = {}
+            for group in range(0x00110000, 0x00110000 + last * 0x20000, 0x20000):
+                different = str(number) * (number - 90 if group == 0x00110000 else 1)
+                parts[group | 0x0010] = text(group | 0x0010, "LO", "MAKER")
+                parts[group | 0x1001] = text(group | 0x1001, "LT", filler)
+                parts[group | 0x1002] = text(group | 0x1002, "LT", f"{different} {last}")
+            found = scan(dicom_file(parts, sop_class=RAW_DATA), memo=memo)
+    assert found.metadata.inflate() == scan(dicom_file(parts, sop_class=RAW_DATA)).metadata.inflate()
+    assert 32 < pieces() - before <= 12 * 32
 
 
 @pytest.mark.parametrize("before", [0x00080070, 0x00083001])
