@@ -21,7 +21,7 @@ from storage.settings import Settings
 _SHARED_CACHE = 1_024
 TRIES = 6  # of one commit
 NEW = frozenset(("stored", "astray"))  # outcomes of an instance that was not there
-_VISIBLE = NEW | {"replaced"}
+VISIBLE = NEW | {"replaced"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Committer:
             (outcome,) = await self._flush_commits([prepared], "restore")
         except ConnectionLost:
             outcome = await self._verdict(prepared)
-        return outcome.name in _VISIBLE
+        return outcome.name in VISIBLE
 
     async def exchange(
         self, prepared: Prepared, stored_key: str, received_dataset: bytes, dataset_sha256: bytes
@@ -194,7 +194,7 @@ class Committer:
         if any(outcome.name == "identical" for outcome in outcomes.values()):
             self.intents.repeated()
         for item in items:
-            if outcomes[item.scan.sop_instance_uid].name in _VISIBLE:
+            if outcomes[item.scan.sop_instance_uid].name in VISIBLE:
                 self._remember(item.scan.series_uid, shared[item.scan.series_uid])
         return [outcomes[item.scan.sop_instance_uid] for item in items]
 

@@ -20,7 +20,7 @@ from dicomweb.part10 import Scan, scan
 from dicomweb.structure import ScanLimits
 from dicomweb.uids import OrthancIds
 from storage.access import Access
-from storage.commit import TRIES, Committer, Retry
+from storage.commit import TRIES, VISIBLE, Committer, Retry
 from storage.damage import Damage
 from storage.db import Database
 from storage.ingest_group import IngestGroup
@@ -181,7 +181,7 @@ class IngestService:
         status, stored_key = await self._commit(access, prepared, overwrite=overwrite)
         if status == "identical" and stored_key is not None:
             return await self._identical(access, prepared, spooled, stored_key)
-        if status in ("stored", "astray", "replaced"):
+        if status in VISIBLE:
             await self._describe(access, prepared)
         return status
 

@@ -187,8 +187,7 @@ class StoredSyntax:
             head = max(0, head - len(chunk))
         if file.digest() != file_sha256:
             error = CorruptObject("the object is not what was received")
-            self._archive.damage.note(instance.tenant, instance.sop, instance.key, error)
-            raise error
+            raise self._archive.damage.noted(instance.tenant, instance.sop, instance.key, error)
         return dataset.digest()
 
     async def _transcoded(self, access: Access, instance: Instance, target: str) -> Spooled:
