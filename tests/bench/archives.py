@@ -34,6 +34,17 @@ class Archive:
         """CPU seconds its processes have used so far."""
         return processes.cpu_seconds(self.pids)
 
+    def delete(self, path: str) -> int:
+        """The status of one DELETE on a new connection."""
+        connection = http.client.HTTPConnection(LOOPBACK, self.http, timeout=600)
+        try:
+            connection.request("DELETE", path)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+        finally:
+            connection.close()
+
     def get(self, path: str, accept: str = "*/*", encoding: str = "identity") -> tuple[bytes, str, str]:
         """One GET on a new connection: body, Content-Type and Content-Encoding. Raises ConnectionError for no 200."""
         connection = http.client.HTTPConnection(LOOPBACK, self.http, timeout=300)

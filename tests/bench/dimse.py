@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import floors, ingest
+from tests.dimse.programs import DCMTK
+
+from . import floors
 from .archives import LOOPBACK, Archive
 from .manifest import Manifest, Series, Study
 from .report import Figures, Report, metered
@@ -101,14 +103,13 @@ def _getting(study: Study, series: Series) -> Callable[[Archive], Figures]:
 
 
 def _all(command: Sequence[str], count: int) -> list[str]:
-    """What `count` runs of a program say, side by side."""
-    environment = ingest.no_delay()
+    """What `count` runs of a program say, side by side; with TCP_NODELAY, without which its own delays are measured."""
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder, str(number)) for number in range(count)]
         running = []
         for path in logs:
             with path.open("wb") as log:
-                running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+                running.append(subprocess.Popen(command, env=DCMTK, stdout=log, stderr=log))
         codes = [process.wait(_TIMEOUT) for process in running]
         said = [path.read_text(errors="replace") for path in logs]
     for code, text in zip(codes, said, strict=True):

@@ -1,6 +1,5 @@
 """Storing, durably on both sides: REST, STOW-RS and C-STORE, each mode with files the archive does not have yet."""
 
-import http.client
 import os
 import shutil
 import subprocess
@@ -8,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.dimse.programs import DCMTK
+
 from . import data, floors, post
 from .archives import LOOPBACK, Archive
 from .load import by_rest, by_stow
-from .manifest import Manifest, Study
+from .manifest import Manifest
 from .report import SUBJECT, Figures, Report, metered
 
 _PER_REQUEST = 10
@@ -67,16 +68,8 @@ def run_in_full(report: Report, only: Callable[[str], bool], work: Path, share: 
     finally:
         shutil.rmtree(folder)
         for archive in report.archives:
-            _delete(archive, (*manifest.ct, *manifest.small))
-
-
-def _delete(archive: Archive, studies: Sequence[Study]) -> None:
-    """Delete what of the studies was stored."""
-    connection = http.client.HTTPConnection(LOOPBACK, archive.http, timeout=600)
-    for study in studies:
-        connection.request("DELETE", f"/studies/{study.orthanc_id}")
-        connection.getresponse().read()
-    connection.close()
+            for study in (*manifest.ct, *manifest.small):
+                archive.delete(f"/studies/{study.orthanc_id}")  # 404 where it was not stored
 
 
 def _batches(files: Sequence[Path], size: int) -> Iterator[list[Path]]:
@@ -132,14 +125,8 @@ def _send(archive: Archive, mode: Mode, files: Sequence[Path]) -> list[float]:
     return posted.seconds
 
 
-def no_delay() -> dict[str, str]:
-    """The environment for DCMTK's programs with TCP_NODELAY: without it their own delays are measured."""
-    return {**os.environ, "TCP_NODELAY": "1"}
-
-
 def send_dimse(archive: Archive, associations: int, files: Sequence[Path]) -> None:
-    """Store files by DCMTK's storescu."""
-    environment = no_delay()
+    """Store files by DCMTK's storescu; with TCP_NODELAY, without which its own delays are measured."""
     where = ["-aec", archive.aet, LOOPBACK, str(archive.dimse)]
     rounds = range(0, len(files), _ASSOCIATION * associations)
     for start in rounds:
@@ -147,7 +134,7 @@ def send_dimse(archive: Archive, associations: int, files: Sequence[Path]) -> No
         clients = [
             subprocess.Popen(
                 ["storescu", "--no-halt", *where, *map(str, part[index::associations])],
-                env=environment,
+                env=DCMTK,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
             )

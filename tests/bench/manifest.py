@@ -1,12 +1,13 @@
 """What is in the benchmark's data folder: the studies, so that every test builds its URLs from data that exist."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pydicom
+
+from dicomweb.uids import orthanc_ids
 
 KINDS = ("ct", "small", "multiframe")
 FOLDERS = {"ct": ("ct",), "small": ("small",), "multiframe": ("multiframe", "mf")}
@@ -21,12 +22,6 @@ _TAGS = [
     "NumberOfFrames",
     "InstanceNumber",
 ]
-
-
-def orthanc_id(*uids: str) -> str:
-    """Orthanc's identifier of a resource: PatientID, and the UIDs down to its level."""
-    digits = hashlib.sha1("|".join(uids).encode(), usedforsecurity=False).hexdigest()
-    return "-".join(digits[start : start + 8] for start in range(0, 40, 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +55,7 @@ class Study:
     @property
     def orthanc_id(self) -> str:
         """Its name in Orthanc's REST API."""
-        return orthanc_id(self.patient_id, self.uid)
+        return orthanc_ids(self.patient_id, self.uid, "", "").study
 
     def instances(self) -> Iterator[Instance]:
         """All instances, series by series."""

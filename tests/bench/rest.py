@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dicomweb.uids import orthanc_ids
+
 from . import data, floors, get, load, post
 from .archives import LOOPBACK, Archive
-from .manifest import Manifest, Study, orthanc_id
+from .manifest import Manifest, Study
 from .report import Figures, Report, metered
 
 _STUDIES = 500
@@ -25,7 +27,7 @@ def run(report: Report, manifest: Manifest, only: Callable[[str], bool], work: P
     some = random.Random(5).choices(manifest.small, k=400)
     studies = tuple(f"/studies/{study.orthanc_id}" for study in some)
     tags = tuple(
-        f"/instances/{orthanc_id(study.patient_id, study.uid, series.uid, series.instances[0].uid)}/tags"
+        f"/instances/{orthanc_ids(study.patient_id, study.uid, series.uid, series.instances[0].uid).instance}/tags"
         for study in some
         for series in study.series[:1]
     )
@@ -109,14 +111,10 @@ def _deleting(report: Report, work: Path) -> None:
     left = {archive.name: list(studies) for archive in report.archives}
 
     def measure(archive: Archive) -> Figures:
-        connection = http.client.HTTPConnection(LOOPBACK, archive.http, timeout=300)
         with metered(archive) as cost:
-            connection.request("DELETE", f"/studies/{left[archive.name].pop().orthanc_id}")
-            answer = connection.getresponse()
-            answer.read()
-        connection.close()
-        if answer.status != http.client.OK:
-            raise RuntimeError(f"{answer.status} for a deletion")
+            status = archive.delete(f"/studies/{left[archive.name].pop().orthanc_id}")
+        if status != http.client.OK:
+            raise RuntimeError(f"{status} for a deletion")
         spent = cost.seconds * 1000
         return Figures(1 / cost.seconds, 0.0, spent, spent, cost.cpu * 1000, cost.generator)
 
