@@ -4,16 +4,18 @@ import os
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
+from storage.archive import Archive, open_archive
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 from storage.settings import Settings, load_settings
-from tests.support import RunningServer, running_server
+from tests.support import Opened, RunningServer, running_server
 
 pytest_plugins = ["tests.rgw"]
 
@@ -101,3 +103,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """
     with running_server(tmp_path_factory.mktemp("server"), fresh=True) as running:
         yield running
+
+
+@pytest.fixture
+def opened(settings: Callable[..., Settings], database_url: str) -> Opened:
+    """Opens an archive without a server, for as long as a context lasts; those of one test share a database."""
+
+    @asynccontextmanager
+    async def open_with(**more: object) -> AsyncIterator[Archive]:
+        archive = await open_archive(settings(**{"database_url": database_url, **more}))
+        try:
+            yield archive
+        finally:
+            await archive.close()
+
+    return open_with

@@ -26,7 +26,7 @@ from storage.embedded import attach
 from storage.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-# Opens an archive with settings; see tests/db/conftest.py.
+# Opens an archive with settings; see tests/conftest.py.
 Opened = Callable[..., contextlib.AbstractAsyncContextManager[Archive]]
 
 

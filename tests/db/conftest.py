@@ -1,28 +1,11 @@
 """Archives without a server, each on a database of its own."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from storage.archive import Archive, open_archive
-from storage.settings import Settings
+from storage.archive import Archive
 from tests.support import Opened
-
-
-@pytest.fixture
-def opened(settings: Callable[..., Settings], database_url: str) -> Opened:
-    """Opens an archive with settings, for as long as a context lasts; all of one test have one database."""
-
-    @asynccontextmanager
-    async def open_with(**more: object) -> AsyncIterator[Archive]:
-        archive = await open_archive(settings(database_url=database_url, **more))
-        try:
-            yield archive
-        finally:
-            await archive.close()
-
-    return open_with
 
 
 @pytest.fixture

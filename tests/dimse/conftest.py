@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -24,7 +24,7 @@ from tests.dimse import wire
 from tests.dimse.programs import DCMTK
 from tests.dimse.wire import VERIFICATION, Wire
 from tests.files import new_uid
-from tests.support import ROOT, clean_environment, free_port
+from tests.support import ROOT, Opened, clean_environment, free_port
 
 
 @dataclass
@@ -132,13 +132,10 @@ def own_settings() -> dict[str, object]:
 
 
 @pytest.fixture
-async def own(
-    settings: Callable[..., Settings], database_url: str, own_settings: dict[str, object]
-) -> AsyncIterator[Archive]:
+async def own(opened: Opened, own_settings: dict[str, object]) -> AsyncIterator[Archive]:
     """An archive on a database of its own, which no process serves."""
-    opened = await open_archive(settings(database_url=database_url, **own_settings))
-    yield opened
-    await opened.close()
+    async with opened(**own_settings) as archive:
+        yield archive
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """Fixtures of the fault tests."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
 
 import pytest
 
 import storage.intents
-from storage.archive import Archive, open_archive
-from storage.settings import Settings
+from storage.archive import Archive
 from tests.proxy import PostgresProxy
+from tests.support import Opened
+
+_NO_GRACES: Final = {"tomb_grace_s": 0, "sweep_quarantine_s": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -17,11 +20,10 @@ def _no_key_is_announced_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def archive(settings: Callable[..., Settings], database_url: str) -> AsyncIterator[Archive]:
+async def archive(opened: Opened) -> AsyncIterator[Archive]:
     """An open archive on a database and a directory of its own, without graces."""
-    opened = await open_archive(settings(database_url=database_url, tomb_grace_s=0, sweep_quarantine_s=0))
-    yield opened
-    await opened.close()
+    async with opened(**_NO_GRACES) as archive:
+        yield archive
 
 
 @pytest.fixture
@@ -32,8 +34,7 @@ def proxy(database_url: str) -> Iterator[PostgresProxy]:
 
 
 @pytest.fixture
-async def behind(settings: Callable[..., Settings], proxy: PostgresProxy) -> AsyncIterator[Archive]:
+async def behind(opened: Opened, proxy: PostgresProxy) -> AsyncIterator[Archive]:
     """An archive that reaches its database through the proxy."""
-    opened = await open_archive(settings(database_url=proxy.url, tomb_grace_s=0, sweep_quarantine_s=0))
-    yield opened
-    await opened.close()
+    async with opened(database_url=proxy.url, **_NO_GRACES) as archive:
+        yield archive
