@@ -200,6 +200,7 @@ def test_what_a_start_waits_for_is_said(tmp_path: Path) -> None:
 
 
 def test_serve_prints_its_urls(running: RunningServer) -> None:
+    eventually(lambda: "  DIMSE  " in running.output(), 30)  # the last line; the file that waiting looks for is older
     said = running.output()
     assert f"start page  {running.url}/\n" in said
     assert f"DICOMweb    {running.url}/dicom-web\n" in said
